@@ -1,0 +1,1 @@
+"""Algorithms: policy losses, advantages, KL, aggregation and their metrics. Pure tensor mathematics."""

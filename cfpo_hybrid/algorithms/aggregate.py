@@ -1,0 +1,62 @@
+"""Aggregation: the weight of each token in the loss of a mini-batch, with global denominators.
+
+The loss is always ``sum(weights * per_token)``. Weights depend on the whole mini-batch only through two numbers that
+every rank and micro-batch shares, so gradients add up to the same whatever the split.
+
+| mode | weight of a counted token | source |
+|---|---|---|
+| ``seq_mean_token_mean`` | 1 / (sequences x counted tokens of its response) | equation 8 of the CFPO paper |
+| ``token_mean`` | 1 / counted tokens | DAPO (Yu et al., 2025), equation 8 |
+| ``seq_mean_token_sum`` | 1 / sequences | Dr. GRPO (Liu et al., 2025) up to its constant |
+
+A response without counted tokens adds nothing to the sum, and still counts as a sequence: equation 8 divides by the
+group's size, and a denominator that shrinks with the mask would depend on the split.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.errors import ConfigError
+
+AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossDenominators:
+    """What a mini-batch holds over all its micro-batches and data-parallel ranks.
+
+    Example: responses of 3 and 1 counted tokens: ``LossDenominators(num_tokens=4.0, num_sequences=2.0)``.
+    """
+
+    num_tokens: float
+    """Tokens that count."""
+    num_sequences: float
+    """Responses, those without counted tokens included."""
+
+    @classmethod
+    def of_mask(cls, response_mask: Tensor) -> "LossDenominators":
+        """The counts of these rows, ``[batch, response]``; ranks add theirs up before use."""
+        return cls(num_tokens=float(response_mask.sum()), num_sequences=float(response_mask.shape[0]))
+
+
+def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenominators) -> Tensor:
+    """The weight of each token in the loss, shaped like ``inputs.log_probs``; 0 outside the mask.
+
+    An empty mini-batch (no counted tokens anywhere) has weight 0 everywhere rather than 0/0.
+
+    Raises:
+        ConfigError: the mode is unknown.
+    """
+    dtype = torch.promote_types(inputs.log_probs.dtype, torch.float32)
+    per_sequence = 1.0 / max(denominators.num_sequences, 1.0)
+    match mode:
+        case "token_mean":
+            return inputs.mask.to(dtype) * (1.0 / max(denominators.num_tokens, 1.0))
+        case "seq_mean_token_sum":
+            return inputs.mask.to(dtype) * per_sequence
+        case "seq_mean_token_mean":
+            return torch.where(inputs.mask, inputs.spread(per_sequence / inputs.sequence_token_counts), 0.0)
+    raise ConfigError(f"algorithm.loss_aggregation={mode!r} is unknown; use one of {', '.join(AGGREGATIONS)}")

@@ -1,0 +1,152 @@
+"""The scalar that a micro-batch minimises: policy loss, KL penalty and entropy bonus, with its metrics.
+
+    sum over tokens of w (policy_loss + kl_coef KL(pi || pi_ref) - entropy_coef H)      (equation 8 of the CFPO paper)
+
+Summed over the micro-batches and data-parallel ranks of a mini-batch this is the mini-batch's loss, since the weights w
+carry global denominators. The gradient with respect to each token's log-prob is worked out here, at once: the metrics
+look at it, and the backward pass hands it on to the model.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators, token_weights
+from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS, kl_penalty
+from cfpo_hybrid.algorithms.metrics import Metric, Reduction
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss
+from cfpo_hybrid.algorithms.token_metrics import token_metrics
+from cfpo_hybrid.errors import BatchError, ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveOutput:
+    """What one micro-batch gives."""
+
+    loss: Tensor
+    """Scalar whose gradient reaches ``inputs.log_probs`` and ``inputs.entropy``; micro-batches add up."""
+    metrics: dict[str, Metric]
+    """Detached parts for ``MetricSums.add``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyObjective:
+    """What the actor minimises.
+
+    Example: ``objective = PolicyObjective(loss=build_policy_loss("cfpo"), kl_coef=0.01)``, then for each micro-batch
+    ``objective(inputs, denominators).loss.backward()``.
+
+    Raises:
+        ConfigError: an unknown aggregation or estimator, or a negative coefficient.
+    """
+
+    loss: PolicyLoss
+    aggregation: str = "seq_mean_token_mean"
+    kl_coef: float = 0.0
+    """beta of equation 8; the inputs must then hold ref_log_probs."""
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
+    """Weight of the entropy that is added to what is maximised; the inputs must then hold entropy."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.aggregation not in AGGREGATIONS:
+            problems.append(f"algorithm.loss_aggregation={self.aggregation!r}; use one of {', '.join(AGGREGATIONS)}")
+        if self.kl_estimator not in KL_ESTIMATORS:
+            problems.append(f"algorithm.kl_estimator={self.kl_estimator!r}; use one of {', '.join(KL_ESTIMATORS)}")
+        if not 0 <= self.kl_coef < float("inf"):
+            problems.append(f"algorithm.kl_coef={self.kl_coef} must be 0 or a positive number")
+        if not abs(self.entropy_coef) < float("inf"):
+            problems.append(f"algorithm.entropy_coef={self.entropy_coef} must be a finite number")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional inputs that must be present: the loss's own, ref_log_probs for KL, entropy for the bonus."""
+        kl = {"ref_log_probs"} if self.kl_coef else set()
+        return self.loss.needs | kl | ({"entropy"} if self.entropy_coef else set())
+
+    def __call__(self, inputs: PolicyLossInputs, denominators: LossDenominators) -> ObjectiveOutput:
+        """The loss and metrics of one micro-batch; one without tokens gives loss 0 and empty metrics.
+
+        Args:
+            inputs: the tokens of the micro-batch, padded or packed.
+            denominators: of the whole mini-batch, over all micro-batches and data-parallel ranks.
+
+        Raises:
+            BatchError: an input that is needed is absent.
+        """
+        weights = token_weights(inputs, self.aggregation, denominators)
+        leaves = _with_leaves(inputs)
+        value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, weights)
+        metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region)
+        if self.kl_coef:
+            kl_value, kl_gradient, metrics["actor/ref_kl"] = self._kl_term(leaves, weights)
+            value, log_prob_gradient = value + kl_value, log_prob_gradient + kl_gradient
+        if self.entropy_coef:
+            value = value - self.entropy_coef * (weights * _counted(leaves, "entropy")).sum().detach()
+            entropy_gradient = entropy_gradient - self.entropy_coef * weights
+        metrics["actor/loss"] = Metric(Reduction.SUM, value)
+        gradients = (log_prob_gradient, entropy_gradient)
+        return ObjectiveOutput(_KnownGradient.apply(value, inputs.log_probs, inputs.entropy, *gradients), metrics)
+
+    def _policy_term(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, and gradients with respect to the log-probs and the entropy."""
+        with torch.enable_grad():
+            total = (weights * self.loss(leaves)).sum()
+        if not total.requires_grad:
+            raise BatchError(f"policy loss '{self.loss.name}' does not depend on log_probs, so nothing can be learned")
+        wanted = [leaves.log_probs] + ([leaves.entropy] if leaves.entropy is not None else [])
+        found = torch.autograd.grad(total, wanted, allow_unused=True)
+        gradients = [_finite_padding(gradient, weights, leaves.mask) for gradient in found]
+        entropy_gradient = gradients[1] if len(gradients) > 1 else torch.zeros((), device=weights.device)
+        return total.detach(), gradients[0], entropy_gradient
+
+    def _kl_term(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, Tensor, Metric]:
+        """Weighted value, gradient with respect to the log-probs, and the mean KL as a metric."""
+        reference = _counted(leaves, "ref_log_probs")
+        with torch.enable_grad():
+            estimate = kl_penalty(torch.where(leaves.mask, leaves.log_probs, 0.0), reference, self.kl_estimator)
+            total = self.kl_coef * (weights * estimate).sum()
+        (gradient,) = torch.autograd.grad(total, leaves.log_probs)
+        return total.detach(), gradient, Metric(Reduction.MEAN, estimate.detach().sum(), leaves.mask.count_nonzero())
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A scalar whose gradients are known already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, log_probs: Tensor, entropy: Tensor | None, for_log_probs: Tensor, for_entropy: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(for_log_probs, for_entropy)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        for_log_probs, for_entropy = ctx.saved_tensors
+        entropy = gradients[0] * for_entropy if ctx.needs_input_grad[2] else None
+        return None, gradients[0] * for_log_probs, entropy, None, None
+
+
+def _with_leaves(inputs: PolicyLossInputs) -> PolicyLossInputs:
+    """The same values with log-probs and entropy cut off from the model, so that their gradients can be had here."""
+    entropy = None if inputs.entropy is None else inputs.entropy.detach().requires_grad_()
+    return dataclasses.replace(inputs, log_probs=inputs.log_probs.detach().requires_grad_(), entropy=entropy)
+
+
+def _counted(inputs: PolicyLossInputs, name: str) -> Tensor:
+    present = {"ref_log_probs": inputs.ref_log_probs, "entropy": inputs.entropy}[name]
+    if present is None:
+        raise BatchError(f"the objective needs {name}, which the inputs lack")
+    return torch.where(inputs.mask, present, 0.0)
+
+
+def _finite_padding(gradient: Tensor | None, weights: Tensor, mask: Tensor) -> Tensor:
+    """The gradient with exact zeros in the padding, where a loss may have computed 0 x NaN."""
+    return torch.zeros_like(weights) if gradient is None else torch.where(mask, gradient, 0.0)

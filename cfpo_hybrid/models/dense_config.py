@@ -1,0 +1,65 @@
+"""Reads the keys of config.json that dense families share, as transformers 4 and 5 write them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models.shape import Llama3RopeScaling, ModelShape
+
+DEFAULT_ROPE_THETA = 10000.0
+
+
+def read_dense_shape(config: Mapping[str, Any], *, family: str, qkv_bias: bool) -> ModelShape:
+    """The shape of a Llama-like model.
+
+    Raises:
+        ModelError: a key is missing, or asks for an activation or rotary scaling that is not supported.
+    """
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ModelError(f"config.json has hidden_act='{activation}'; only 'silu' (SwiGLU) is supported")
+    hidden_size, num_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    theta, scaling = _rope(config)
+    return ModelShape(
+        family=family,
+        num_layers=_size(config, "num_hidden_layers"),
+        hidden_size=hidden_size,
+        intermediate_size=_size(config, "intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=config.get("num_key_value_heads") or num_heads,
+        head_dim=config.get("head_dim") or hidden_size // num_heads,
+        vocab_size=_size(config, "vocab_size"),
+        max_position_embeddings=_size(config, "max_position_embeddings"),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        qkv_bias=qkv_bias,
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _size(config: Mapping[str, Any], key: str) -> int:
+    if not isinstance(config.get(key), int):
+        raise ModelError(f"config.json has {key}={config.get(key)!r}; it must be a whole number")
+    return config[key]
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
+    """(theta, scaling): ``rope_parameters`` in transformers 5, ``rope_theta`` and ``rope_scaling`` before."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta") or config.get("rope_theta") or DEFAULT_ROPE_THETA)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise ModelError(f"rotary scaling '{kind}' is not supported; supported are 'default' and 'llama3'")
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    missing = [key for key in keys if key not in rope]
+    if missing:
+        raise ModelError(f"rotary scaling 'llama3' in config.json lacks {', '.join(missing)}")
+    return theta, Llama3RopeScaling(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    )

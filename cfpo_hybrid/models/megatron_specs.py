@@ -1,0 +1,105 @@
+"""Shard specs of a Megatron-core rank: its local parameters under the names of ``GPTModel.named_parameters()``.
+
+Layers are numbered from 0 on each pipeline stage (``decoder.layers.{local}``). ``linear_qkv`` interleaves by query
+group: its rows are [q of group 0, k 0, v 0, q of group 1, k 1, v 1, ...], cut evenly over tensor-parallel ranks, also
+where there are fewer groups than ranks. With tied embeddings and several stages the last one holds a copy of the
+embedding as ``output_layer.weight``.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.shape import ModelShape
+from cfpo_hybrid.models.shards import (
+    Rows,
+    check_divides,
+    hf_layer_names,
+    layer_parameter,
+    stacked,
+    vocabulary_shard,
+)
+from cfpo_hybrid.models.stages import pipeline_layers
+from cfpo_hybrid.models.vocab import padded_vocab_size
+from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
+
+EMBEDDING_NAME = "embedding.word_embeddings.weight"
+FINAL_NORM_NAME = "decoder.final_layernorm.weight"
+OUTPUT_NAME = "output_layer.weight"
+
+
+def megatron_specs(
+    shape: ModelShape,
+    layout: ParallelLayout,
+    coordinate: Coordinate,
+    *,
+    first_stage_layers: int | None = None,
+    last_stage_layers: int | None = None,
+) -> list[ShardSpec]:
+    """The parameters of the rank at ``coordinate``.
+
+    Raises:
+        ModelError: the model does not divide over tp.
+        ConfigError: its layers do not divide over pp.
+    """
+    check_divides(shape, layout.tp, "training")
+    layers = pipeline_layers(shape.num_layers, layout.pp, first_stage_layers, last_stage_layers)[coordinate.pp]
+    tp = (coordinate.tp, layout.tp)
+    rows = padded_vocab_size(shape.vocab_size, layout.tp) // layout.tp
+    vocabulary = (coordinate.tp * rows, rows)
+    is_last = coordinate.pp == layout.pp - 1
+    specs = []
+    if coordinate.pp == 0:
+        specs.append(vocabulary_shard(EMBEDDING_NAME, EMBEDDING, shape, vocabulary))
+    specs.extend(_layer_specs(shape, layers, tp))
+    if is_last:
+        specs.append(stacked(FINAL_NORM_NAME, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
+    if is_last and not (shape.tied_embeddings and layout.pp == 1):
+        head = EMBEDDING if shape.tied_embeddings else LM_HEAD
+        specs.append(vocabulary_shard(OUTPUT_NAME, head, shape, vocabulary))
+    return specs
+
+
+def _layer_specs(shape: ModelShape, layers: range, tp: tuple[int, int]) -> Iterator[ShardSpec]:
+    for local, layer in enumerate(layers):
+        for parameter in FAMILIES.get(shape.family).layer:
+            name = f"decoder.layers.{local}.{parameter.megatron}"
+            hf_names = hf_layer_names(parameter, layer)
+            if parameter.role in (Role.QKV, Role.QKV_BIAS):
+                yield _qkv(parameter, name, hf_names, shape, tp)
+            else:
+                yield layer_parameter(parameter, name, hf_names, shape, tp)
+
+
+def _qkv(
+    parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
+) -> ShardSpec:
+    query, key, value = hf_names
+    queries = shape.query_size // shape.num_kv_heads
+    interleaved = [
+        part
+        for group in range(shape.num_kv_heads)
+        for part in (
+            Rows(query, group * queries, queries),
+            Rows(key, group * shape.head_dim, shape.head_dim),
+            Rows(value, group * shape.head_dim, shape.head_dim),
+        )
+    ]
+    total = shape.query_size + 2 * shape.kv_size
+    rank, size = tp
+    if total % size:
+        raise ModelError(f"{total} rows of query, key and value do not divide by tensor parallel size {size}")
+    count = total // size
+    columns = None if parameter.role is Role.QKV_BIAS else (0, shape.hidden_size)
+    return stacked(name, list(_window(interleaved, rank * count, count)), columns)
+
+
+def _window(parts: Sequence[Rows], first: int, count: int) -> Iterator[Rows]:
+    """Rows ``[first, first + count)`` of the stack that the parts form."""
+    top = 0
+    for part in parts:
+        begin, end = max(first, top), min(first + count, top + part.count)
+        if begin < end:
+            yield Rows(part.hf_name, part.start + begin - top, end - begin)
+        top += part.count

@@ -1,0 +1,23 @@
+"""Qwen2 and Qwen2.5: biases on query, key and value; small ones tie their embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models.dense_config import read_dense_shape
+from cfpo_hybrid.models.family import Family, dense_layer
+from cfpo_hybrid.models.shape import ModelShape
+
+
+def _read_shape(config: Mapping[str, Any]) -> ModelShape:
+    if config.get("use_sliding_window"):
+        raise ModelError("config.json has use_sliding_window=true; only full attention is supported, set it to false")
+    return read_dense_shape(config, family="qwen2", qkv_bias=True)
+
+
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    read_shape=_read_shape,
+    layer=dense_layer(qkv_bias=True),
+)

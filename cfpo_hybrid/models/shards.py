@@ -1,0 +1,133 @@
+"""What the shard specs of both engines share: stacked row ranges, vocabulary shards and the Hugging Face shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.shape import ModelShape
+from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Consecutive rows of a Hugging Face tensor."""
+
+    hf_name: str
+    start: int
+    count: int
+
+
+def stacked(name: str, rows: Sequence[Rows], columns: tuple[int, int] | None) -> ShardSpec:
+    """A parameter that is row ranges of Hugging Face tensors on top of each other.
+
+    Args:
+        name: the engine's name of the parameter.
+        rows: from top to bottom.
+        columns: (first, count) of the columns held; None for a vector.
+    """
+    tail_start, tail_size = ((columns[0],), (columns[1],)) if columns else ((), ())
+    pieces, top = [], 0
+    for part in rows:
+        hf = Rectangle((part.start, *tail_start), (part.count, *tail_size))
+        pieces.append(Piece(part.hf_name, hf, (top,) + (0,) * len(tail_size)))
+        top += part.count
+    return ShardSpec(name, (top, *tail_size), tuple(pieces))
+
+
+def vocabulary_shard(name: str, hf_name: str, shape: ModelShape, shard: tuple[int, int]) -> ShardSpec:
+    """Rows ``[first, first + count)`` of a padded embedding; those beyond the vocabulary are padding."""
+    first, count = shard
+    real = max(0, min(count, shape.vocab_size - first))
+    whole = (count, shape.hidden_size)
+    hf = Rectangle((first, 0), (real, shape.hidden_size))
+    padding = Rectangle((real, 0), (count - real, shape.hidden_size))
+    return ShardSpec(
+        name,
+        whole,
+        pieces=(Piece(hf_name, hf, (0, 0)),) if real else (),
+        padding=(padding,) if real < count else (),
+    )
+
+
+def layer_parameter(
+    parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
+) -> ShardSpec:
+    """The shard of a parameter that both engines cut in the same way: all but query-key-value.
+
+    Args:
+        parameter: the row of the family's table.
+        name: the engine's full name of it.
+        hf_names: the full Hugging Face names of what it is made of.
+        shape: the model.
+        tp: (rank, size) of tensor parallelism.
+    """
+    rank, size = tp
+    hidden = (0, shape.hidden_size)
+    match parameter.role:
+        case Role.NORM:
+            return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], None)
+        case Role.ATTENTION_OUT:
+            width = shape.query_size // size
+            return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], (rank * width, width))
+        case Role.DOWN:
+            width = shape.intermediate_size // size
+            return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], (rank * width, width))
+        case Role.GATE_UP:
+            count = shape.intermediate_size // size
+            return stacked(name, [Rows(hf_name, rank * count, count) for hf_name in hf_names], hidden)
+        case _:
+            raise ValueError(f"{parameter.role} is cut differently by each engine")
+
+
+def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the Hugging Face checkpoint; a tied head has none of its own."""
+    hidden = shape.hidden_size
+    rows = (shape.query_size, shape.kv_size, shape.kv_size)
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, hidden), FINAL_NORM: (hidden,)}
+    if not shape.tied_embeddings:
+        shapes[LM_HEAD] = (shape.vocab_size, hidden)
+    of_role: dict[Role, list[tuple[int, ...]]] = {
+        Role.NORM: [(hidden,)],
+        Role.QKV: [(count, hidden) for count in rows],
+        Role.QKV_BIAS: [(count,) for count in rows],
+        Role.ATTENTION_OUT: [(hidden, shape.query_size)],
+        Role.GATE_UP: [(shape.intermediate_size, hidden)] * 2,
+        Role.DOWN: [(hidden, shape.intermediate_size)],
+    }
+    for layer in range(shape.num_layers):
+        for parameter in FAMILIES.get(shape.family).layer:
+            sizes = of_role[parameter.role]
+            shapes |= zip(hf_layer_names(parameter, layer), sizes, strict=True)
+    return shapes
+
+
+def hf_layer_names(parameter: LayerParameter, layer: int) -> list[str]:
+    """Full Hugging Face names of a parameter's tensors in a layer (counted over the whole model)."""
+    return [f"model.layers.{layer}.{name}" for name in parameter.hugging_face]
+
+
+def check_divides(shape: ModelShape, tp: int, engine: str) -> None:
+    """Refuses a tensor-parallel size that does not divide the model.
+
+    Raises:
+        ModelError: heads or the intermediate size do not divide by tp, or kv heads neither divide nor are divided.
+    """
+    problems = []
+    if shape.num_heads % tp:
+        problems.append(f"{shape.num_heads} attention heads")
+    if shape.intermediate_size % tp:
+        problems.append(f"intermediate size {shape.intermediate_size}")
+    if shape.num_kv_heads % tp and tp % shape.num_kv_heads:
+        problems.append(f"{shape.num_kv_heads} key-value heads (they must divide tp or be divided by it)")
+    if problems:
+        legal = [size for size in range(1, shape.num_heads + 1) if _divides(shape, size)]
+        raise ModelError(
+            f"{engine} tensor parallel size {tp} does not fit the model: {'; '.join(problems)}; "
+            f"sizes that fit: {', '.join(map(str, legal))}"
+        )
+
+
+def _divides(shape: ModelShape, tp: int) -> bool:
+    kv_fits = shape.num_kv_heads % tp == 0 or tp % shape.num_kv_heads == 0
+    return shape.num_heads % tp == 0 and shape.intermediate_size % tp == 0 and kv_fits

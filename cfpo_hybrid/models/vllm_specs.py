@@ -1,0 +1,65 @@
+"""Shard specs of a vLLM rank: the fused parameters of its model under ``named_parameters()``.
+
+``qkv_proj`` stacks the rank's query rows over its key rows over its value rows. With fewer key-value heads than ranks
+each head is held by ``tp / num_kv_heads`` consecutive ranks. vLLM runs without pipeline stages here, and a tied head is
+the embedding itself.
+"""
+
+from collections.abc import Sequence
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.shape import ModelShape
+from cfpo_hybrid.models.shards import (
+    Rows,
+    check_divides,
+    hf_layer_names,
+    layer_parameter,
+    stacked,
+    vocabulary_shard,
+)
+from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
+
+
+def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]:
+    """The parameters of tensor-parallel rank ``tp_rank``.
+
+    Raises:
+        ModelError: the model does not divide over tp.
+    """
+    check_divides(shape, tp_size, "rollout")
+    padded = vllm_padded_vocab_size(shape.vocab_size)
+    if padded % tp_size:
+        raise ModelError(
+            f"vLLM pads the vocabulary of {shape.vocab_size} to {padded} rows, which do not divide by "
+            f"rollout.tensor_parallel_size={tp_size}; use a power of two"
+        )
+    tp, rows = (tp_rank, tp_size), padded // tp_size
+    specs = [vocabulary_shard(EMBEDDING, EMBEDDING, shape, (tp_rank * rows, rows))]
+    for layer in range(shape.num_layers):
+        for parameter in FAMILIES.get(shape.family).layer:
+            name = f"model.layers.{layer}.{parameter.vllm}"
+            hf_names = hf_layer_names(parameter, layer)
+            if parameter.role in (Role.QKV, Role.QKV_BIAS):
+                specs.append(_qkv(parameter, name, hf_names, shape, tp))
+            else:
+                specs.append(layer_parameter(parameter, name, hf_names, shape, tp))
+    specs.append(stacked(FINAL_NORM, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
+    if not shape.tied_embeddings:
+        specs.append(vocabulary_shard(LM_HEAD, LM_HEAD, shape, (tp_rank * rows, rows)))
+    return specs
+
+
+def _qkv(
+    parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
+) -> ShardSpec:
+    rank, size = tp
+    query, key, value = hf_names
+    queries = shape.query_size // size
+    heads = max(1, shape.num_kv_heads // size)
+    first_head = rank * shape.num_kv_heads // size
+    start, count = first_head * shape.head_dim, heads * shape.head_dim
+    rows = [Rows(query, rank * queries, queries), Rows(key, start, count), Rows(value, start, count)]
+    columns = None if parameter.role is Role.QKV_BIAS else (0, shape.hidden_size)
+    return stacked(name, rows, columns)

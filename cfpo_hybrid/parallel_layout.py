@@ -1,0 +1,81 @@
+"""Rank <-> (dp, pp, cp, tp) coordinates of one engine's processes. Pure: no process group is touched.
+
+Ranks are laid out as Megatron-core's default order "tp-cp-ep-dp-pp" does: tensor-parallel peers are consecutive, then
+context, then data, and pipeline stages are farthest apart. With tp=2, dp=2, pp=2 the eight ranks are
+
+    pp=0: dp=0 -> ranks 0 1, dp=1 -> ranks 2 3        pp=1: dp=0 -> ranks 4 5, dp=1 -> ranks 6 7
+"""
+
+from dataclasses import dataclass
+
+from cfpo_hybrid.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinate:
+    """A rank's place on each axis of a layout."""
+
+    dp: int
+    pp: int
+    cp: int
+    tp: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelLayout:
+    """Sizes of the axes over which one engine's processes are laid out.
+
+    Example: ``ParallelLayout.of_world(4, tp=2)`` has dp=2; rank 3 sits at (dp=1, pp=0, cp=0, tp=1).
+    """
+
+    dp: int = 1
+    pp: int = 1
+    cp: int = 1
+    tp: int = 1
+
+    def __post_init__(self) -> None:
+        for axis in ("dp", "pp", "cp", "tp"):
+            if getattr(self, axis) < 1:
+                raise ConfigError(f"{axis}={getattr(self, axis)} is no size of a parallel axis; it must be at least 1")
+
+    @classmethod
+    def of_world(cls, world_size: int, *, tp: int = 1, pp: int = 1, cp: int = 1) -> "ParallelLayout":
+        """The layout whose dp fills the world.
+
+        Raises:
+            ConfigError: tp * pp * cp does not divide ``world_size``.
+        """
+        model_size = tp * pp * cp
+        if world_size % model_size:
+            legal = ", ".join(str(model_size * factor) for factor in range(1, 5))
+            raise ConfigError(
+                f"{world_size} workers cannot be divided into model replicas of tp={tp} x pp={pp} x cp={cp} = "
+                f"{model_size} ranks; use {legal}, ... workers or smaller tp, pp or cp"
+            )
+        return cls(dp=world_size // model_size, pp=pp, cp=cp, tp=tp)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.dp * self.pp * self.cp * self.tp
+
+    def coordinate(self, rank: int) -> Coordinate:
+        """Where ``rank`` sits on each axis."""
+        if not 0 <= rank < self.world_size:
+            raise IndexError(f"rank {rank} is outside a world of {self.world_size}")
+        rest, tp = divmod(rank, self.tp)
+        rest, cp = divmod(rest, self.cp)
+        pp, dp = divmod(rest, self.dp)
+        return Coordinate(dp=dp, pp=pp, cp=cp, tp=tp)
+
+    def rank(self, coordinate: Coordinate) -> int:
+        """The rank at a coordinate; inverse of :meth:`coordinate`."""
+        return ((coordinate.pp * self.dp + coordinate.dp) * self.cp + coordinate.cp) * self.tp + coordinate.tp
+
+    def ranks_of_dp(self, dp: int) -> tuple[int, ...]:
+        """All ranks of one model replica, ascending: they receive the same rows of a batch."""
+        return tuple(rank for rank in range(self.world_size) if self.coordinate(rank).dp == dp)
+
+    def output_rank_of_dp(self, dp: int) -> int:
+        """The rank that answers for a replica: the last pipeline stage's first tensor-parallel rank."""
+        return self.rank(Coordinate(dp=dp, pp=self.pp - 1, cp=0, tp=0))

@@ -1,0 +1,294 @@
+"""DataProto, the batch that every stage reads and writes: columns by name, checked against the schema, frozen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from cfpo_hybrid.errors import BatchError
+from cfpo_hybrid.protocol.block import Block
+from cfpo_hybrid.protocol.columns import (
+    JsonValue,
+    Values,
+    checked_column,
+    checked_meta,
+    column_of,
+    common_length,
+    common_widths,
+    padded_axis,
+)
+
+
+class DataProto:
+    """Rows of a rollout batch: tensors in a TensorDict, object columns, metadata.
+
+    Frozen: every transform returns a new batch, and nobody writes into a column (its memory may be shared with other
+    processes). A column may be *deferred*: rows of this batch that lie in another batch, possibly in an object store,
+    and that are gathered when the column is read for the first time. A batch that came from workers holds its wide
+    columns so; the driver passes it on without ever having touched them.
+
+    Args:
+        columns: values by name; numbers as tensors (or numpy arrays, whose memory is shared), objects as an object
+            array or a list of one value a row.
+        meta: JSON values that belong to the batch as a whole.
+
+    Example: ``DataProto({"prompts": tensor [4, 7], "prompt_lengths": tensor [4], "problem": ["1+1", ...]})``
+
+    Raises:
+        BatchError: a column that the schema does not know or that breaks it, or columns that do not fit together.
+    """
+
+    __slots__ = ("_deferred", "_length", "_meta", "_objects", "_tensors", "_widths")
+
+    _tensors: TensorDict
+    _objects: dict[str, np.ndarray]
+    _deferred: dict[str, Block]
+    _length: int
+    _widths: dict[str, int]
+    _meta: dict[str, JsonValue]
+
+    def __init__(
+        self, columns: Mapping[str, Values | Sequence[object]], meta: Mapping[str, JsonValue] | None = None
+    ) -> None:
+        checked = {name: checked_column(name, values) for name, values in columns.items()}
+        self._assign(checked, {}, common_length(checked), common_widths(checked, {}), checked_meta(meta or {}))
+
+    # --- reading
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.column_names
+
+    def __getitem__(self, name: str) -> Any:
+        """One column: a Tensor, or a numpy object array. A deferred column is gathered now and kept.
+
+        Raises:
+            BatchError: the batch has no such column; the message names the stage that writes it.
+        """
+        if name in self._deferred:
+            self._keep(name, self._deferred[name].gather(name, self._width_of(name)))
+            del self._deferred[name]
+        if name in self._objects:
+            return self._objects[name]
+        if name in self._tensors.keys():  # noqa: SIM118
+            return self._tensors[name]
+        raise BatchError(
+            f"the batch has no column '{name}', which the stage '{column_of(name).writer}' writes; "
+            f"it has {', '.join(self.column_names)}"
+        )
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of all columns, sorted."""
+        return tuple(sorted((*cast(Iterable[str], self._tensors.keys()), *self._objects, *self._deferred)))
+
+    @property
+    def deferred(self) -> Mapping[str, Block]:
+        """Columns that have not been read yet, with the place of their rows."""
+        return self._deferred
+
+    @property
+    def local_columns(self) -> dict[str, Values]:
+        """Columns whose values are at hand."""
+        return {**{name: self._tensors[name] for name in cast(Iterable[str], self._tensors.keys())}, **self._objects}
+
+    @property
+    def tensors(self) -> TensorDict:
+        """All tensor columns as a TensorDict of batch size ``[len(self)]``."""
+        names = [name for name in self.column_names if column_of(name).dtype is not object]
+        return TensorDict({name: self[name] for name in names}, batch_size=[self._length])
+
+    @property
+    def meta(self) -> Mapping[str, JsonValue]:
+        """Values that belong to the batch as a whole."""
+        return self._meta
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Width of the ``prompt`` and ``response`` axes, where a column has them."""
+        return self._widths
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """``[batch]`` int64: prompt_lengths + response_lengths, of those that the batch has."""
+        lengths = [self[name] for name in ("prompt_lengths", "response_lengths") if name in self]
+        return torch.stack(lengths).sum(dim=0) if lengths else torch.zeros(self._length, dtype=torch.int64)
+
+    def __repr__(self) -> str:
+        far = f", deferred: {', '.join(sorted(self._deferred))}" if self._deferred else ""
+        return f"DataProto({self._length} rows, {dict(self._widths)}, {', '.join(self.column_names)}{far})"
+
+    # --- transforms
+
+    def with_columns(self, **columns: Values | Sequence[object]) -> "DataProto":
+        """A batch with these columns added or replaced."""
+        checked = {name: checked_column(name, values) for name, values in columns.items()}
+        kept = {name: values for name, values in self.local_columns.items() if name not in checked}
+        deferred = {name: block for name, block in self._deferred.items() if name not in checked}
+        merged = {**kept, **checked}
+        known = _widths_of(deferred, self._widths)
+        if checked and common_length(checked) != self._length:
+            raise BatchError(f"new columns have {common_length(checked)} rows, the batch has {self._length}")
+        return self._make(merged, deferred, self._length, common_widths(merged, known), self._meta)
+
+    def with_meta(self, **meta: JsonValue) -> "DataProto":
+        """A batch with these metadata added or replaced."""
+        merged = {**self._meta, **checked_meta(meta)}
+        return self._make(self.local_columns, self._deferred, self._length, self._widths, merged)
+
+    def without(self, *names: str) -> "DataProto":
+        """A batch that lacks these columns; each must be there."""
+        self._require(names)
+        return self.select(*(name for name in self.column_names if name not in names))
+
+    def select(self, *names: str) -> "DataProto":
+        """A batch of these columns only."""
+        self._require(names)
+        if not names:
+            raise BatchError("select needs the name of at least one column, else the number of rows is unknown")
+        local = {name: values for name, values in self.local_columns.items() if name in names}
+        deferred = {name: block for name, block in self._deferred.items() if name in names}
+        return self._make(local, deferred, self._length, _widths_of((*local, *deferred), self._widths), self._meta)
+
+    def merge(self, other: "DataProto") -> "DataProto":
+        """A batch with the columns of both, row by row; the metadata stay this batch's own.
+
+        Raises:
+            BatchError: different numbers of rows or widths, or a column that both have.
+        """
+        doubled = [name for name in other.column_names if name in self]
+        if doubled or len(other) != self._length:
+            raise BatchError(
+                f"cannot merge {other!r} into {self!r}: " + (f"both have {doubled}" if doubled else "rows differ")
+            )
+        widths = {axis: other.widths.get(axis, width) for axis, width in self._widths.items()}
+        if widths != self._widths:
+            raise BatchError(f"cannot merge batches of widths {dict(other.widths)} and {self._widths}")
+        local, deferred = self.local_columns | other.local_columns, self._deferred | dict(other.deferred)
+        return self._make(local, deferred, self._length, {**other.widths, **self._widths}, self._meta)
+
+    def fetch(self, *names: str) -> "DataProto":
+        """These columns (all by default) with every value at hand in this process."""
+        batch = self.select(*(names or self.column_names))
+        for name in batch.column_names:
+            batch[name]
+        return batch
+
+    def rows(self, indices: Tensor | Sequence[int]) -> "DataProto":
+        """The rows ``indices`` (int64, or a bool mask), in that order; values are gathered when a column is read."""
+        wanted = torch.as_tensor(indices)
+        if wanted.dtype == torch.bool:
+            wanted = wanted.nonzero().squeeze(1)
+        wanted = wanted.to(torch.int64)
+        if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= self._length):
+            raise BatchError(f"rows {int(wanted.min())}..{int(wanted.max())} asked of a batch of {self._length}")
+        taken = {key: block.take(wanted) for key, block in {id(b): b for b in self._deferred.values()}.items()}
+        deferred = {name: taken[id(block)] for name, block in self._deferred.items()}
+        deferred.update(dict.fromkeys(self.local_columns, Block((self,), None, wanted)))
+        return self._make({}, deferred, len(wanted), self._widths, self._meta)
+
+    def repeat_interleave(self, times: int) -> "DataProto":
+        """Every row ``times`` times in succession."""
+        return self.rows(torch.arange(self._length).repeat_interleave(times))
+
+    @classmethod
+    def concat(cls, batches: Sequence["DataProto"], meta: Mapping[str, JsonValue] | None = None) -> "DataProto":
+        """The rows of all batches; narrower prompts and responses are right-padded to the widest.
+
+        Args:
+            batches: batches of the same columns.
+            meta: metadata of the result; by default the batches' own, which must agree then.
+
+        Raises:
+            BatchError: no batch, columns that differ, or metadata that differ.
+        """
+        if not batches:
+            raise BatchError("concat needs at least one batch")
+        names = batches[0].column_names
+        for batch in batches:
+            if batch.column_names != names:
+                raise BatchError(f"cannot concat batches of different columns: {names} and {batch.column_names}")
+            if meta is None and dict(batch.meta) != dict(batches[0].meta):
+                raise BatchError(f"cannot concat batches of different meta: {batches[0].meta} and {batch.meta}")
+        widths = {axis: max(batch.widths[axis] for batch in batches) for axis in batches[0].widths}
+        own = [Block.whole(batch) for batch in batches]
+        stacked: dict[tuple[int, ...], Block] = {}
+        deferred: dict[str, Block] = {}
+        for name in names:
+            sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
+            key = tuple(id(source) for source in sources)
+            deferred[name] = stacked.setdefault(key, Block.stack(sources))
+        chosen = dict(batches[0].meta) if meta is None else checked_meta(meta)
+        return cls._make({}, deferred, sum(len(batch) for batch in batches), widths, chosen)
+
+    @classmethod
+    def of_blocks(
+        cls, blocks: Mapping[str, Block], length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
+    ) -> "DataProto":
+        """A batch whose columns all lie elsewhere; for the code that moves batches between processes."""
+        return cls._make({}, blocks, length, widths, meta)
+
+    # --- pickling: numpy arrays, which pickle-5 transports carry out of band without a copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        local = self.fetch().local_columns if self._deferred else self.local_columns
+        arrays = {n: v.detach().cpu().contiguous().numpy() if isinstance(v, Tensor) else v for n, v in local.items()}
+        return _unpickle, (arrays, self._meta)
+
+    # --- private
+
+    @classmethod
+    def _make(
+        cls,
+        local: Mapping[str, Values],
+        deferred: Mapping[str, Block],
+        length: int,
+        widths: Mapping[str, int],
+        meta: Mapping[str, JsonValue],
+    ) -> "DataProto":
+        batch = cls.__new__(cls)
+        batch._assign(local, deferred, length, widths, meta)
+        return batch
+
+    def _assign(
+        self,
+        local: Mapping[str, Values],
+        deferred: Mapping[str, Block],
+        length: int,
+        widths: Mapping[str, int],
+        meta: Mapping[str, JsonValue],
+    ) -> None:
+        self._length, self._widths, self._meta = length, dict(widths), dict(meta)
+        self._tensors = TensorDict({}, batch_size=[length])
+        self._objects, self._deferred = {}, dict(deferred)
+        for name, values in local.items():
+            self._keep(name, values)
+
+    def _keep(self, name: str, values: Values) -> None:
+        if isinstance(values, np.ndarray):
+            self._objects[name] = values
+        else:
+            self._tensors.set(name, values)
+
+    def _width_of(self, name: str) -> int | None:
+        axis = padded_axis(name)
+        return None if axis is None else self._widths[axis]
+
+    def _require(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self:
+                raise BatchError(f"the batch has no column '{name}'; it has {', '.join(self.column_names)}")
+
+
+def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int]:
+    axes = {padded_axis(name) for name in names}
+    return {axis: width for axis, width in widths.items() if axis in axes}
+
+
+def _unpickle(arrays: Mapping[str, np.ndarray], meta: Mapping[str, JsonValue]) -> DataProto:
+    return DataProto(arrays, meta)

@@ -1,0 +1,50 @@
+"""Rows to workers: how a batch is cut so that every part has about the same number of tokens."""
+
+import heapq
+
+import torch
+from torch import Tensor
+
+
+def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = None) -> list[Tensor]:
+    """Cuts rows into parts of nearly equal total weight.
+
+    Longest-processing-time rule: rows by descending weight, each to the part that is lightest so far; the heaviest
+    part then exceeds the mean by less than the last rows given out (Graham 1969, "Bounds on multiprocessing timing
+    anomalies"). Numbers of rows may differ between parts. O(n log n).
+
+    Args:
+        weights: ``[batch]`` cost of each row, e.g. its tokens.
+        num_parts: number of parts.
+        strata: ``[batch]`` int64 label of each row; the rows of each label are spread evenly by themselves, e.g. every
+            mini-batch over the data-parallel ranks.
+
+    Returns:
+        Row indices of each part, ascending; a part may be empty when there are fewer rows than parts.
+
+    Example: weights [5, 4, 3, 2], two parts -> rows [0, 3] and [1, 2], 7 each.
+    """
+    order = torch.argsort(weights, descending=True, stable=True)
+    if strata is not None:
+        order = order[torch.argsort(strata[order], stable=True)]
+    labels = [0] * len(weights) if strata is None else strata[order].tolist()
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    totals = [0.0] * num_parts
+    heap: list[tuple[float, int, int]] = []
+    ranked: list[int] = []
+    label_before: int | None = None
+    for row, weight, label in zip(order.tolist(), weights[order].tolist(), labels, strict=True):
+        if label != label_before:  # each stratum starts even; ties go to the part that earlier strata left lightest
+            ranked = sorted(range(num_parts), key=totals.__getitem__)
+            heap = [(0.0, 0, place) for place in range(num_parts)]
+            label_before = label
+        load, count, place = heap[0]
+        heapq.heapreplace(heap, (load + weight, count + 1, place))
+        parts[ranked[place]].append(row)
+        totals[ranked[place]] += weight
+    return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
+
+
+def contiguous_partition(num_rows: int, num_parts: int) -> list[Tensor]:
+    """Cuts rows into contiguous parts whose numbers of rows differ by one at most."""
+    return list(torch.arange(num_rows).tensor_split(num_parts))

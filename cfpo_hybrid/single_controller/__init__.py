@@ -1,0 +1,11 @@
+"""One driver, groups of workers: dispatch modes, worker groups, resource pools and their backends.
+
+``ray_group`` holds the Ray backend; it is imported by name, so that this package needs no Ray.
+"""
+
+from cfpo_hybrid.single_controller.context import WorkerContext
+from cfpo_hybrid.single_controller.dispatch import Dispatch, WorkerMethod, dispatch
+from cfpo_hybrid.single_controller.group import Future, WorkerGroup
+from cfpo_hybrid.single_controller.in_process import InProcessWorkerGroup
+
+__all__ = ["Dispatch", "Future", "InProcessWorkerGroup", "WorkerContext", "WorkerGroup", "WorkerMethod", "dispatch"]

@@ -1,0 +1,60 @@
+"""Which failure came first: when one rank dies, its peers fail too, and the user wants to read the cause."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cfpo_hybrid.errors import WorkerError
+
+_PEER_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "connection refused", "broken pipe")
+"""What torch.distributed's errors speak of when the fault lies with another rank."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """How one worker failed.
+
+    Args:
+        rank: the worker's rank.
+        method: the method that it was running.
+        died: the process ended; otherwise the method raised.
+        time: seconds since the epoch, by the worker's clock, or the driver's for a death.
+        summary: one line.
+        cause: the traceback, or how the process ended.
+    """
+
+    rank: int
+    method: str
+    died: bool
+    time: float
+    summary: str
+    cause: str
+
+    @property
+    def is_consequence(self) -> bool:
+        """Looks like the echo of another rank's failure: a collective that lost a peer."""
+        return not self.died and any(mark in self.summary.lower() for mark in _PEER_LOST)
+
+
+def root_failure(failures: Sequence[Failure]) -> Failure:
+    """The failure that explains the others: deaths first, then errors that are no echo of a lost peer, then the earliest."""
+    return min(failures, key=lambda failure: (not failure.died, failure.is_consequence, failure.time))
+
+
+def worker_error(role: str, failures: Sequence[Failure], running: Sequence[int]) -> WorkerError:
+    """The error for the driver: the root failure in full, the others in a line each.
+
+    Args:
+        role: name of the group.
+        failures: at least one.
+        running: ranks that had not answered and were stopped.
+    """
+    root = root_failure(failures)
+    others = [
+        f"  rank {failure.rank} in {failure.method}: {failure.summary}" for failure in failures if failure != root
+    ]
+    lines = [root.cause.rstrip()]
+    if others:
+        lines += ["", "other workers failed after it:", *others]
+    if running:
+        lines += ["", f"stopped while still running: ranks {', '.join(map(str, running))}"]
+    return WorkerError(role, root.rank, root.method, "\n".join(lines))

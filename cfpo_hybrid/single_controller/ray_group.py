@@ -1,0 +1,258 @@
+"""Worker groups on Ray: one actor a worker, in placement groups packed per node. Nothing here waits without an end."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cfpo_hybrid.errors import DispatchError, WorkerError
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.single_controller.context import WorkerContext
+from cfpo_hybrid.single_controller.failures import Failure, worker_error
+from cfpo_hybrid.single_controller.group import Future, WorkerGroup
+from cfpo_hybrid.single_controller.parcel import BatchReply, pack, share, unpack_reply
+from cfpo_hybrid.single_controller.ray_host import Place, RayHost
+from cfpo_hybrid.single_controller.ray_resources import reserve
+from cfpo_hybrid.single_controller.resources import ResourcePool
+from cfpo_hybrid.single_controller.split import Arguments, CallPlan, collect
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+"""Longest time until the failure of one worker is seen while others still work."""
+_GRACE_SECONDS = 2.0
+"""How long other workers' failures are collected after the first one, to find the root."""
+_ROOT_GRACE_SECONDS = 10.0
+"""The same while every failure seen is the echo of a lost peer, whose death Ray has yet to report."""
+_CLOSE_SECONDS = 20.0
+"""How long workers may take to clean up at shutdown before they are killed."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One call under way: what each rank will answer, and what has been read of it."""
+
+    method: str
+    replies: dict[int, ObjectRef]
+    outcomes: dict[int, Any] = field(default_factory=dict)
+
+    def poll(self, seconds: float) -> bool:
+        """Reads the answers that are there within that time; True when all are."""
+        unread = {ref: rank for rank, ref in self.replies.items() if rank not in self.outcomes}
+        if not unread:
+            return True
+        ready, pending = ray.wait(list(unread), num_returns=len(unread), timeout=seconds)
+        for ref in ready:
+            self.outcomes[unread[ref]] = self._read(unread[ref], ref)
+        return not pending
+
+    @property
+    def complete(self) -> bool:
+        return len(self.outcomes) == len(self.replies) and not self.failures
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [outcome for outcome in self.outcomes.values() if isinstance(outcome, Failure)]
+
+    def _read(self, rank: int, ref: ObjectRef) -> Any:
+        try:
+            return ray.get(ref)
+        except RayError as error:
+            died = isinstance(error, RayActorError)
+            summary = "the process died" if died else str(error).strip().split("\n")[-1]
+            cause = f"the worker's process died\n{error}" if died else str(error)
+            return Failure(rank=rank, method=self.method, died=died, time=time.time(), summary=summary, cause=cause)
+
+
+class _RayFuture:
+    """A call that has been started on a Ray group."""
+
+    def __init__(self, group: "RayWorkerGroup", call: _Call, plan: CallPlan, stored: Mapping[int, ObjectRef]) -> None:
+        self._group, self._call, self._plan, self._stored = group, call, plan, stored
+
+    def result(self) -> Any:
+        """Waits for the call; see :meth:`Future.result`."""
+        self._group._await(self._call)
+        results = [self._result_of(rank) for rank in self._plan.answering]
+        return collect(self._plan, results)
+
+    def _result_of(self, rank: int) -> Any:
+        outcome = self._call.outcomes[rank]
+        return unpack_reply(outcome, self._stored[rank]) if isinstance(outcome, BatchReply) else outcome
+
+
+class RayWorkerGroup(WorkerGroup):
+    """A group whose workers are Ray actors; made by :meth:`create`.
+
+    The first failure of any worker kills all of them and raises :class:`WorkerError` with the root cause first.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        worker_class: type,
+        *,
+        args: Sequence[Any] = (),
+        pool: ResourcePool,
+        layouts: Mapping[str, ParallelLayout],
+        role: str,
+        env: Mapping[str, str] | None = None,
+    ) -> "RayWorkerGroup":
+        """Reserves the pool, starts the workers and waits until every constructor has returned.
+
+        Args:
+            worker_class: plain class, importable in the workers: ``__init__(self, context, *args)``.
+            args: what each worker gets after its context.
+            pool: how many workers where.
+            layouts: by name, how they are laid out; each has ``pool.world_size`` ranks.
+            role: name of the group in messages.
+            env: environment of the workers' processes, set before they import anything.
+
+        Raises:
+            ConfigError: the cluster cannot hold the pool, or a layout of another size.
+            WorkerError: a constructor raised or a process died.
+        """
+        group = cls(worker_class, role=role, world_size=pool.world_size, layouts=layouts)
+        try:
+            group._launch(pool, dict(env or {}))
+            group._build(tuple(args))
+        except BaseException:
+            group._stop("it failed to start")
+            raise
+        return group
+
+    def __init__(
+        self, worker_class: type, *, role: str, world_size: int, layouts: Mapping[str, ParallelLayout]
+    ) -> None:
+        super().__init__(worker_class, role=role, world_size=world_size, layouts=layouts)
+        self.places: list[Place] = []
+        self._reservation: PlacementGroup | None = None
+        self._hosts: list[Any] = []
+        self._calls: list[_Call] = []
+        self._error: WorkerError | None = None
+
+    def shutdown(self) -> None:
+        """Lets every worker close within a bounded time, kills what is left and frees the resources."""
+        if self._stopped is None:
+            closing = [host.close.remote() for host in self._hosts]
+            late = ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)[1] if closing else []
+            if late:
+                logger.warning("%d of %d %s workers did not close in time", len(late), len(closing), self.role)
+        self._stop("it was shut down")
+
+    # --- calls
+
+    def _share(self, batch: DataProto) -> DataProto:
+        return share(batch)
+
+    def _submit(self, method: str, plan: CallPlan) -> Future[Any]:
+        packed: dict[int, tuple[Arguments, list[ObjectRef]]] = {}
+        replies: dict[int, ObjectRef] = {}
+        stored: dict[int, ObjectRef] = {}
+        for rank, arguments in plan.arguments.items():
+            if id(arguments) not in packed:
+                packed[id(arguments)] = pack(arguments)
+            payload, refs = packed[id(arguments)]
+            answers = rank in plan.answering
+            replies[rank], stored[rank] = self._hosts[rank].execute.remote(method, payload, answers, *refs)
+        return _RayFuture(self, self._begin(method, replies), plan, stored)
+
+    def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _Call:
+        call = _Call(method, replies)
+        self._calls.append(call)
+        return call
+
+    def _await(self, call: _Call) -> dict[int, Any]:
+        """Waits until the call is complete, or anything that the group has under way has failed."""
+        if call not in self._calls and not call.complete:
+            raise self._error or DispatchError(f"a call of {call.method} was lost: group '{self.role}' was shut down")
+        while not call.poll(_POLL_SECONDS) or call.failures:
+            for other in self._calls:
+                other.poll(0)
+            if any(other.failures for other in self._calls):
+                self._fail()
+        if call in self._calls:
+            self._calls.remove(call)
+        return call.outcomes
+
+    def _fail(self) -> None:
+        started = time.monotonic()
+        while True:
+            waited = time.monotonic() - started
+            complete = all([call.poll(0.1) for call in self._calls])
+            failures = [failure for call in self._calls for failure in call.failures]
+            patience = _ROOT_GRACE_SECONDS if all(failure.is_consequence for failure in failures) else _GRACE_SECONDS
+            if complete or waited > patience:
+                break
+        failed = {failure.rank for failure in failures}
+        running = sorted({rank for call in self._calls for rank in call.replies if rank not in call.outcomes} - failed)
+        self._error = worker_error(self.role, failures, running)
+        self._stop(f"it failed before: rank {self._error.rank} in {self._error.method}")
+        raise self._error
+
+    # --- life
+
+    def _launch(self, pool: ResourcePool, env: dict[str, str]) -> None:
+        self._reservation = reserve(pool)
+        actor = ray.remote(RayHost).options(
+            num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, runtime_env={"env_vars": env}
+        )
+        for rank in range(pool.world_size):
+            node = PlacementGroupSchedulingStrategy(self._reservation, rank // pool.workers_per_node)
+            self._hosts.append(actor.options(scheduling_strategy=node).remote(rank))
+        self.places = self._on_all("start", lambda host, _: host.place.remote())
+
+    def _build(self, args: tuple[Any, ...]) -> None:
+        contexts = contexts_of(self.role, self.places)
+        self._on_all("start", lambda host, rank: host.set_environment.remote(self._environment(contexts[rank])))
+        made_of = ray.put((self.worker_class, args))
+        self._on_all("__init__", lambda host, rank: host.build.remote(contexts[rank], made_of))
+
+    def _environment(self, context: WorkerContext) -> dict[str, str]:
+        """Ranks and rendezvous; with GPUs also the group's devices on that node, in the order of local ranks."""
+        node = self.places[context.rank].node_id
+        devices = [place.gpu_ids[0] for place in self.places if place.node_id == node and place.gpu_ids]
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+        return {**context.environment(), **visible}
+
+    def _on_all(self, method: str, start: Callable[[Any, int], ObjectRef]) -> list[Any]:
+        outcomes = self._await(self._begin(method, {rank: start(host, rank) for rank, host in enumerate(self._hosts)}))
+        return [outcomes[rank] for rank in range(self.world_size)]
+
+    def _stop(self, reason: str) -> None:
+        self._stopped = self._stopped or reason
+        hosts, self._hosts, self._calls = self._hosts, [], []
+        for host in hosts:
+            ray.kill(host, no_restart=True)
+        if self._reservation is not None:
+            remove_placement_group(self._reservation)
+            self._reservation = None
+
+
+def contexts_of(role: str, places: Sequence[Place]) -> list[WorkerContext]:
+    """The context of every rank, from where Ray put the workers."""
+    nodes = [place.node_id for place in places]
+    job_id = uuid.uuid4().hex[:12]
+    return [
+        WorkerContext(
+            role=role,
+            rank=rank,
+            world_size=len(places),
+            local_rank=nodes[:rank].count(nodes[rank]),
+            local_world_size=nodes.count(nodes[rank]),
+            node_ip=place.node_ip,
+            master_address=places[0].node_ip,
+            master_port=places[0].port,
+            job_id=job_id,
+        )
+        for rank, place in enumerate(places)
+    ]

@@ -1,0 +1,83 @@
+"""What a worker group asks of a cluster: how many workers on how many nodes, and what each needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cfpo_hybrid.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourcePool:
+    """Workers packed per node; ranks are contiguous on a node.
+
+    Args:
+        num_nodes: nodes to use.
+        workers_per_node: workers on each of them.
+        cpus_per_worker: logical CPUs that Ray books for each worker; may be a fraction.
+        gpus_per_worker: 0 or 1; a worker drives one device.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    num_nodes: int = 1
+    workers_per_node: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.num_nodes < 1 or self.workers_per_node < 1:
+            problems.append(
+                f"{self.num_nodes} nodes x {self.workers_per_node} workers is no worker at all; both must be at least 1"
+            )
+        if self.cpus_per_worker <= 0:
+            problems.append(
+                f"cpus_per_worker={self.cpus_per_worker} must be above 0; fractions such as 0.5 are allowed"
+            )
+        if self.gpus_per_worker not in (0, 1):
+            problems.append(f"gpus_per_worker={self.gpus_per_worker} must be 0 or 1: a worker drives one device")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def world_size(self) -> int:
+        """Number of workers."""
+        return self.num_nodes * self.workers_per_node
+
+    @property
+    def node_bundle(self) -> dict[str, float]:
+        """What the workers of one node need together, by Ray's resource names."""
+        bundle = {"CPU": self.workers_per_node * self.cpus_per_worker}
+        if self.gpus_per_worker:
+            bundle["GPU"] = float(self.workers_per_node * self.gpus_per_worker)
+        return bundle
+
+    def check(self, nodes: Sequence[Mapping[str, float]]) -> None:
+        """Whether enough of the nodes could hold a bundle each, were they idle.
+
+        Args:
+            nodes: total resources of each node of the cluster, by Ray's names.
+
+        Raises:
+            ConfigError: too few; the message says what was asked and what each node has.
+        """
+        fitting = sum(all(node.get(kind, 0.0) >= need for kind, need in self.node_bundle.items()) for node in nodes)
+        if fitting >= self.num_nodes:
+            return
+        raise ConfigError(
+            f"the cluster cannot hold {self.describe()}: {fitting} of its {len(nodes)} nodes could; the nodes have "
+            f"{'; '.join(_amounts(node) for node in nodes) or 'nothing'}. Ask for fewer workers per node, "
+            f"fewer CPUs per worker, or add nodes"
+        )
+
+    def describe(self) -> str:
+        """For messages: ``2 nodes x 4 workers (each node: 4 CPU, 4 GPU)``."""
+        return f"{self.num_nodes} nodes x {self.workers_per_node} workers (each node: {_amounts(self.node_bundle)})"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return (
+        ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if resources.get(kind, 0.0))
+        or "none"
+    )

@@ -1,0 +1,109 @@
+"""Loads a recipe and overrides into one frozen, checked Config, and writes a Config so that it loads again."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cfpo_hybrid.errors import ConfigError, ModelError
+from trainer.config.loss_knobs import fill_knobs
+from trainer.config.merge import Draft, merge
+from trainer.config.model_facts import ModelFacts, find_model
+from trainer.config.problem import Problem
+from trainer.config.root import Config
+from trainer.config.rules import find_problems
+from trainer.config.sources import read_overrides, read_recipe
+
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A checked configuration and the model it names."""
+
+    config: Config
+    model: ModelFacts
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of a recipe with ``key=value`` overrides.
+
+    Example: ``load_config("examples/quickstart/recipe.yaml", ["trainer.total_steps=2"])``.
+
+    Raises:
+        ConfigError: every mistake at once: unknown keys, wrong types, rules that do not hold, missing files.
+    """
+    return load_and_inspect(recipe, overrides).config
+
+
+def load_and_inspect(
+    recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False
+) -> LoadedConfig:
+    """As :func:`load_config`, with the model's shape.
+
+    Args:
+        recipe: a YAML file.
+        overrides: ``key=value`` words; later ones win.
+        known_models: the shape of a Qwen2.5 id that cannot be fetched may come from the built-in table.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    draft, problems = _read(recipe, overrides)
+    model, found = _inspect(draft, known_models)
+    problems += [problem for problem in found if draft.doubtful.isdisjoint(problem.keys)]
+    _raise_all(draft, problems)
+    assert model is not None, "a model that was not found is a problem"
+    return LoadedConfig(draft.value, model)
+
+
+def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A recipe's settings with keys, types and the loss's knobs checked, but no rules and no files.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    draft, problems = _read(recipe, overrides)
+    _raise_all(draft, problems)
+    return draft.value
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Plain nested settings, defaults included, with the loss's knobs where a recipe has them: a recipe itself."""
+    tree = asdict(config)
+    tree["policy_loss"] |= tree["policy_loss"].pop("knobs")
+    return tree
+
+
+def save_resolved(config: Config, path: str | Path) -> None:
+    """Writes every setting, defaults included, as YAML; the file is a recipe of the same run."""
+    Path(path).write_text(yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _read(recipe: str | Path, overrides: Sequence[str]) -> tuple[Draft[Config], list[Problem]]:
+    """The settings as far as they make sense, and the mistakes in keys, types and knobs."""
+    sources, bad_words = read_overrides(overrides)
+    draft = merge(Config, [read_recipe(recipe), *sources], open_section="policy_loss", closed="policy_loss.knobs")
+    problems = [Problem((), word) for word in bad_words] + draft.problems
+    if draft.doubtful.isdisjoint({"policy_loss", "policy_loss.name", "policy_loss.plugins"}):
+        section, found = fill_knobs(draft.value.policy_loss, draft.extras)
+        draft.value = replace(draft.value, policy_loss=section)
+        problems += found
+    return draft, problems
+
+
+def _inspect(draft: Draft[Config], known_models: bool) -> tuple[ModelFacts | None, list[Problem]]:
+    """The model, and every rule that does not hold."""
+    config, problems, model = draft.value, [], None
+    if "model.path" not in draft.doubtful:
+        try:
+            model = find_model(config.model, known_models=known_models)
+        except ModelError as error:
+            problems.append(Problem(("model.path",), str(error)))
+    return model, problems + find_problems(config, model.shape if model else None)
+
+
+def _raise_all(draft: Draft[Config], problems: Sequence[Problem]) -> None:
+    if problems:
+        raise ConfigError([problem.located(draft.origins) for problem in problems])

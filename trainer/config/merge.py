@@ -1,0 +1,198 @@
+"""Merges sources into a tree of dataclasses: every unknown key and every ill-typed value is found, not only the first."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from trainer.config.problem import Problem
+from trainer.config.sources import Source
+
+Root = TypeVar("Root")
+
+TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+MISSING = "???"
+
+
+@dataclass(kw_only=True)
+class Draft(Generic[Root]):
+    """What the sources say, as far as it makes sense.
+
+    Args:
+        value: the dataclass; where a setting was wrong it has the default, or an empty value where there is none.
+        problems: every mistake, in the order of the sources.
+        origins: where each dotted key was written last.
+        extras: settings under the open section, e.g. the knobs of a loss, by name.
+        doubtful: keys whose values are not what the user meant; checks of these would only repeat a mistake.
+    """
+
+    value: Root
+    problems: list[Problem] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    doubtful: set[str] = field(default_factory=set)
+
+
+def merge(schema: type[Root], sources: Iterable[Source], *, open_section: str = "", closed: str = "") -> Draft[Root]:
+    """Sets the sources' values on a fresh ``schema``, later sources over earlier ones.
+
+    Args:
+        schema: a dataclass of dataclasses, as OmegaConf takes.
+        sources: what to set.
+        open_section: a section that takes unknown keys too, as extras.
+        closed: a key that no source may set.
+    """
+    merger = _Merger(schema, open_section, closed)
+    for source in sources:
+        merger.add(source.tree, "", source)
+    return merger.draft()
+
+
+class _Merger:
+    def __init__(self, schema: type, open_section: str, closed: str) -> None:
+        self._tree = OmegaConf.structured(schema)
+        _make_writable(self._tree)
+        self._sections = {""}
+        self._types: dict[str, Any] = {}
+        self._collect(schema, "")
+        self._types.pop(closed, None)
+        self._open = f"{open_section}." if open_section else None
+        self._problems: list[Problem] = []
+        self._origins: dict[str, str] = {}
+        self._extras: dict[str, Any] = {}
+        self._doubtful: set[str] = set()
+
+    def add(self, tree: Any, prefix: str, source: Source) -> None:
+        """Sets everything in a (nested) mapping."""
+        for name, value in tree.items():
+            key = f"{prefix}{name}"
+            if key in self._sections:
+                self._add_section(key, value, source)
+            elif key in self._types:
+                self._set(key, value, source)
+            elif self._open is not None and key.startswith(self._open):
+                self._origins[key] = source.origin(key)
+                self._extras[key.removeprefix(self._open)] = value
+            else:
+                self._unknown(key, source)
+
+    def draft(self) -> Draft[Any]:
+        """The result; missing values are mistakes too."""
+        for key in sorted(OmegaConf.missing_keys(self._tree)):
+            if key not in self._doubtful:
+                self._problem(key, f"{key} is not set; it has no default: write it in the recipe or give {key}=...")
+            self._doubtful.add(key)
+            OmegaConf.update(self._tree, key, _empty(self._types[key]))
+        return Draft(
+            value=self._to_object(),
+            problems=self._problems,
+            origins=self._origins,
+            extras=self._extras,
+            doubtful=self._doubtful,
+        )
+
+    def _to_object(self) -> Any:
+        for key in self._types:
+            try:
+                OmegaConf.select(self._tree, key)
+            except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a wrong type
+                self._problem(key, f"{key}: {str(error).splitlines()[0]}")
+                OmegaConf.update(self._tree, key, _empty(self._types[key]))
+        return OmegaConf.to_object(self._tree)
+
+    def _collect(self, schema: type, prefix: str) -> None:
+        hints = get_type_hints(schema)
+        for item in dataclasses.fields(schema):
+            key, kind = f"{prefix}{item.name}", hints[item.name]
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                self._sections.add(key)
+                self._collect(kind, f"{key}.")
+            else:
+                self._types[key] = kind
+
+    def _add_section(self, key: str, value: Any, source: Source) -> None:
+        if isinstance(value, dict):
+            self.add(value, f"{key}.", source)
+        elif value is not None:
+            keys = sorted(name for name in self._types if name.startswith(f"{key}."))
+            self._origins[key] = source.origin(key)
+            self._problem(key, f"{key}={value!r}: {key} is a section; set one of its keys: {', '.join(keys)}")
+
+    def _set(self, key: str, value: Any, source: Source) -> None:
+        self._origins[key] = source.origin(key)
+        kind = self._types[key]
+        if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
+            value = [value]  # data.train_files=math.jsonl means a list of one
+        try:
+            if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+                raise ValidationError("nested list")
+            OmegaConf.update(self._tree, key, value)
+        except (ValidationError, OmegaConfBaseException):
+            self._problem(key, f"{key}={value!r} is not {_describe(kind)}")
+
+    def _unknown(self, key: str, source: Source) -> None:
+        self._origins[key] = source.origin(key)
+        parent = key.rpartition(".")[0]
+        if parent in self._types:
+            self._problem(key, f"unknown key '{key}': {parent} holds {_describe(self._types[parent])}, no keys")
+            return
+        near = nearest_keys(key, [*self._types, *self._sections])
+        self._doubtful.update(near)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; sections: {', '.join(self._top_sections())}"
+        self._problem(key, f"unknown key '{key}'{hint}")
+
+    def _top_sections(self) -> list[str]:
+        return sorted(name for name in self._sections if name and "." not in name)
+
+    def _problem(self, key: str, message: str) -> None:
+        self._problems.append(Problem((key,), message))
+        self._doubtful.add(key)
+
+
+def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
+    """The known keys that a wrong one most likely means: the same last name elsewhere first, else the most similar.
+
+    Example: ``nearest_keys("actor.tensor_parallel_size", ...)`` is both ``actor.megatron.tensor_parallel_size`` and
+    ``rollout.tensor_parallel_size``.
+    """
+    head, _, name = key.rpartition(".")
+    same_name = sorted(other for other in known if other and other.rpartition(".")[2] == name)
+    below = [other for other in same_name if head and other.startswith(f"{head}.")]
+    if below or same_name:
+        return below or same_name
+    siblings = [other for other in known if other and other.rpartition(".")[0] == head]
+    names = get_close_matches(name, [other.rpartition(".")[2] for other in siblings], n=1, cutoff=0.6)
+    if names:
+        return [f"{head}.{names[0]}" if head else names[0]]
+    return get_close_matches(key, [other for other in known if other], n=1, cutoff=0.5)
+
+
+def _make_writable(tree: DictConfig) -> None:
+    """Frozen dataclasses become read-only nodes, which no value could be set on."""
+    OmegaConf.set_readonly(tree, False)
+    for name in tree:
+        if not OmegaConf.is_missing(tree, name) and isinstance(tree._get_node(name), DictConfig):
+            _make_writable(tree[name])
+
+
+def _bare(kind: Any) -> Any:
+    """The type without ``| None``."""
+    if isinstance(kind, UnionType):
+        return next(part for part in get_args(kind) if part is not NoneType)
+    return kind
+
+
+def _describe(kind: Any) -> str:
+    bare = _bare(kind)
+    name = "a list of texts" if get_origin(bare) is list else TYPE_NAMES.get(bare, "a mapping")
+    return f"{name} or null" if bare is not kind else name
+
+
+def _empty(kind: Any) -> Any:
+    bare = _bare(kind)
+    return None if bare is not kind else (get_origin(bare) or bare)()

@@ -1,0 +1,26 @@
+"""Every rule between settings: all mistakes of a configuration at once, each with the legal values nearby.
+
+A rule is a function from the config (and the model's shape, where it needs one) to the problems it finds. To add one,
+write it into the file of its subject and name it in that file's table.
+"""
+
+from collections.abc import Callable, Iterable
+
+from cfpo_hybrid.models import ModelShape
+from trainer.config.problem import Problem
+from trainer.config.root import Config
+from trainer.config.rules import batch, bounds, device, files, layout, names
+
+Rule = Callable[[Config], Iterable[Problem]]
+ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
+
+RULES: tuple[Rule, ...] = (*bounds.RULES, *names.RULES, *layout.RULES, *batch.RULES, *device.RULES, *files.RULES)
+MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES)
+
+
+def find_problems(config: Config, shape: ModelShape | None) -> list[Problem]:
+    """What every rule has to say; rules about the model are left out when its shape is unknown."""
+    problems = [problem for rule in RULES for problem in rule(config)]
+    if shape is not None:
+        problems += [problem for model_rule in MODEL_RULES for problem in model_rule(config, shape)]
+    return problems

@@ -1,0 +1,81 @@
+"""Rules about batches and lengths: groups, mini-batches, sampling and the model's longest sequence."""
+
+from collections.abc import Iterator
+
+from cfpo_hybrid.models import ModelShape
+from trainer.config.problem import Problem
+from trainer.config.root import Config
+from trainer.config.rules.nearby import divisors, listing, nearest_multiples
+
+BATCH = "data.train_batch_size"
+RATIO = "algorithm.batch_ratio"
+GROUP = "rollout.group_size"
+PROMPT = "data.max_prompt_length"
+RESPONSE = "data.max_response_length"
+
+
+def mini_batches(config: Config) -> Iterator[Problem]:
+    """The prompts of a rollout divide into ``batch_ratio`` mini-batches of whole groups."""
+    prompts, ratio = config.data.train_batch_size, config.algorithm.batch_ratio
+    if min(prompts, ratio) < 1 or prompts % ratio == 0:
+        return
+    yield Problem(
+        (BATCH, RATIO),
+        f"{BATCH}={prompts} (prompts) cannot be divided into {RATIO}={ratio} mini-batches; nearest batch sizes: "
+        f"{listing(nearest_multiples(prompts, ratio))}; batch ratios that divide {prompts}: {listing(divisors(prompts))}",
+    )
+
+
+def groups(config: Config) -> Iterator[Problem]:
+    """Advantages relative to a group need at least two responses in it."""
+    if config.rollout.group_size == 1:
+        yield Problem(
+            (GROUP, "algorithm.advantage"),
+            f"{GROUP}=1 leaves nothing to compare a response with: algorithm.advantage="
+            f"'{config.algorithm.advantage}' needs at least 2 responses a prompt; set {GROUP}=2 or more",
+        )
+
+
+def full_softmax(config: Config) -> Iterator[Problem]:
+    """Training samples from the whole distribution: truncated sampling renormalises log-probs over the kept tokens."""
+    rollout = config.rollout
+    for key, value, off in (("rollout.top_p", rollout.top_p, 1.0), ("rollout.top_k", rollout.top_k, -1)):
+        if value != off:
+            yield Problem(
+                (key,),
+                f"{key}={value} truncates sampling, so the sampled log-probs are not those of the full softmax that "
+                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p)",
+            )
+
+
+def decoding_room(config: Config) -> Iterator[Problem]:
+    """vLLM schedules at least one token a sequence."""
+    rollout = config.rollout
+    if 0 < rollout.max_num_batched_tokens < rollout.max_num_seqs:
+        key, other = "rollout.max_num_batched_tokens", "rollout.max_num_seqs"
+        yield Problem(
+            (key, other),
+            f"{key}={rollout.max_num_batched_tokens} is less than {other}={rollout.max_num_seqs}, one token a "
+            f"sequence; raise the first or lower the second",
+        )
+
+
+def sequence_length(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """Prompt and response fit the model's positions."""
+    prompt, response, longest = (
+        config.data.max_prompt_length,
+        config.data.max_response_length,
+        shape.max_position_embeddings,
+    )
+    if prompt + response <= longest:
+        return
+    room = f"with this prompt length the response can have {longest - prompt}" if prompt < longest else "shorten both"
+    yield Problem(
+        (PROMPT, RESPONSE),
+        f"{PROMPT}={prompt} + {RESPONSE}={response} = {prompt + response} tokens, but the model has "
+        f"{longest} positions; {room}",
+    )
+
+
+RULES = (mini_batches, groups, full_softmax, decoding_room)
+MODEL_RULES = (sequence_length,)

@@ -1,0 +1,110 @@
+"""Rules about ranks: what divides the world, the model's heads and its layers."""
+
+from collections.abc import Iterator
+
+from cfpo_hybrid.errors import ConfigError, ModelError
+from cfpo_hybrid.models import ModelShape, pipeline_layers
+from cfpo_hybrid.models.shards import check_divides
+from trainer.config.problem import Problem
+from trainer.config.root import Config
+from trainer.config.rules.nearby import divisors, listing, nearest_multiples
+
+TP = "actor.megatron.tensor_parallel_size"
+PP = "actor.megatron.pipeline_parallel_size"
+CP = "actor.megatron.context_parallel_size"
+ROLLOUT_TP = "rollout.tensor_parallel_size"
+WORLD = "trainer.num_workers"
+NODES = "trainer.nodes"
+PER_NODE = "trainer.workers_per_node"
+
+
+def nodes(config: Config) -> Iterator[Problem]:
+    """num_workers = nodes x workers_per_node, where more than one of them is given."""
+    trainer = config.trainer
+    if trainer.num_workers is None or trainer.nodes < 1:
+        return
+    if trainer.workers_per_node is not None and trainer.num_workers != trainer.nodes * trainer.workers_per_node:
+        product = trainer.nodes * trainer.workers_per_node
+        yield Problem(
+            (WORLD, NODES, PER_NODE),
+            f"{WORLD}={trainer.num_workers} is not {NODES}={trainer.nodes} x {PER_NODE}={trainer.workers_per_node} = "
+            f"{product}; leave {WORLD} out or set it to {product}",
+        )
+    elif trainer.num_workers % trainer.nodes:
+        legal = nearest_multiples(trainer.num_workers, trainer.nodes)
+        yield Problem(
+            (WORLD, NODES),
+            f"{WORLD}={trainer.num_workers} cannot be spread evenly over {NODES}={trainer.nodes}; "
+            f"nearest numbers of workers: {listing(legal)}",
+        )
+
+
+def train_replicas(config: Config) -> Iterator[Problem]:
+    """tp x pp x cp divides the world."""
+    megatron, world = config.actor.megatron, config.trainer.world_size
+    tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
+    if min(tp, pp, world) < 1 or world % (tp * pp) == 0:
+        return
+    fitting = [size for size in divisors(world) if world % (size * pp) == 0]
+    advice = f"; with {world} workers {TP} can be {listing(fitting)}" if fitting else ""
+    yield Problem(
+        (WORLD, NODES, PER_NODE, TP, PP),
+        f"{world} workers cannot be divided into model replicas of {TP}={tp} x {PP}={pp} = {tp * pp} ranks; "
+        f"nearest numbers of workers: {listing(nearest_multiples(world, tp * pp))}{advice}",
+    )
+
+
+def rollout_replicas(config: Config) -> Iterator[Problem]:
+    """The rollout's tp divides the world."""
+    tp, world = config.rollout.tensor_parallel_size, config.trainer.world_size
+    if min(tp, world) < 1 or world % tp == 0:
+        return
+    yield Problem(
+        (WORLD, NODES, PER_NODE, ROLLOUT_TP),
+        f"{world} workers cannot be divided into vLLM replicas of {ROLLOUT_TP}={tp} ranks; "
+        f"with {world} workers it can be {listing(divisors(world))}",
+    )
+
+
+def reserved_context_parallel(config: Config) -> Iterator[Problem]:
+    """cp is reserved."""
+    size = config.actor.megatron.context_parallel_size
+    if size != 1:
+        yield Problem((CP,), f"{CP}={size} is not supported; the key is reserved, leave it at 1")
+
+
+def sequence_parallel(config: Config) -> Iterator[Problem]:
+    """Sequence parallelism splits over tp, so it needs more than one tp rank."""
+    megatron = config.actor.megatron
+    if megatron.sequence_parallel and megatron.tensor_parallel_size == 1:
+        key = "actor.megatron.sequence_parallel"
+        yield Problem((key, TP), f"{key}=true needs {TP} of at least 2, which is 1; raise it or set {key}=false")
+
+
+def heads(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """Heads, key-value heads and the intermediate size divide by either engine's tp.
+
+    Megatron-core needs key-value heads that divide tp or are divided by it ("num_query_groups must be a multiple or
+    divisor" in its TransformerConfig); vLLM replicates key-value heads by the same rule. Vocabularies are padded.
+    """
+    sizes = {TP: config.actor.megatron.tensor_parallel_size, ROLLOUT_TP: config.rollout.tensor_parallel_size}
+    for key, size in sizes.items():
+        try:
+            check_divides(shape, max(size, 1), "Megatron" if key == TP else "vLLM")
+        except ModelError as error:
+            yield Problem((key,), f"{key}={size}: {error}")
+
+
+def stages(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """The layers divide over the pipeline stages."""
+    megatron = config.actor.megatron
+    first, last = megatron.first_stage_layers, megatron.last_stage_layers
+    try:
+        pipeline_layers(shape.num_layers, max(megatron.pipeline_parallel_size, 1), first, last)
+    except ConfigError as error:
+        keys = (PP, "actor.megatron.first_stage_layers", "actor.megatron.last_stage_layers")
+        yield Problem(keys, f"{PP}={megatron.pipeline_parallel_size}: {error}")
+
+
+RULES = (nodes, train_replicas, rollout_replicas, reserved_context_parallel, sequence_parallel)
+MODEL_RULES = (heads, stages)

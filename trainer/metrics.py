@@ -1,0 +1,176 @@
+"""Metrics of a rollout step: pure functions from columns to named numbers, and the seconds of its stages.
+
+Names are those of the run directory's ``metrics.jsonl``: ``reward/...``, ``response_length/...``, ``rollout/...``,
+``perf/...``, ``time/<stage>``. What the policy loss measures (``actor/...``) comes from the workers, one dict an
+optimizer step, and ``average_updates`` makes one dict a rollout step of them.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wrong: float = 0.0) -> dict[str, float]:
+    """Mean and spread of the rewards, and how many groups teach nothing.
+
+    A group is all right when its lowest reward is at least ``right``, all wrong when its highest is at most
+    ``wrong``, and without signal when all its rewards are equal: its group-relative advantages are all 0.
+
+    Args:
+        rewards: [batch].
+        group_ids: [batch] int64, the same number for all responses to a prompt.
+        right: reward of a right answer.
+        wrong: reward of a wrong one.
+
+    Returns:
+        ``reward/mean``, ``reward/std`` (of the batch as a whole, dividing by its size), and the shares of groups
+        ``reward/groups_all_right``, ``reward/groups_all_wrong``, ``reward/groups_without_signal``.
+    """
+    if rewards.numel() == 0:
+        return {}
+    rewards = rewards.double()
+    groups, row_to_group = torch.unique(group_ids, return_inverse=True)
+    lowest = torch.full((groups.numel(),), math.inf, dtype=torch.float64)
+    lowest = lowest.scatter_reduce(0, row_to_group, rewards, "amin")
+    highest = torch.full((groups.numel(),), -math.inf, dtype=torch.float64)
+    highest = highest.scatter_reduce(0, row_to_group, rewards, "amax")
+    return {
+        "reward/mean": rewards.mean().item(),
+        "reward/std": rewards.std(correction=0).item(),
+        "reward/groups_all_right": _share(lowest >= right),
+        "reward/groups_all_wrong": _share(highest <= wrong),
+        "reward/groups_without_signal": _share(lowest == highest),
+    }
+
+
+def length_metrics(response_lengths: Tensor, truncated: Tensor) -> dict[str, float]:
+    """Tokens of the responses, the stop token included, and the share that hit the length limit.
+
+    Args:
+        response_lengths: [batch] int64.
+        truncated: [batch] bool.
+
+    Returns:
+        ``response_length/mean``, ``/max``, ``/min`` and ``/truncated_share``.
+    """
+    if response_lengths.numel() == 0:
+        return {}
+    lengths = response_lengths.double()
+    return {
+        "response_length/mean": lengths.mean().item(),
+        "response_length/max": lengths.max().item(),
+        "response_length/min": lengths.min().item(),
+        "response_length/truncated_share": _share(truncated),
+    }
+
+
+def log_prob_difference(rollout_log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> dict[str, float]:
+    """How far the generating engine and the training engine disagree on the tokens that were sampled.
+
+    ``|log pi_rollout - log pi_old|`` over the positions of the mask; whatever the padding holds is ignored.
+
+    Args:
+        rollout_log_probs: [batch, response], what the rollout sampled with.
+        old_log_probs: [batch, response], recomputed before the update.
+        mask: [batch, response] bool, the positions that count.
+
+    Returns:
+        ``rollout/log_prob_diff_mean`` and ``rollout/log_prob_diff_max``, in nats.
+    """
+    if not mask.any():
+        return {}
+    difference = (rollout_log_probs[mask].double() - old_log_probs[mask].double()).abs()
+    return {
+        "rollout/log_prob_diff_mean": difference.mean().item(),
+        "rollout/log_prob_diff_max": difference.max().item(),
+    }
+
+
+def throughput_metrics(num_tokens: int, num_responses: int, seconds: float) -> dict[str, float]:
+    """Pace of a whole step.
+
+    Args:
+        num_tokens: prompt and response tokens of the rollout batch, each response with its own prompt.
+        num_responses: rows of the rollout batch.
+        seconds: of the step, from drawing the prompts to the new weights in the rollout engine.
+
+    Returns:
+        ``perf/tokens_per_second`` and ``perf/samples_per_second``.
+    """
+    if seconds <= 0:
+        return {}
+    return {"perf/tokens_per_second": num_tokens / seconds, "perf/samples_per_second": num_responses / seconds}
+
+
+def average_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One dict from the metrics of all optimizer steps of a rollout step.
+
+    A name that ends in ``max`` (``min``) keeps the largest (smallest) value; every other one is averaged. An update
+    that lacks a name does not count for it; a value that is not finite makes the result so, rather than hiding.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for update in updates:
+        for name, value in update.items():
+            values[name].append(value)
+    return {name: _combine(name, numbers) for name, numbers in values.items()}
+
+
+class StageTimer:
+    """Seconds of each stage of a step, added up by name.
+
+    A stage inside another counts in both. What is timed after ``collect`` (saving a checkpoint, say, which has to come
+    after the step is logged) belongs to the next step.
+
+    Args:
+        on_enter: told the name of each stage as it begins, for a progress display.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, on_enter: Callable[[str], None] | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._on_enter, self._clock = on_enter, clock
+        self._seconds: dict[str, float] = {}
+        self._since = clock()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the time of the block to a stage, also when the block raises."""
+        if self._on_enter is not None:
+            self._on_enter(stage)
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - begin
+
+    def seconds(self, *stages: str) -> float:
+        """Seconds of these stages so far in this step, 0 for one that did not run."""
+        return sum(self._seconds.get(stage, 0.0) for stage in stages)
+
+    def collect(self) -> dict[str, float]:
+        """``time/<stage>`` of the step and ``time/step``, the wall clock since the last collect; starts over."""
+        now = self._clock()
+        metrics = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
+        metrics["time/step"] = now - self._since
+        self._seconds, self._since = {}, now
+        return metrics
+
+
+def _share(flags: Tensor) -> float:
+    return flags.double().mean().item()
+
+
+def _combine(name: str, values: Sequence[float]) -> float:
+    if any(math.isnan(value) for value in values):
+        return math.nan
+    if name.endswith("max"):
+        return max(values)
+    if name.endswith("min"):
+        return min(values)
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)

@@ -1,0 +1,258 @@
+"""Plots of a run: reward, validation accuracy, clip fraction, entropy, KL, response length and time by stage, as PNG."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cfpo_hybrid.errors import DataError
+from trainer.run_dir import RunDirectory
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F7F7F")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; grey is kept for the rest."""
+
+INK = "#333333"
+Lines = Sequence[Mapping[str, Any]]
+Points = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One metric of a panel: its name in the logs and its name in the legend."""
+
+    metric: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One plot.
+
+    Args:
+        name: of the file.
+        title: what is shown.
+        unit: label of the vertical axis.
+        curves: the metrics.
+        smooth: draws a running mean over the pale raw curve of a long run.
+        percent: shows shares as percentages.
+    """
+
+    name: str
+    title: str
+    unit: str
+    curves: tuple[Curve, ...]
+    smooth: bool = False
+    percent: bool = False
+
+
+PANELS = (
+    Panel(
+        name="reward",
+        title="Training reward",
+        unit="mean reward",
+        curves=(Curve(metric="reward/mean", label="reward"),),
+        smooth=True,
+    ),
+    Panel(
+        name="val_accuracy",
+        title="Validation accuracy",
+        unit="accuracy",
+        curves=(Curve(metric="val/accuracy", label="accuracy"),),
+        percent=True,
+    ),
+    Panel(
+        name="clip_fraction",
+        title="Clip fraction (as PPO would count it)",
+        unit="share of tokens",
+        curves=(
+            Curve(metric="actor/clip_fraction", label="all tokens"),
+            Curve(metric="actor/clip_fraction_positive", label="advantage > 0"),
+            Curve(metric="actor/clip_fraction_negative", label="advantage < 0"),
+        ),
+        percent=True,
+    ),
+    Panel(
+        name="entropy",
+        title="Policy entropy",
+        unit="nats a token",
+        curves=(Curve(metric="actor/entropy", label="entropy"),),
+    ),
+    Panel(
+        name="kl",
+        title="KL to the policy that sampled",
+        unit="nats a token",
+        curves=(Curve(metric="actor/kl_k1", label="k1"), Curve(metric="actor/kl_k3", label="k3")),
+    ),
+    Panel(
+        name="response_length",
+        title="Response length",
+        unit="mean tokens",
+        curves=(Curve(metric="response_length/mean", label="length"),),
+    ),
+)
+
+
+def plot_run(run_dir: str | Path) -> list[Path]:
+    """Draws the plots of a run into its ``plots`` folder, and ``overview.png`` with all of them.
+
+    A plot whose metrics are missing is left out.
+
+    Args:
+        run_dir: a run directory; the run may still be going on.
+
+    Returns:
+        The files written, the overview first.
+
+    Raises:
+        DataError: not a run directory, or nothing to plot in it yet.
+    """
+    run = RunDirectory(run_dir)
+    if not run.metrics_file.is_file():
+        raise DataError(
+            f"'{run_dir}' is no run directory: it has no metrics.jsonl; name the trainer.run_dir of a run that started"
+        )
+    draws = _available_plots(run.metrics(), run.updates())
+    if not draws:
+        raise DataError(f"{run.metrics_file} has no metric to plot yet; wait for the first step")
+    run.plots.mkdir(parents=True, exist_ok=True)
+    files = [_save_overview(list(draws.values()), run.plots / "overview.png", title=str(run.path))]
+    for name, draw in draws.items():
+        figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+        draw(figure.subplots())
+        files.append(_save(figure, run.plots / f"{name}.png"))
+    return files
+
+
+def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes], None]]:
+    draws: dict[str, Callable[[Axes], None]] = {}
+    for panel in PANELS:
+        if any(_points(metrics, curve.metric)[0] or _points(updates, curve.metric)[0] for curve in panel.curves):
+            draws[panel.name] = lambda axes, panel=panel: _draw_panel(axes, panel, metrics, updates)
+    if _stage_totals(metrics):
+        draws["time"] = lambda axes: _draw_time(axes, metrics)
+    return draws
+
+
+def _draw_panel(axes: Axes, panel: Panel, metrics: Lines, updates: Lines) -> None:
+    within_steps = _with_position(updates)
+    for curve, color in zip(panel.curves, COLORS, strict=False):
+        steps, values = _points(metrics, curve.metric)
+        fine_steps, fine_values = _points(within_steps, curve.metric)
+        if len(fine_steps) > len(steps):
+            axes.plot(fine_steps, fine_values, color=color, alpha=0.3, linewidth=0.9)
+        if not steps:  # an update's curve without a step's: draw it in full
+            axes.plot(fine_steps, fine_values, color=color, linewidth=1.8, label=curve.label)
+            continue
+        if panel.smooth and len(values) >= 40:
+            axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
+            values = _running_mean(values, radius=len(values) // 40)
+        marker = "o" if len(steps) <= 30 else None
+        axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=curve.label)
+    _finish_axes(axes, panel.title, panel.unit)
+    if panel.percent:
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def _draw_time(axes: Axes, metrics: Lines) -> None:
+    """Stacked seconds of the longest stages; the shorter ones and what no stage claims are "other"."""
+    stages = list(_stage_totals(metrics))[: len(COLORS) - 1]
+    rows = [line for line in metrics if any(line.get(f"time/{stage}") is not None for stage in stages)]
+    steps = [line["step"] for line in rows]
+    bars = {stage: [line.get(f"time/{stage}") or 0.0 for line in rows] for stage in stages}
+    named = [sum(values) for values in zip(*bars.values(), strict=True)]
+    bars["other"] = [max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)]
+    if len(steps) == 1:
+        bottom = 0.0
+        for (stage, values), color in zip(bars.items(), _time_colors(stages), strict=True):
+            axes.bar(steps, values, bottom=bottom, color=color, label=stage)
+            bottom += values[0]
+    else:
+        axes.stackplot(steps, *bars.values(), labels=list(bars), colors=_time_colors(stages), linewidth=0)
+    _finish_axes(axes, "Time by stage", "seconds a step")
+    axes.set_ylim(bottom=0)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+
+
+def _finish_axes(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("rollout step", fontsize=9, color=INK)
+    axes.set_ylabel(unit, fontsize=9, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.margins(x=0.02)
+
+
+def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title: str) -> Path:
+    columns = min(len(draws), 2)
+    rows = math.ceil(len(draws) / columns)
+    figure = Figure(figsize=(6.2 * columns, 3.3 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=11, color=INK)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, draw in zip(grid, draws, strict=False):
+        draw(axes)
+    for axes in grid[len(draws) :]:
+        axes.set_axis_off()
+    return _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> Path:
+    FigureCanvasAgg(figure)
+    figure.savefig(file, dpi=150)
+    return file
+
+
+def _points(lines: Lines, metric: str) -> Points:
+    known = [(line["step"], line[metric]) for line in lines if line.get(metric) is not None]
+    return [float(step) for step, _ in known], [float(value) for _, value in known]
+
+
+def _with_position(updates: Lines) -> list[dict[str, Any]]:
+    """Updates with a fractional ``step``: the last update of step 3 is at 3, the first of four at 2.25."""
+    counts: dict[int, int] = {}
+    for line in updates:
+        counts[line["step"]] = counts.get(line["step"], 0) + 1
+    seen: dict[int, int] = {}
+    placed = []
+    for line in updates:
+        step = line["step"]
+        seen[step] = seen.get(step, 0) + 1
+        placed.append({**line, "step": step - 1 + seen[step] / counts[step]})
+    return placed
+
+
+def _running_mean(values: Sequence[float], radius: int) -> list[float]:
+    windows = [values[max(0, index - radius) : index + radius + 1] for index in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _stage_totals(metrics: Lines) -> dict[str, float]:
+    """Seconds of each stage over the run, the longest first."""
+    totals: dict[str, float] = {}
+    for line in metrics:
+        for name, seconds in line.items():
+            if name.startswith("time/") and name != "time/step" and seconds is not None:
+                stage = name.removeprefix("time/")
+                totals[stage] = totals.get(stage, 0.0) + seconds
+    return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
+
+
+def _step_seconds(line: Mapping[str, Any]) -> float:
+    stages = sum(value or 0.0 for name, value in line.items() if name.startswith("time/") and name != "time/step")
+    return max(stages, line.get("time/step") or 0.0)
+
+
+def _time_colors(stages: Sequence[str]) -> list[str]:
+    return [*COLORS[: len(stages)], COLORS[-1]]

@@ -1,0 +1,128 @@
+"""Progress of a run: a bar on a terminal, one line a step elsewhere (a log file, a pipe)."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+RECENT_STEPS = 10
+"""Steps whose mean duration foretells the time left."""
+
+
+class RunProgress:
+    """Shows the step, reward, validation accuracy and time left of a run; a context manager.
+
+    Args:
+        total_steps: of the whole run.
+        first_step: steps done before, where a run resumes.
+        console: where to write; standard output by default.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        first_step: int = 0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console = console or Console()
+        self._total_steps, self._first_step = total_steps, first_step
+        self._clock = clock
+        self._marks: deque[float] = deque([clock()], maxlen=RECENT_STEPS + 1)
+        self._shown: dict[str, float] = {}
+        self._bar = _make_bar(self.console) if self.console.is_terminal else None
+        self._task = self._bar.add_task("", total=total_steps, completed=first_step, detail="") if self._bar else None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def stage(self, name: str) -> None:
+        """Names what the run is doing now; only the bar shows it."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=name)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows a finished step; step 0 (or the first one, on a resume) is the state before any training."""
+        if step <= self._first_step:
+            self._marks.clear()
+        self._marks.append(self._clock())
+        self._shown.update({name: metrics[name] for name in ("reward/mean", "val/accuracy") if name in metrics})
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step, detail=self._detail(step))
+        else:
+            self._write(self._line(step, metrics))
+
+    def note(self, message: str) -> None:
+        """Writes a line, above the bar where there is one."""
+        self._write(message)
+
+    def seconds_left(self, step: int) -> float | None:
+        """Foreseen seconds after this step, from the mean of the last steps; None before the first one."""
+        if len(self._marks) < 2:
+            return None
+        return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
+
+    def _detail(self, step: int) -> str:
+        parts = []
+        if "reward/mean" in self._shown:
+            parts.append(f"reward {self._shown['reward/mean']:.3f}")
+        if "val/accuracy" in self._shown:
+            parts.append(f"accuracy {self._shown['val/accuracy']:.1%}")
+        left = self.seconds_left(step)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return "  ".join(parts)
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        parts = [f"step {step}/{self._total_steps}"]
+        for name, label, form in _LINE_METRICS:
+            if name in metrics:
+                parts.append(f"{label} {format(metrics[name], form)}")
+        left = self.seconds_left(step)
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        return "  ".join(parts)
+
+    def _write(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, e.g. ``0:01:42``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+_LINE_METRICS = (
+    ("reward/mean", "reward", ".3f"),
+    ("val/accuracy", "accuracy", ".1%"),
+    ("actor/clip_fraction", "clipped", ".2%"),
+    ("actor/entropy", "entropy", ".3f"),
+    ("response_length/mean", "length", ".1f"),
+    ("perf/tokens_per_second", "tokens/s", ",.0f"),
+)
+
+
+def _make_bar(console: Console) -> Progress:
+    return Progress(
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[detail]}"),
+        TextColumn("[dim]{task.description:<10}"),
+        console=console,
+        expand=True,
+    )

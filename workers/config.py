@@ -1,0 +1,151 @@
+"""Configuration of the workers: the model, the actor (Megatron), the rollout (vLLM) and the reward.
+
+Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/config/rules.py``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained."""
+
+    path: str = "???"
+    """Hugging Face id or local folder with config.json, a tokenizer and safetensors."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    trust_remote_code: bool = False
+    """Runs Python code shipped with the tokenizer; off unless asked for."""
+
+
+@dataclass(frozen=True)
+class MegatronConfig:
+    """How Megatron-core lays the model out over ranks."""
+
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    context_parallel_size: int = 1
+    """Only 1 is supported; the key is reserved."""
+    sequence_parallel: bool = False
+    """Splits norms and dropouts over tp along the tokens; needs tensor_parallel_size > 1."""
+    distributed_optimizer: bool = True
+    """Shards fp32 master weights and Adam moments over dp."""
+    first_stage_layers: int | None = None
+    """Transformer layers of the first pipeline stage when stages are uneven."""
+    last_stage_layers: int | None = None
+    """Transformer layers of the last pipeline stage when stages are uneven."""
+    recompute: bool = False
+    """Full activation recomputation, one layer at a time."""
+    offload: bool = False
+    """Moves weights, gradients and optimizer state to host memory while vLLM generates (GPU only)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, gradient clipping and the learning-rate schedule (counted in optimizer steps)."""
+
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_grad: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    schedule: str = "constant"
+    """"constant" or "cosine"."""
+    warmup_ratio: float = 0.0
+    """Share of all optimizer steps with linear warm-up."""
+    min_lr_ratio: float = 0.0
+    """End of the cosine, as a share of actor.lr."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """The policy in training."""
+
+    lr: float = 1e-6
+    micro_batch_tokens: int = 16384
+    """Tokens (prompt and response) packed into one micro-batch, per dp rank; a longer sequence gets one of its own."""
+    dtype: str = "auto"
+    """"float32", "bfloat16" or "auto": bfloat16 on a GPU, float32 on a CPU. Master weights and gradients are fp32."""
+    attention: str = "auto"
+    """"flash_attn", "torch_varlen", "sdpa" or "auto": the first the machine has, in this order."""
+    log_prob_chunk_tokens: int = 1024
+    """Tokens whose logits exist at one time."""
+    megatron: MegatronConfig = field(default_factory=MegatronConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Generation with vLLM."""
+
+    group_size: int = 8
+    """Responses sampled for each prompt."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    """Must be 1 in training: truncated sampling has no full-softmax log-probs."""
+    top_k: int = -1
+    tensor_parallel_size: int = 1
+    dtype: str = "auto"
+    """"float32", "bfloat16" or "auto": the actor's."""
+    gpu_memory_utilization: float = 0.6
+    """Share of the device that vLLM may fill (GPU only)."""
+    kv_cache_bytes: int = 256 * 1024 * 1024
+    """Size of the KV cache on a CPU."""
+    max_num_seqs: int = 256
+    """Most sequences decoded at one time, per replica."""
+    max_num_batched_tokens: int = 8192
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    load_format: str = "direct"
+    """"direct" writes shards into vLLM's parameters; "load_weights" hands full tensors to vLLM's own loader."""
+    bucket_bytes: int = 64 * 1024 * 1024
+    """Size of one transfer bucket while resharding."""
+    probe_every: int = 10
+    """Steps between comparisons of both engines on a fixed probe; the first reshard is always compared, 0 is only that."""
+    probe_tolerance: float | None = None
+    """Largest allowed difference in log-prob; by default 1e-4 in fp32 and 0.2 in bf16."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How responses are scored."""
+
+    name: str = "math"
+    """"math", or "path/to/file.py:function" of the user's own."""
+    num_processes: int = 2
+    timeout_seconds: float = 5.0
+    """For one answer; after it the process is killed and the answer scores 0."""
+    max_answer_chars: int = 4096
+    """Only this many trailing characters of a response are looked at for the boxed answer."""
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """Advantages, off-policy pressure, KL and aggregation."""
+
+    advantage: str = "grpo"
+    iterations: int = 1
+    """Passes over each rollout batch."""
+    batch_ratio: int = 1
+    """Optimizer steps a pass: mini-batches that a rollout batch is cut into."""
+    kl_coef: float = 0.0
+    """Weight of the KL penalty to the frozen starting model, in the loss; 0 builds no reference."""
+    kl_estimator: str = "k3"
+    """"k1", "k2" or "k3"."""
+    entropy_coef: float = 0.0
+    loss_aggregation: str = "seq_mean_token_mean"
+    """"seq_mean_token_mean" (equation 8 of the paper), "token_mean" or "seq_mean_token_sum"."""
+
+
+@dataclass(frozen=True)
+class PolicyLossConfig:
+    """Which policy loss, and where user losses come from; further keys are the chosen loss's own knobs."""
+
+    name: str = "cfpo"
+    plugins: list[str] = field(default_factory=list)
+    """Importable modules or paths of Python files to load in every process."""
+    knobs: dict[str, Any] = field(default_factory=dict)
+    """Every knob of the chosen loss, defaults included, filled in while the recipe is loaded: a recipe writes them
+    beside ``name``, e.g. ``policy_loss.epsilon``."""

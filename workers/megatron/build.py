@@ -1,0 +1,185 @@
+"""ModelShape -> Megatron-core's GPTModel on this rank, with the project's own norm, activation and attention in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor, nn
+
+from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from workers.config import ActorConfig
+from workers.megatron.activation import SwiGLU
+from workers.megatron.attention import Kernel, PackedAttention, Rotary, choose_kernel
+from workers.megatron.norm import RMSNorm
+from workers.megatron.parallel import ParallelGroups
+
+
+class PolicyModel(GPTModel):
+    """A GPTModel whose last stage returns hidden states; logits are made where they are used, chunk by chunk."""
+
+    rotary: Rotary
+
+    def _postprocess(self, hidden_states: Tensor, **_: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return hidden_states
+
+    @property
+    def head_weight(self) -> Tensor:
+        """``[local vocabulary, hidden]`` of the language-model head, on the last stage."""
+        if self.share_embeddings_and_output_weights:
+            return self.shared_embedding_or_output_weight()
+        return self.output_layer.weight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecipe:
+    """All that decides what is built on a rank."""
+
+    shape: ModelShape
+    actor: ActorConfig
+    groups: ParallelGroups
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that compute; master weights and gradients are fp32."""
+        if self.actor.dtype == "auto":
+            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.actor.dtype]
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding over all tp ranks."""
+        return padded_vocab_size(self.shape.vocab_size, self.groups.layout.tp)
+
+
+def build_model(recipe: ModelRecipe) -> PolicyModel:
+    """This rank's pipeline stage and tensor shard, every parameter zero (norms one) until weights are loaded.
+
+    Call inside ``megatron_on(device)``.
+    """
+    shape, groups = recipe.shape, recipe.groups
+    model = PolicyModel(
+        transformer_config(recipe),
+        _block_spec(recipe),  # pyright: ignore[reportArgumentType]
+        vocab_size=recipe.padded_vocab,
+        max_sequence_length=shape.max_position_embeddings,
+        pre_process=groups.is_first_stage,
+        post_process=groups.is_last_stage,
+        share_embeddings_and_output_weights=shape.tied_embeddings,
+        position_embedding_type="none",  # rotated in PackedAttention
+    )
+    _mark_sharded(model)
+    for name, parameter in model.named_parameters():
+        if "layernorm" not in name:
+            nn.init.zeros_(parameter)
+    model.rotary = Rotary(shape, recipe.dtype, recipe.device)
+    return model
+
+
+def wrap_for_training(model: PolicyModel, recipe: ModelRecipe) -> DistributedDataParallel:
+    """Adds fp32 gradient buffers and their reduction over dp. Call inside ``megatron_on(device)``."""
+    config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=recipe.actor.megatron.distributed_optimizer,
+        # Ranks may have different numbers of micro-batches, even none; reduction waits until all are done.
+        overlap_grad_reduce=False,
+    )
+    return DistributedDataParallel(model.config, config, model)
+
+
+def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
+    """Megatron-core's configuration of the model."""
+    shape, megatron, layout = recipe.shape, recipe.actor.megatron, recipe.groups.layout
+    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return TransformerConfig(
+        num_layers=shape.num_layers,
+        hidden_size=shape.hidden_size,
+        ffn_hidden_size=shape.intermediate_size,
+        num_attention_heads=shape.num_heads,
+        num_query_groups=shape.num_kv_heads,
+        kv_channels=shape.head_dim,
+        normalization="RMSNorm",
+        layernorm_epsilon=shape.rms_norm_eps,
+        add_bias_linear=False,
+        add_qkv_bias=shape.qkv_bias,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        use_te_activation_func=True,  # "take the activation of the layer spec", which is ours
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=recipe.dtype,
+        pipeline_dtype=recipe.dtype,
+        bf16=recipe.dtype == torch.bfloat16,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        sequence_parallel=megatron.sequence_parallel and layout.tp > 1,
+        num_layers_in_first_pipeline_stage=megatron.first_stage_layers,
+        num_layers_in_last_pipeline_stage=megatron.last_stage_layers,
+        use_cpu_initialization=recipe.device.type != "cuda",
+        perform_initialization=False,  # weights are always loaded
+        variable_seq_lengths=True,  # micro-batches differ in length...
+        moe_token_dispatcher_type="alltoall",  # ...which Megatron-core allows only with this, although there are no experts
+        calculate_per_token_loss=True,  # our loss is normalised already: neither the schedule nor DDP may rescale it
+        bias_dropout_fusion=False,
+        bias_activation_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        apply_rope_fusion=False,
+        **(recompute if megatron.recompute else {}),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _block_spec(recipe: ModelRecipe) -> TransformerBlockSubmodules:
+    megatron, groups = recipe.actor.megatron, recipe.groups
+    stages = pipeline_layers(
+        recipe.shape.num_layers, groups.layout.pp, megatron.first_stage_layers, megatron.last_stage_layers
+    )
+    layer = _layer_spec(choose_kernel(recipe.actor.attention, recipe.device, recipe.dtype))
+    return TransformerBlockSubmodules(layer_specs=[layer] * len(stages[groups.coordinate.pp]), layer_norm=RMSNorm)
+
+
+def _layer_spec(kernel: Kernel) -> ModuleSpec:
+    attention = SelfAttentionSubmodules(
+        linear_qkv=ColumnParallelLinear,  # pyright: ignore[reportArgumentType]
+        core_attention=lambda **arguments: PackedAttention(kernel=kernel, **arguments),  # pyright: ignore
+        linear_proj=RowParallelLinear,
+    )
+    mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention, params={"attn_mask_type": AttnMaskType.causal}, submodules=attention
+            ),
+            self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
+            pre_mlp_layernorm=RMSNorm,
+            mlp=ModuleSpec(module=MLP, submodules=mlp),
+            mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
+        ),
+    )
+
+
+def _mark_sharded(model: nn.Module) -> None:
+    """Says of every sharded weight that it is: without, the gradient norm counts only the first tp rank's part.
+
+    Megatron-core leaves these marks to its initialisation, which is skipped.
+    """
+    for module in model.modules():
+        if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding) and module.weight is not None:
+            set_tensor_model_parallel_attributes(module.weight, True, 0, 1)
+        elif isinstance(module, RowParallelLinear):
+            set_tensor_model_parallel_attributes(module.weight, True, 1, 1)

@@ -1,0 +1,96 @@
+"""Lets Megatron-core 0.16 run where no CUDA device exists; does nothing where one does.
+
+Megatron-core names CUDA in places that a CPU run reaches. All of them are redirected here and nowhere else, only while a
+``with megatron_on(device):`` block is open, so that other engines in the process see an untouched torch. What is
+redirected, and who needs it:
+
+    torch.cuda.current_device     buffers of tensor- and pipeline-parallel communication: ``device=`` must accept the answer
+    torch.cuda.synchronize        called after every pipeline send and receive
+    torch.cuda.manual_seed,       the random-number tracker, which keeps one generator state for tensor-parallel regions
+    torch.cuda.get_rng_state,     (its own getter and setter reach into ``torch.cuda.default_generators``)
+    _get/_set_cuda_rng_state
+    device="cuda"                 written in factory calls of the optimizer, gradient clipping and the schedules
+    Tensor.cuda()                 set-up of tied embeddings over pipeline stages
+    Tensor.type()                 the optimizer compares it with "torch.cuda.FloatTensor" and its like
+
+``tests/workers/megatron/test_cpu_support.py`` says when a newer Megatron-core no longer needs one of them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import random as megatron_random
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+CPU = torch.device("cpu")
+
+
+def megatron_on(device: torch.device) -> AbstractContextManager[None]:
+    """A block in which Megatron-core may be called; blocks may nest.
+
+    Args:
+        device: where the model lives. For CUDA the block changes nothing.
+    """
+    return nullcontext() if device.type == "cuda" else _on_cpu()
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    replaced = [(module, name, getattr(module, name)) for module, name, _ in REPLACEMENTS]
+    for module, name, replacement in REPLACEMENTS:
+        setattr(module, name, replacement)
+    try:
+        with _CudaCallsOnCpu():
+            yield
+    finally:
+        for module, name, original in replaced:
+            setattr(module, name, original)
+
+
+class _CudaCallsOnCpu(TorchFunctionMode):
+    """Redirects what is written into calls of torch functions: ``device="cuda"``, ``.cuda()`` and ``.type()``."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.cuda:
+            return args[0]
+        if func is Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.")
+        if kwargs and kwargs.get("device") == "cuda":
+            return func(*args, **{**kwargs, "device": CPU})
+        return func(*args, **(kwargs or {}))
+
+
+def _current_device() -> torch.device:
+    return CPU
+
+
+def _synchronize(device: Any = None) -> None:
+    """A CPU has nothing to wait for."""
+
+
+def _get_rng_state(*_: Any, **__: Any) -> Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: Tensor, *_: Any, **__: Any) -> None:
+    torch.set_rng_state(new_state)
+
+
+def _manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+
+
+REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (torch.cuda, "current_device", _current_device),
+    (torch.cuda, "synchronize", _synchronize),
+    (torch.cuda, "manual_seed", _manual_seed),
+    (torch.cuda, "get_rng_state", _get_rng_state),
+    (megatron_random, "_get_cuda_rng_state", _get_rng_state),
+    (megatron_random, "_set_cuda_rng_state", _set_rng_state),
+)
+"""(module, attribute, what stands in its place on a CPU)."""

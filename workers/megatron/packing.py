@@ -1,0 +1,130 @@
+"""Rows of a batch -> packed micro-batches: real tokens only, one row after the other, cut by a token budget.
+
+    rows       [p p p r r]  [p p r r r r]          p = prompt token, r = response token
+    tokens      p p p r r    p p r r r r  (x)      x = filler up to a multiple of tp, for sequence parallelism
+    predictors      ^ ^        ^ ^ ^ ^             positions whose hidden state predicts a response token
+
+Which rows form a micro-batch depends on their lengths and order alone, so that ``log_probs`` and ``update`` of the same
+rows compute the same numbers, bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.protocol import DataProto
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatch:
+    """The packed tokens of a few rows.
+
+    Args:
+        tokens: ``[token]`` ids of prompt and response, with filler at the end.
+        lengths: tokens of each row; the filler counts as the last row's tail, which nothing looks at.
+        predictors: ``[response token]`` position in ``tokens`` whose hidden state predicts it.
+        targets: ``[response token]`` ids.
+        sequence_ids: ``[response token]`` row within the micro-batch, from 0.
+        cells: ``[response token]`` place in a flattened padded ``[batch, response]`` column.
+        rows: ``[row]`` index of each row in the batch.
+    """
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    predictors: Tensor
+    targets: Tensor
+    sequence_ids: Tensor
+    cells: Tensor
+    rows: Tensor
+
+    def pick(self, column: Tensor) -> Tensor:
+        """The response tokens' values of a padded ``[batch, response]`` or a ``[batch]`` column, packed."""
+        if column.dim() == 1:
+            return column[self.rows][self.sequence_ids]
+        return column.reshape(-1)[self.cells]
+
+
+def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.device) -> list[MicroBatch]:
+    """Cuts a batch into packed micro-batches.
+
+    Args:
+        batch: with prompts, responses and their lengths; where it has ``mini_batch``, no micro-batch mixes two of them.
+        max_tokens: token budget of a micro-batch; a longer row gets one of its own.
+        multiple: packed lengths are filled up to a multiple of this.
+        device: where the micro-batches shall be.
+    """
+    strata = batch["mini_batch"] if "mini_batch" in batch else None
+    plan = plan_micro_batches(batch.num_tokens, max_tokens, strata)
+    columns = {name: batch[name] for name in ("prompts", "prompt_lengths", "responses", "response_lengths")}
+    return [_pack_rows(columns, rows, multiple, device) for rows in plan]
+
+
+def plan_micro_batches(num_tokens: Tensor, max_tokens: int, strata: Tensor | None = None) -> list[Tensor]:
+    """Row indices of each micro-batch, longest rows first.
+
+    Rows of like length go together, which wastes least where attention pads them.
+
+    Args:
+        num_tokens: ``[batch]`` tokens of each row.
+        max_tokens: budget.
+        strata: ``[batch]`` labels that may not be mixed; handled in ascending order.
+
+    Example: tokens [3, 9, 4, 5], budget 9 -> rows [1], [3, 2], [0].
+    """
+    order = torch.argsort(num_tokens, descending=True, stable=True)
+    if strata is not None:
+        order = order[torch.argsort(strata[order], stable=True)]
+    sizes = num_tokens[order].tolist()
+    labels = strata[order].tolist() if strata is not None else [0] * len(sizes)
+    starts: list[int] = []
+    room, label = 0, None
+    for place, size in enumerate(sizes):
+        if size > room or labels[place] != label:
+            starts.append(place)
+            room, label = max_tokens, labels[place]
+        room -= size
+    return list(torch.tensor_split(order, starts[1:])) if starts else []
+
+
+def unpack(micro_batches: Sequence[MicroBatch], values: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+    """Packed values of all micro-batches back into a padded fp32 ``[batch, response]`` column, 0 in the padding."""
+    padded = torch.zeros(shape[0] * shape[1], dtype=torch.float32)
+    for micro_batch, packed in zip(micro_batches, values, strict=True):
+        padded[micro_batch.cells.cpu()] = packed.cpu()
+    return padded.view(shape)
+
+
+def _pack_rows(columns: dict[str, Tensor], rows: Tensor, multiple: int, device: torch.device) -> MicroBatch:
+    prompt_lengths, response_lengths = columns["prompt_lengths"][rows], columns["response_lengths"][rows]
+    lengths = prompt_lengths + response_lengths
+    sequence_of_token, position = _ragged(lengths)
+    offset = position - prompt_lengths[sequence_of_token]
+    # One table of prompt and response columns side by side, read at the place of each real token.
+    table = torch.cat([columns["prompts"][rows], columns["responses"][rows]], dim=1)
+    column = torch.where(offset < 0, position, columns["prompts"].shape[1] + offset)
+    tokens = table[sequence_of_token, column]
+    filler = -len(tokens) % multiple
+    row_lengths = lengths.tolist()
+    row_lengths[-1] += filler
+
+    sequence_ids, response_position = _ragged(response_lengths)
+    first = torch.cumsum(lengths, dim=0) - response_lengths
+    width = columns["responses"].shape[1]
+    return MicroBatch(
+        tokens=torch.nn.functional.pad(tokens, (0, filler)).to(device),
+        lengths=tuple(row_lengths),
+        predictors=(first[sequence_ids] + response_position - 1).to(device),
+        targets=columns["responses"][rows[sequence_ids], response_position].to(device),
+        sequence_ids=sequence_ids.to(device),
+        cells=(rows[sequence_ids] * width + response_position).to(device),
+        rows=rows.to(device),
+    )
+
+
+def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """For rows of these lengths laid end to end: (row of each element, its position within the row)."""
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    starts = torch.cumsum(lengths, dim=0) - lengths
+    return row, torch.arange(len(row)) - starts[row]

@@ -1,0 +1,77 @@
+"""The probe: a fixed handful of token sequences that both engines score after a reshard.
+
+Equal log-probs prove that the weights in vLLM are those that Megatron trains: a checksum would only prove that what was
+sent was received, under whatever name.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cfpo_hybrid.errors import ReshardError
+from cfpo_hybrid.protocol import DataProto
+from workers.megatron.policy import MegatronPolicy
+from workers.rollout.engine import RolloutEngine
+
+NUM_SEQUENCES = 4
+MAX_TOKENS = 32
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
+"""Largest difference in nats that rounding explains, by the dtype of the weights."""
+
+
+class Probe:
+    """Fixed random sequences and their log-probs.
+
+    Args:
+        vocab_size: tokens are drawn below it.
+        max_tokens: of one sequence, when the model takes fewer than ``MAX_TOKENS``.
+    """
+
+    def __init__(self, vocab_size: int, max_tokens: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        width = min(MAX_TOKENS, max_tokens)
+        self.tokens = torch.randint(vocab_size, (NUM_SEQUENCES, width), generator=generator)
+
+    def as_batch(self) -> DataProto:
+        """The sequences as a prompt of one token and a response of the rest."""
+        rows, width = self.tokens.shape
+        return DataProto(
+            {
+                "prompts": self.tokens[:, :1],
+                "prompt_lengths": torch.ones(rows, dtype=torch.int64),
+                "responses": self.tokens[:, 1:],
+                "response_lengths": torch.full((rows,), width - 1),
+                "response_mask": torch.ones(rows, width - 1, dtype=torch.bool),
+            }
+        )
+
+    def of_policy(self, policy: MegatronPolicy) -> Tensor:
+        """Log-probs by Megatron ``[sequence, token - 1]``, on every rank of the replica; collective over the replica."""
+        return policy.score(self.as_batch())
+
+    def of_engine(self, engine: RolloutEngine) -> Tensor:
+        """Log-probs by vLLM ``[sequence, token - 1]``; collective over the rollout replica."""
+        return torch.stack(engine.score(self.tokens.tolist()))
+
+
+def largest_difference(expected: Tensor, found: Tensor) -> float:
+    """The largest difference in nats over all ranks; collective over the world."""
+    largest = (expected.float().cpu() - found.float().cpu()).abs().max().reshape(1)
+    largest = torch.where(largest.isfinite(), largest, torch.inf)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)
+
+
+def check_difference(difference: float, tolerance: float, policy_version: int) -> None:
+    """Stops the run when the engines disagree.
+
+    Raises:
+        ReshardError: the difference is above the tolerance.
+    """
+    if difference > tolerance:
+        raise ReshardError(
+            f"after the reshard of policy version {policy_version} vLLM and Megatron differ by {difference:.3g} nats on "
+            f"the probe, more than rounding explains ({tolerance:g}): vLLM does not hold the trained weights. "
+            "Try rollout.load_format=load_weights to see whether the direct transfer is at fault; if a difference of "
+            "this size is expected (another dtype or kernel), raise rollout.probe_tolerance"
+        )

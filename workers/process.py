@@ -1,0 +1,58 @@
+"""The start of a worker process: its place in torch.distributed, its device, its threads."""
+
+import logging
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from cfpo_hybrid.single_controller import WorkerContext
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Longest wait in one collective: a peer may be generating or writing a checkpoint. Death of a peer is seen at once."""
+
+
+def worker_environment(device: str, cpu_threads: int) -> dict[str, str]:
+    """Variables that a worker process needs before it imports torch or vLLM.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        cpu_threads: threads of one process for tensor operations on a CPU.
+    """
+    environment = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    }
+    if device == "cpu":
+        # Asking vLLM for log-probs compiles for 12 s otherwise; on a GPU the switch would disable vLLM's own compilation.
+        environment |= {"OMP_NUM_THREADS": str(cpu_threads), "TORCHDYNAMO_DISABLE": "1"}
+    return environment
+
+
+def join_process_group(context: WorkerContext, device: str) -> torch.device:
+    """Joins the world of the worker group and returns the device of this rank."""
+    os.environ.setdefault("LOCAL_RANK", str(context.local_rank))
+    if device == "cuda":
+        # Ray shows each actor its own GPU, so the first visible one is this rank's.
+        torch.cuda.set_device(0)
+    dist.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        init_method=f"tcp://{context.master_address}:{context.master_port}",
+        rank=context.rank,
+        world_size=context.world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    logger.info("rank %d of %d joined on %s", context.rank, context.world_size, device)
+    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
+
+
+def leave_process_group() -> None:
+    """Leaves the world; safe to call twice."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,82 @@
+r"""Answers in one spelling: notation that never changes what an answer says is unified.
+
+Takes an answer as LaTeX, gives the same answer with fractions, spaces, brackets and signs spelled one way.
+"""
+
+import re
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "％": "%",
+        "×": r"\times ",
+        "·": r"\cdot ",
+        "∞": r"\infty ",
+        "°": "^\\circ ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "π": r"\pi ",
+        "∪": r"\cup ",
+        "∅": r"\emptyset ",
+    }
+)
+
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<!\\)\\!", ""),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\s+", " "),
+        (r"(?<!\\)\\([%$])", r"\1"),
+        (r"\{,\}", ","),
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
+        (r"\\(?:mbox|text(?:bf|it|rm|normal)|math(?:rm|bf|it))(?![a-zA-Z])", r"\\text"),
+        (r"\\leq(?:slant)?(?![a-zA-Z])|<=", r"\\le "),
+        (r"\\geq(?:slant)?(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
+        (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])", "°"),
+        # \frac12, \frac1{2} and \frac{1}2 have arguments of one character.
+        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\frac ?(\d) ?(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac ?(\d) ?\{", r"\\frac{\1}{"),
+        (r"\\frac ?(\{[^{}]*\}) ?(\d)", r"\\frac\1{\2}"),
+        (r"\\sqrt ?(\d)", r"\\sqrt{\1}"),
+        (r"([_^]) ?\{ ?(\w) ?\}", r"\1\2"),
+        # A space says something between a command and a letter ("\sin x") and between digits ("3 1/2"), only there.
+        (r"(\\[a-zA-Z]+) +(?=[a-zA-Z])", "\\1\0"),
+        (r" +", " "),
+        (r"(?<!\d) | (?!\d)", ""),
+        ("\0", " "),
+    )
+)
+_WRAPPERS = (("$", "$"), (r"\(", r"\)"), ("{", "}"))
+_E_NOTATION = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
+_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+
+
+def tidy(answer: str) -> str:
+    """The answer without the dollars, braces and dot around it, and with ``3.2e5`` as a power of ten."""
+    text = answer.translate(_UNICODE).strip()
+    for opening, closing in _WRAPPERS:
+        inner = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and opening not in inner and closing not in inner:
+            text = inner.strip()
+    if text.endswith(".") and not text.endswith(".."):
+        text = text[:-1].rstrip()
+    return _E_NOTATION.sub(r"\1\\times 10^{\2}", text)
+
+
+def normalize_answer(answer: str) -> str:
+    r"""One spelling of an answer; ``\text{...}`` stays, since a unit is not a product of letters.
+
+    Example: ``\dfrac 12`` and ``{ \frac{1}{2} }.`` are both ``\frac{1}{2}``.
+    """
+    text = tidy(answer)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def without_text_markup(normalized: str) -> str:
+    r"""A normalised answer with ``\text{east}`` as ``east``, for comparison letter by letter."""
+    return _TEXT.sub(r"\1", normalized)

@@ -1,0 +1,96 @@
+"""The reward worker, step 3 of the way of a batch: turns response tokens into text and text into rewards."""
+
+import logging
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.config import ModelConfig, RewardConfig
+from workers.reward.grading import Outcome, Response, Status
+from workers.reward.scorers import build_scorer
+
+logger = logging.getLogger(__name__)
+
+
+class RewardWorker:
+    """One rank of scoring; it needs no GPU, and its graders run in processes of their own.
+
+    Args:
+        context: the rank's place in its group.
+        model: whose tokenizer wrote the responses.
+        reward: how responses are scored.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+        RewardError: the reward function cannot be found or loaded.
+    """
+
+    def __init__(self, context: WorkerContext, model: ModelConfig, reward: RewardConfig) -> None:
+        self.context = context
+        self._tokenizer = _load_tokenizer(model)
+        self._scorer = build_scorer(reward)
+
+    @dispatch(Dispatch.SPLIT_BY_DP, layout="reward")
+    def score(self, batch: DataProto) -> DataProto:
+        """Scores every row.
+
+        Args:
+            batch: ``responses`` [batch, response], ``response_lengths``, ``problem``, ``ground_truth`` and, for custom
+                functions, ``extra``.
+
+        Returns:
+            ``rewards`` [batch] float32, and in the metadata how many responses of this replica had a ``reward/timeouts``
+            or ``reward/failures`` (they score 0), and for math ``reward/unboxed`` and ``reward/left_to_math_verify``.
+        """
+        extras = batch["extra"] if "extra" in batch else [{}] * len(batch)
+        rows = zip(batch["problem"], self._texts(batch), batch["ground_truth"], extras, strict=True)
+        scores = self._scorer.score(
+            [
+                Response(problem=str(problem), text=text, ground_truth=str(truth), extra=extra)
+                for problem, text, truth, extra in rows
+            ]
+        )
+        _log_first_failure(scores.outcomes)
+        rewards = torch.tensor([outcome.score for outcome in scores.outcomes], dtype=torch.float32)
+        return DataProto({"rewards": rewards}, meta=scores.counts)
+
+    @dispatch(Dispatch.RANK_ZERO, layout="reward")
+    def decode(self, batch: DataProto) -> list[str]:
+        """The texts of ``responses``, without special tokens, for people to read."""
+        return self._texts(batch)
+
+    def close(self) -> None:
+        """Ends the grader processes."""
+        self._scorer.close()
+
+    def _texts(self, batch: DataProto) -> list[str]:
+        tokens = batch["responses"].tolist()
+        lengths = batch["response_lengths"].tolist()
+        real = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+        return self._tokenizer.batch_decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _load_tokenizer(model: ModelConfig) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path is '{model.path}', but its tokenizer cannot be loaded: {error}") from error
+
+
+def _log_first_failure(outcomes: list[Outcome]) -> None:
+    failed = [outcome for outcome in outcomes if outcome.status is not Status.SCORED]
+    if failed:
+        first = failed[0]
+        logger.warning(
+            "%d of %d responses score 0 because they could not be scored; the first: %s (%s)",
+            len(failed),
+            len(outcomes),
+            first.detail,
+            first.status.value,
+        )

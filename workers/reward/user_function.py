@@ -1,0 +1,67 @@
+"""A user's reward function by ``path/to/file.py:function``: found and checked without running any of its code."""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfpo_hybrid.errors import RewardError
+from cfpo_hybrid.registry import nearest_name
+
+MATH = "math"
+"""The name of the built-in reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserFunction:
+    """Where a user's function lies.
+
+    Args:
+        path: absolute path of the Python file.
+        name: of the function in it.
+
+    Example: ``UserFunction(Path("/home/me/reward.py"), "score")``
+    """
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
+
+
+def find_reward(name: str) -> UserFunction | None:
+    """The user's function that ``reward.name`` means, or None for the built-in ``"math"``.
+
+    Raises:
+        RewardError: the name is neither, the file does not exist or is not Python, or it does not define the function.
+    """
+    if name == MATH:
+        return None
+    path_text, colon, function = name.rpartition(":")
+    if not colon or not function.isidentifier():
+        raise RewardError(f"reward.name is '{name}'; it must be '{MATH}' or 'path/to/file.py:function'")
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise RewardError(f"reward.name is '{name}', but there is no file {path}")
+    defined = _defined_names(path, name)
+    if function not in defined:
+        nearest = nearest_name(function, defined)
+        hint = f"; did you mean '{nearest}'?" if nearest else f"; it defines {', '.join(sorted(defined)) or 'nothing'}"
+        raise RewardError(f"reward.name is '{name}', but {path} defines no '{function}'{hint}")
+    return UserFunction(path, function)
+
+
+def _defined_names(path: Path, name: str) -> set[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise RewardError(f"reward.name is '{name}', but {path} is not valid Python: {error}") from error
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+    return names

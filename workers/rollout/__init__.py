@@ -1,0 +1,1 @@
+"""Generation: the engine protocol and vLLM behind it."""

@@ -1,0 +1,109 @@
+"""What a rollout engine is to the hybrid worker: it generates, scores, takes new weights and sleeps."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.resharding import ShardSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingSettings:
+    """How one call of ``generate`` samples.
+
+    Args:
+        max_tokens: most new tokens of a response.
+        temperature: divides the logits; log-probs are those at this temperature.
+        top_p: keeps the smallest set of tokens with this probability. Below 1 (as with top_k) the log-probs are
+            renormalised over the kept tokens and match no full softmax: for evaluation only.
+        top_k: keeps this many tokens; -1 keeps all.
+        greedy: takes the likeliest token and ignores the three above.
+        ignore_stop: goes on to ``max_tokens`` whatever is sampled (for benchmarks).
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    greedy: bool = False
+    ignore_stop: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_tokens < 1:
+            problems.append(f"max_tokens={self.max_tokens} must be at least 1")
+        if self.temperature <= 0:
+            problems.append(f"temperature={self.temperature} must be above 0; use greedy for the likeliest token")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p={self.top_p} must be in (0, 1]")
+        if self.top_k != -1 and self.top_k < 1:
+            problems.append(f"top_k={self.top_k} must be -1 (all tokens) or at least 1")
+        if problems:
+            raise ConfigError(problems)
+
+
+class RolloutEngine(Protocol):
+    """One rank of a generation engine. Methods are collective over the rank's rollout replica."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        ...
+
+    def generate(self, batch: DataProto, sampling: SamplingSettings, response_width: int) -> DataProto:
+        """Samples one response a row.
+
+        Args:
+            batch: with ``prompts``, ``prompt_lengths`` and ``seeds``.
+            sampling: for every row.
+            response_width: width of the response columns; at least ``sampling.max_tokens``.
+
+        Returns:
+            The batch with ``responses``, ``response_lengths``, ``response_mask``, ``rollout_log_probs`` and
+            ``truncated``.
+        """
+        ...
+
+    def score(self, sequences: list[list[int]]) -> list[Tensor]:
+        """Log-probs in nats of tokens 1, 2, ... of each sequence given those before, at temperature 1."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The live local parameters by the engine's names; writing into them changes the model."""
+        ...
+
+    def specs(self) -> list[ShardSpec]:
+        """What each local parameter holds."""
+        ...
+
+    def load_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Takes full tensors under their Hugging Face names through the engine's own loader."""
+        ...
+
+    def finish_update(self) -> None:
+        """Forgets whatever the old weights computed; due after every change of weights."""
+        ...
+
+    def sleep(self) -> None:
+        """Gives weights and KV cache back to the device; the weights are lost."""
+        ...
+
+    def wake_weights(self) -> None:
+        """Takes memory for the weights again; their contents are undefined until they are written."""
+        ...
+
+    def wake_kv_cache(self) -> None:
+        """Takes memory for the KV cache again."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything; the engine cannot be used after it."""
+        ...

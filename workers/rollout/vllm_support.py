@@ -1,0 +1,81 @@
+"""What vLLM 0.32 needs to live in a training process: the one place that reaches into its inside.
+
+Each helper is a context for the start of the engine (``LLM()``) and says why it is there.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vllm import _custom_ops
+from vllm.model_executor.layers import utils as linear_utils
+from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Gives torch, numpy and python their random state back: vLLM seeds all of them, and draws from them."""
+    python, array, tensor = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
+        torch.set_rng_state(tensor)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def live_weights() -> Iterator[None]:
+    """Keeps Linear weights as parameters on a CPU.
+
+    vLLM packs them for oneDNN (or SGL's kernels) right after loading and leaves empty parameters behind: new weights
+    would raise, or silently reach nothing. Without packing they stay live, as they are on a GPU.
+    """
+    with (
+        _replaced(_custom_ops, "_supports_onednn", False),
+        _replaced(linear_utils, "check_cpu_sgl_kernel", lambda *_: False),
+    ):
+        yield
+
+
+@contextmanager
+def own_shared_memory(job: str) -> Iterator[None]:
+    """Names the shared memory of tensor-parallel ranks after the job, and unlinks it once all ranks have joined.
+
+    Every external launcher on a machine would use the same name, so two jobs collide, and what a killed one leaves
+    stops the next. A mapping outlives its name, so unlinking at once leaves nothing to clean up, even after a kill.
+
+    Args:
+        job: unique to the job, the same on its ranks; letters, digits and ``-``.
+    """
+    original = ExecutorWithExternalLauncher._distributed_args
+
+    def named(executor: ExecutorWithExternalLauncher) -> tuple[str, int, int]:
+        _, rank, local_rank = original(executor)
+        return f"env://:{job}", rank, local_rank  # vLLM takes what follows the last colon for the name
+
+    try:
+        with _replaced(ExecutorWithExternalLauncher, "_distributed_args", named):
+            yield
+    finally:
+        for file in SHARED_MEMORY.glob(f"*{job}*"):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -1,0 +1,98 @@
+"""Step 7: from Megatron's shards into vLLM's parameters, with the order of waking and the proof on the probe."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cfpo_hybrid.models import ModelShape
+from workers.megatron.policy import MegatronPolicy
+from workers.probe import TOLERANCE, Probe, check_difference, largest_difference
+from workers.rollout.engine import RolloutEngine
+from workers.settings import HybridSettings
+from workers.weight_receiver import WeightReceiver, weight_receiver
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncReport:
+    """One reshard, over all ranks.
+
+    Args:
+        policy_version: optimizer phases that the weights in vLLM have seen.
+        seconds: of the slowest rank, waking and the cache reset included.
+        bytes_total: written into vLLM's parameters.
+        bytes_moved: of these, that crossed processes.
+        probe_difference: largest difference in nats on the probe; None when it was not due.
+    """
+
+    policy_version: int
+    seconds: float
+    bytes_total: int
+    bytes_moved: int
+    probe_difference: float | None
+
+
+class WeightSync:
+    """Moves weights from one engine of a rank to the other; every method is collective over the world.
+
+    Args:
+        policy: the engine that trains.
+        engine: the engine that generates.
+        shape: of the model both hold.
+        settings: layouts, bucket size, and how often the probe is due.
+    """
+
+    def __init__(
+        self, policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings
+    ) -> None:
+        self.policy, self.engine = policy, engine
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings)
+        self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length)
+        self.probe_every = settings.rollout.probe_every
+        self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
+        self.syncs = 0
+
+    def run(self, policy_version: int) -> SyncReport:
+        """Wakes vLLM's weights, writes them, puts Megatron to sleep and wakes the KV cache.
+
+        Raises:
+            ReshardError: the engines disagree on the probe.
+        """
+        started = time.perf_counter()
+        self.policy.onload(training=False)
+        self.engine.wake_weights()
+        moved = self.receiver.receive()
+        self.engine.finish_update()
+        expected = self.probe.of_policy(self.policy) if self._probe_is_due() else None
+        self.policy.offload()
+        self.engine.wake_kv_cache()
+        difference = None if expected is None else self._prove(expected, policy_version)
+        self.syncs += 1
+        seconds = time.perf_counter() - started
+        return _over_all_ranks(policy_version, seconds, moved, difference)
+
+    def _probe_is_due(self) -> bool:
+        return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
+
+    def _prove(self, expected: Tensor, policy_version: int) -> float:
+        difference = largest_difference(expected, self.probe.of_engine(self.engine))
+        check_difference(difference, self.tolerance, policy_version)
+        return difference
+
+
+def _over_all_ranks(
+    policy_version: int, seconds: float, moved: tuple[int, int], difference: float | None
+) -> SyncReport:
+    slowest = torch.tensor([seconds], dtype=torch.float64)
+    volumes = torch.tensor(moved, dtype=torch.int64)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    dist.all_reduce(volumes)
+    return SyncReport(
+        policy_version=policy_version,
+        seconds=slowest.item(),
+        bytes_total=int(volumes[0]),
+        bytes_moved=int(volumes[1]),
+        probe_difference=difference,
+    )

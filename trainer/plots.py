@@ -1,4 +1,4 @@
-"""Plots of a run: reward, validation accuracy, clip fraction, entropy, KL, response length and time by stage, as PNG."""
+"""Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length and time by stage."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0
 """Okabe and Ito's palette, which colour-blind readers can tell apart; grey is kept for the rest."""
 
 INK = "#333333"
+_RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
@@ -94,6 +95,7 @@ PANELS = (
         title="Response length",
         unit="mean tokens",
         curves=(Curve(metric="response_length/mean", label="length"),),
+        smooth=True,
     ),
 )
 
@@ -140,15 +142,14 @@ def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes
 
 
 def _draw_panel(axes: Axes, panel: Panel, metrics: Lines, updates: Lines) -> None:
-    within_steps = _with_position(updates)
-    for curve, color in zip(panel.curves, COLORS, strict=False):
+    for index, (curve, color) in enumerate(zip(panel.curves, COLORS, strict=False)):
+        within = _by_step(updates, curve.metric)
         steps, values = _points(metrics, curve.metric)
-        fine_steps, fine_values = _points(within_steps, curve.metric)
-        if len(fine_steps) > len(steps):
-            axes.plot(fine_steps, fine_values, color=color, alpha=0.3, linewidth=0.9)
-        if not steps:  # an update's curve without a step's: draw it in full
-            axes.plot(fine_steps, fine_values, color=color, linewidth=1.8, label=curve.label)
-            continue
+        if not steps:  # only the updates say it
+            steps, values = list(within), [sum(numbers) / len(numbers) for numbers in within.values()]
+        if index == 0 and any(len(numbers) > 1 for numbers in within.values()):
+            low, high = [min(numbers) for numbers in within.values()], [max(numbers) for numbers in within.values()]
+            axes.fill_between(list(within), low, high, color=color, alpha=0.15, linewidth=0, label=_RANGE_LABEL)
         if panel.smooth and len(values) >= 40:
             axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
             values = _running_mean(values, radius=len(values) // 40)
@@ -165,21 +166,16 @@ def _draw_time(axes: Axes, metrics: Lines) -> None:
     """Stacked seconds of the longest stages; the shorter ones and what no stage claims are "other"."""
     stages = list(_stage_totals(metrics))[: len(COLORS) - 1]
     rows = [line for line in metrics if any(line.get(f"time/{stage}") is not None for stage in stages)]
-    steps = [line["step"] for line in rows]
-    bars = {stage: [line.get(f"time/{stage}") or 0.0 for line in rows] for stage in stages}
-    named = [sum(values) for values in zip(*bars.values(), strict=True)]
-    bars["other"] = [max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)]
-    if len(steps) == 1:
-        bottom = 0.0
-        for (stage, values), color in zip(bars.items(), _time_colors(stages), strict=True):
-            axes.bar(steps, values, bottom=bottom, color=color, label=stage)
-            bottom += values[0]
-    else:
-        axes.stackplot(steps, *bars.values(), labels=list(bars), colors=_time_colors(stages), linewidth=0)
+    bars = [[line.get(f"time/{stage}") or 0.0 for line in rows] for stage in stages]
+    named = [sum(values) for values in zip(*bars, strict=True)]
+    bars.append([max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)])
+    edges = [line["step"] - 0.5 for line in rows] + [rows[-1]["step"] + 0.5]  # a column of width 1 a step
+    columns = [[*values, values[-1]] for values in bars]
+    colors = [*COLORS[: len(stages)], COLORS[-1]]
+    axes.stackplot(edges, *columns, labels=[*stages, "other"], colors=colors, linewidth=0, step="post")
     _finish_axes(axes, "Time by stage", "seconds a step")
     axes.set_ylim(bottom=0)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _finish_axes(axes: Axes, title: str, unit: str) -> None:
@@ -210,7 +206,7 @@ def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title
 
 def _save(figure: Figure, file: Path) -> Path:
     FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=120)
     return file
 
 
@@ -219,18 +215,12 @@ def _points(lines: Lines, metric: str) -> Points:
     return [float(step) for step, _ in known], [float(value) for _, value in known]
 
 
-def _with_position(updates: Lines) -> list[dict[str, Any]]:
-    """Updates with a fractional ``step``: the last update of step 3 is at 3, the first of four at 2.25."""
-    counts: dict[int, int] = {}
-    for line in updates:
-        counts[line["step"]] = counts.get(line["step"], 0) + 1
-    seen: dict[int, int] = {}
-    placed = []
-    for line in updates:
-        step = line["step"]
-        seen[step] = seen.get(step, 0) + 1
-        placed.append({**line, "step": step - 1 + seen[step] / counts[step]})
-    return placed
+def _by_step(updates: Lines, metric: str) -> dict[float, list[float]]:
+    """The values of a metric in all updates of each step."""
+    values: dict[float, list[float]] = {}
+    for step, value in zip(*_points(updates, metric), strict=True):
+        values.setdefault(step, []).append(value)
+    return values
 
 
 def _running_mean(values: Sequence[float], radius: int) -> list[float]:
@@ -252,7 +242,3 @@ def _stage_totals(metrics: Lines) -> dict[str, float]:
 def _step_seconds(line: Mapping[str, Any]) -> float:
     stages = sum(value or 0.0 for name, value in line.items() if name.startswith("time/") and name != "time/step")
     return max(stages, line.get("time/step") or 0.0)
-
-
-def _time_colors(stages: Sequence[str]) -> list[str]:
-    return [*COLORS[: len(stages)], COLORS[-1]]

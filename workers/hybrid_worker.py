@@ -7,24 +7,27 @@ weights in, KV cache last, so that two copies of the model and a KV cache never 
 
 import enum
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.plugins import load_plugins
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
-from cfpo_hybrid.models import load_hf_config, model_shape
+from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
+from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.engine_factory import build_engine, resolve_dtype, shape_of
+from workers.log_prob_gap import log_prob_gap
+from workers.megatron.hf_weights import export_hf, load_hf
 from workers.megatron.policy import MegatronPolicy
 from workers.process import join_process_group, leave_process_group
 from workers.rollout.engine import SamplingSettings
-from workers.rollout.vllm_engine import VllmEngine
 from workers.settings import HybridSettings
 from workers.weight_sync import SyncReport, WeightSync
 
 logger = logging.getLogger(__name__)
+
+ROLLOUT_COLUMNS = ("responses", "response_lengths", "response_mask", "rollout_log_probs", "truncated")
 
 
 class Phase(enum.Enum):
@@ -43,60 +46,66 @@ class HybridWorker:
     """
 
     def __init__(self, context: WorkerContext, settings: HybridSettings) -> None:
-        self.context = context
-        self.settings = settings
+        self.context, self.settings = context, settings
         self.phase = Phase.TRAINING
         self.policy_version = 0
+        self._cleanup = ExitStack()
 
     @dispatch(Dispatch.BROADCAST)
-    def initialize(self, checkpoint: str | None = None) -> SyncReport:
-        """Builds both engines, loads the weights (a checkpoint's, when given) and makes the first reshard."""
+    def initialize(self, checkpoint: str | None = None, policy_version: int = 0) -> SyncReport:
+        """Builds both engines, loads the weights and makes the first reshard.
+
+        Args:
+            checkpoint: folder to resume from; by default training starts from ``model.path``.
+            policy_version: optimizer phases behind that checkpoint.
+        """
         settings = self.settings
-        load_plugins(settings.policy_loss.plugins)
+        self.policy_version = policy_version
         self.device = join_process_group(self.context, settings.device)
-        self.shape = model_shape(load_hf_config(settings.model.path, settings.model.revision))
+        self._cleanup.callback(leave_process_group)
+        self.objective = self._build_objective()
         self.policy = self._build_policy()
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
-        loss = build_policy_loss(settings.policy_loss.name, **settings.policy_loss_knobs)
-        algorithm = settings.algorithm
-        self.objective = PolicyObjective(
-            loss=loss,
-            aggregation=algorithm.loss_aggregation,
-            kl_coef=algorithm.kl_coef,
-            kl_estimator=algorithm.kl_estimator,
-            entropy_coef=algorithm.entropy_coef,
-        )
         self.policy.offload()
-        self.engine = self._build_engine()
-        self.weight_sync = WeightSync(self.policy, self.engine, settings, self.context)
+        self.engine = build_engine(
+            settings.model,
+            settings.rollout,
+            self.context,
+            dtype=resolve_dtype(settings.rollout.dtype, settings.actor.dtype, device=self.device),
+            device=self.device,
+            max_model_len=settings.max_prompt_length + settings.max_response_length,
+        )
+        self._cleanup.callback(self.engine.close)
+        self.weight_sync = WeightSync(self.policy, self.engine, self.policy.shape, settings)
         return self.sync_weights()
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def generate(self, prompts: DataProto, sampling: SamplingSettings) -> DataProto:
-        """Step 2: samples one response a row; adds responses, lengths, mask and rollout_log_probs."""
+        """Step 2: samples one response a row: responses, lengths, mask, rollout_log_probs, truncated."""
         if self.phase is not Phase.GENERATING:
             self.sync_weights()
         answer = self.engine.generate(prompts, sampling, self.settings.max_response_length)
-        return answer.with_meta(policy_version=self.policy_version)
+        return answer.select(*ROLLOUT_COLUMNS).with_meta(policy_version=self.policy_version)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs where KL is on."""
+        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs where KL is on.
+
+        The metadata say how far the two engines disagree on the sampled tokens.
+        """
         self._start_training()
         answer = self.policy.log_probs(batch)
         if self.settings.algorithm.kl_coef:
-            answer = answer.with_columns(ref_log_probs=self.policy.ref_log_probs(batch)["ref_log_probs"])
-        return answer
+            answer = answer.merge(self.policy.ref_log_probs(batch))
+        return answer.with_meta(**log_prob_gap(batch, answer["old_log_probs"]))
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def update_policy(self, batch: DataProto) -> list[dict[str, float]]:
-        """Step 6: iterations x mini-batches; one record of metrics an optimizer step, equal on every rank."""
+        """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks."""
         self._start_training()
         algorithm = self.settings.algorithm
-        mini_batches = [
-            batch.rows(torch.nonzero(batch["mini_batch"] == index).flatten()) for index in range(algorithm.batch_ratio)
-        ]
+        mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
         records = []
         for iteration in range(algorithm.iterations):
             for index, mini_batch in enumerate(mini_batches):
@@ -122,15 +131,45 @@ class HybridWorker:
     def export(self, directory: str) -> None:
         """Writes the weights as a Hugging Face folder; every rank writes what it holds."""
         self._start_training()
-        self.policy.export_hf(Path(directory), self.settings.model)
+        model = self.settings.model
+        export_hf(Path(directory), self.policy, model_folder(model.path, model.revision))
 
     def close(self) -> None:
-        """Frees both engines and leaves the process group."""
-        self.engine.close()
-        leave_process_group()
+        """Frees what was built, however far that went."""
+        self._cleanup.close()
 
     def _start_training(self) -> None:
         if self.phase is Phase.GENERATING:
             self.engine.sleep()
             self.policy.onload(training=True)
             self.phase = Phase.TRAINING
+
+    def _build_objective(self) -> PolicyObjective:
+        algorithm, chosen = self.settings.algorithm, self.settings.policy_loss
+        load_plugins(chosen.plugins)
+        return PolicyObjective(
+            loss=build_policy_loss(chosen.name, **chosen.knobs),
+            aggregation=algorithm.loss_aggregation,
+            kl_coef=algorithm.kl_coef,
+            kl_estimator=algorithm.kl_estimator,
+            entropy_coef=algorithm.entropy_coef,
+        )
+
+    def _build_policy(self) -> MegatronPolicy:
+        settings = self.settings
+        policy = MegatronPolicy(
+            shape_of(settings.model),
+            settings.actor,
+            settings.train_layout,
+            rank=self.context.rank,
+            device=self.device,
+            seed=settings.seed,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            temperature=settings.rollout.temperature,
+        )
+        folder = model_folder(settings.model.path, settings.model.revision)
+        load_hf(folder, policy.specs(), policy.parameters_by_name())
+        policy.weights_changed()
+        if settings.algorithm.kl_coef:
+            policy.build_reference()
+        return policy

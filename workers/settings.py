@@ -1,8 +1,6 @@
 """What a hybrid worker is told at its start: configuration and layouts, nothing that changes later."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
@@ -15,10 +13,10 @@ class HybridSettings:
     Args:
         train_layout: Megatron's ranks.
         rollout_layout: vLLM's ranks, over the same world; pp = cp = 1.
-        policy_loss_knobs: the chosen loss's own keys.
         max_prompt_length: tokens.
         max_response_length: tokens.
         total_optimizer_steps: length of the learning-rate schedule.
+        ranks_per_node: workers that share a machine.
         seed: of parameters that have no checkpoint, and of Megatron's random state.
         device: ``"cpu"`` or ``"cuda"``.
     """
@@ -28,11 +26,28 @@ class HybridSettings:
     rollout: RolloutConfig
     algorithm: AlgorithmConfig
     policy_loss: PolicyLossConfig
-    policy_loss_knobs: Mapping[str, Any] = field(default_factory=dict)
     train_layout: ParallelLayout
     rollout_layout: ParallelLayout
     max_prompt_length: int
     max_response_length: int
     total_optimizer_steps: int
+    ranks_per_node: int
     seed: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationSettings:
+    """What a worker that only generates is built from.
+
+    Args:
+        rollout_layout: vLLM's ranks; pp = cp = 1.
+        max_model_len: longest prompt + response, in tokens.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    model: ModelConfig
+    rollout: RolloutConfig
+    rollout_layout: ParallelLayout
+    max_model_len: int
     device: str

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.resharding import ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import TOLERANCE, Probe, check_difference, largest_difference
 from workers.rollout.engine import RolloutEngine
@@ -47,8 +48,9 @@ class WeightSync:
     def __init__(
         self, policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings
     ) -> None:
+        rank = dist.get_rank()
         self.policy, self.engine = policy, engine
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings)
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, rank)
         self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length)
         self.probe_every = settings.rollout.probe_every
         self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
@@ -63,7 +65,7 @@ class WeightSync:
         started = time.perf_counter()
         self.policy.onload(training=False)
         self.engine.wake_weights()
-        moved = self.receiver.receive()
+        stats = self.receiver.receive()
         self.engine.finish_update()
         expected = self.probe.of_policy(self.policy) if self._probe_is_due() else None
         self.policy.offload()
@@ -71,7 +73,7 @@ class WeightSync:
         difference = None if expected is None else self._prove(expected, policy_version)
         self.syncs += 1
         seconds = time.perf_counter() - started
-        return _over_all_ranks(policy_version, seconds, moved, difference)
+        return _over_all_ranks(policy_version, seconds, stats, difference)
 
     def _probe_is_due(self) -> bool:
         return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
@@ -82,11 +84,9 @@ class WeightSync:
         return difference
 
 
-def _over_all_ranks(
-    policy_version: int, seconds: float, moved: tuple[int, int], difference: float | None
-) -> SyncReport:
+def _over_all_ranks(policy_version: int, seconds: float, stats: ReshardStats, difference: float | None) -> SyncReport:
     slowest = torch.tensor([seconds], dtype=torch.float64)
-    volumes = torch.tensor(moved, dtype=torch.int64)
+    volumes = torch.tensor([stats.bytes_local + stats.bytes_received, stats.bytes_received])
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     dist.all_reduce(volumes)
     return SyncReport(

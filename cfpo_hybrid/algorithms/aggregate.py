@@ -50,13 +50,14 @@ def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenomin
     Raises:
         ConfigError: the mode is unknown.
     """
-    dtype = torch.promote_types(inputs.log_probs.dtype, torch.float32)
-    per_sequence = 1.0 / max(denominators.num_sequences, 1.0)
+    shape, dtype = inputs.log_probs.shape, torch.promote_types(inputs.log_probs.dtype, torch.float32)
+    per_token = torch.tensor(1.0 / max(denominators.num_tokens, 1.0), dtype=dtype, device=inputs.mask.device)
+    per_sequence = torch.tensor(1.0 / max(denominators.num_sequences, 1.0), dtype=dtype, device=inputs.mask.device)
     match mode:
         case "token_mean":
-            return inputs.mask.to(dtype) * (1.0 / max(denominators.num_tokens, 1.0))
+            return inputs.counted(per_token.expand(shape))
         case "seq_mean_token_sum":
-            return inputs.mask.to(dtype) * per_sequence
+            return inputs.counted(per_sequence.expand(shape))
         case "seq_mean_token_mean":
-            return torch.where(inputs.mask, inputs.spread(per_sequence / inputs.sequence_token_counts), 0.0)
+            return inputs.counted(inputs.spread(per_sequence / inputs.sequence_token_counts))
     raise ConfigError(f"algorithm.loss_aggregation={mode!r} is unknown; use one of {', '.join(AGGREGATIONS)}")

@@ -25,17 +25,13 @@ def kl_penalty(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Tens
         ConfigError: the estimator is unknown.
     """
     wide = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
-    return kl_of_log_ratio((wide - ref_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT), estimator)
-
-
-def kl_of_log_ratio(log_ratio: Tensor, estimator: str) -> Tensor:
-    """The estimate from d itself, clamped by the caller."""
+    difference = (wide - ref_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     match estimator:
         case "k1":
-            return log_ratio
+            return difference
         case "k2":
-            return log_ratio.square() / 2
+            return difference.square() / 2
         case "k3":
             # exp(-d) - 1 loses all its digits for small d; expm1 keeps them.
-            return torch.expm1(-log_ratio) + log_ratio
+            return torch.expm1(-difference) + difference
     raise ConfigError(f"algorithm.kl_estimator={estimator!r} is unknown; use one of {', '.join(KL_ESTIMATORS)}")

@@ -81,8 +81,8 @@ class PolicyObjective:
         Raises:
             BatchError: an input that is needed is absent.
         """
-        weights = token_weights(inputs, self.aggregation, denominators)
         leaves = _with_leaves(inputs)
+        weights = token_weights(leaves, self.aggregation, denominators)
         value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, weights)
         metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region)
         if self.kl_coef:
@@ -103,7 +103,8 @@ class PolicyObjective:
             raise BatchError(f"policy loss '{self.loss.name}' does not depend on log_probs, so nothing can be learned")
         wanted = [leaves.log_probs] + ([leaves.entropy] if leaves.entropy is not None else [])
         found = torch.autograd.grad(total, wanted, allow_unused=True)
-        gradients = [_finite_padding(gradient, weights, leaves.mask) for gradient in found]
+        # A loss may have computed 0 x NaN in the padding: its gradient there is made an exact 0.
+        gradients = [leaves.counted(torch.zeros_like(leaves.log_probs) if each is None else each) for each in found]
         entropy_gradient = gradients[1] if len(gradients) > 1 else torch.zeros((), device=weights.device)
         return total.detach(), gradients[0], entropy_gradient
 
@@ -111,10 +112,10 @@ class PolicyObjective:
         """Weighted value, gradient with respect to the log-probs, and the mean KL as a metric."""
         reference = _counted(leaves, "ref_log_probs")
         with torch.enable_grad():
-            estimate = kl_penalty(torch.where(leaves.mask, leaves.log_probs, 0.0), reference, self.kl_estimator)
+            estimate = kl_penalty(leaves.counted(leaves.log_probs), reference, self.kl_estimator)
             total = self.kl_coef * (weights * estimate).sum()
         (gradient,) = torch.autograd.grad(total, leaves.log_probs)
-        return total.detach(), gradient, Metric(Reduction.MEAN, estimate.detach().sum(), leaves.mask.count_nonzero())
+        return total.detach(), gradient, Metric(Reduction.MEAN, estimate.detach().sum(), leaves.num_counted)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -144,9 +145,4 @@ def _counted(inputs: PolicyLossInputs, name: str) -> Tensor:
     present = {"ref_log_probs": inputs.ref_log_probs, "entropy": inputs.entropy}[name]
     if present is None:
         raise BatchError(f"the objective needs {name}, which the inputs lack")
-    return torch.where(inputs.mask, present, 0.0)
-
-
-def _finite_padding(gradient: Tensor | None, weights: Tensor, mask: Tensor) -> Tensor:
-    """The gradient with exact zeros in the padding, where a loss may have computed 0 x NaN."""
-    return torch.zeros_like(weights) if gradient is None else torch.where(mask, gradient, 0.0)
+    return inputs.counted(present)

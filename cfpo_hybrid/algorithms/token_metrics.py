@@ -21,9 +21,8 @@ All of them are counted over tokens inside the mask, whatever the loss. With r t
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.kl import kl_of_log_ratio
 from cfpo_hybrid.algorithms.metrics import Metric, Reduction
-from cfpo_hybrid.algorithms.policy_loss.inputs import LOG_RATIO_LIMIT, PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion
 
 
@@ -36,55 +35,62 @@ def token_metrics(inputs: PolicyLossInputs, gradient: Tensor, trust_region: Trus
         gradient: of the policy loss with respect to ``inputs.log_probs``, 0 outside the mask.
         trust_region: the ratios that count as trusted.
     """
-    # Outside the mask the ratio is 1 and the gradient 0, so most counts need no mask of their own.
-    above, below = inputs.ratio > 1 + trust_region.high, inputs.ratio < 1 - trust_region.low
-    raised, lowered = inputs.advantages > 0, inputs.advantages < 0
-    clipped_positive, clipped_negative = _count(raised & above), _count(lowered & below)
-    deviation, excess = inputs.ratio - 1, inputs.unclamped_log_ratio.abs() > LOG_RATIO_LIMIT
-    tokens = _count(inputs.mask)
+    # Outside the mask the ratio is 1 and the gradient 0, so most counts need no mask of their own. Products and
+    # differences are counted rather than compared: on a CPU a comparison costs as much as three of them.
+    advantages = inputs.counted(inputs.advantages)
+    beyond = inputs.ratio - inputs.ratio.clamp(1 - trust_region.low, 1 + trust_region.high)
+    raised, clipped = advantages > 0, beyond * advantages > 0
+    clipped_positive, positive = _count(clipped & raised), _count(raised)
+    clipped_any, deviation, tokens = _count(clipped), torch.expm1(inputs.log_ratio), inputs.num_counted
     sums = {
-        "actor/clip_fraction": clipped_positive + clipped_negative,
-        "actor/outside_trust_region": _count(above | below),
+        "actor/clip_fraction": clipped_any,
+        "actor/outside_trust_region": _count(beyond),
         "actor/ratio_deviation": deviation.abs().sum(),
-        "actor/zero_gradient_share": _count((gradient == 0) & inputs.mask),
-        "actor/corrective_share": _count((gradient > 0) & raised) + _count((gradient < 0) & lowered),
-        "actor/clamped_share": _count(excess),
+        "actor/zero_gradient_share": tokens - _count(gradient),
+        "actor/corrective_share": _count(gradient * advantages > 0),
+        "actor/clamped_share": _count(inputs.unclamped_log_ratio - inputs.log_ratio),
         "actor/kl_k1": -inputs.log_ratio.sum(),
-        "actor/kl_k3": kl_of_log_ratio(-inputs.log_ratio, "k3").sum(),
+        "actor/kl_k3": (deviation - inputs.log_ratio).sum(),
     }
     if inputs.entropy is not None:
-        sums["actor/entropy"] = torch.where(inputs.mask, inputs.entropy, 0.0).sum()
+        sums["actor/entropy"] = inputs.counted(inputs.entropy).sum()
     metrics = {name: Metric(Reduction.MEAN, total, tokens) for name, total in sums.items()}
     by_sign = {
-        "actor/clip_fraction_positive": Metric(Reduction.MEAN, clipped_positive, _count(raised & inputs.mask)),
-        "actor/clip_fraction_negative": Metric(Reduction.MEAN, clipped_negative, _count(lowered & inputs.mask)),
+        "actor/clip_fraction_positive": Metric(Reduction.MEAN, clipped_positive, positive),
+        "actor/clip_fraction_negative": Metric(
+            Reduction.MEAN, clipped_any - clipped_positive, _count(advantages) - positive
+        ),
     }
-    return metrics | by_sign | _extremes(inputs) | _rollout_metrics(inputs, tokens)
+    return metrics | by_sign | _extremes(inputs) | _rollout_metrics(inputs)
 
 
 def _extremes(inputs: PolicyLossInputs) -> dict[str, Metric]:
-    counted = inputs.unclamped_log_ratio
+    smallest, largest = _range(inputs.unclamped_log_ratio, inputs)
     return {
-        "actor/log_ratio_max": Metric(Reduction.MAX, _largest(counted, inputs.mask)),
-        "actor/log_ratio_min": Metric(Reduction.MIN, -_largest(-counted, inputs.mask)),
+        "actor/log_ratio_max": Metric(Reduction.MAX, largest),
+        "actor/log_ratio_min": Metric(Reduction.MIN, smallest),
     }
 
 
-def _rollout_metrics(inputs: PolicyLossInputs, tokens: Tensor) -> dict[str, Metric]:
+def _rollout_metrics(inputs: PolicyLossInputs) -> dict[str, Metric]:
     if inputs.rollout_log_probs is None:
         return {}
-    difference = torch.where(inputs.mask, (inputs.old_log_probs - inputs.rollout_log_probs).abs(), 0.0)
+    difference = inputs.counted((inputs.old_log_probs - inputs.rollout_log_probs).abs())
     return {
-        "rollout/log_prob_diff_mean": Metric(Reduction.MEAN, difference.sum(), tokens),
-        "rollout/log_prob_diff_max": Metric(Reduction.MAX, _largest(difference, inputs.mask)),
+        "rollout/log_prob_diff_mean": Metric(Reduction.MEAN, difference.sum(), inputs.num_counted),
+        "rollout/log_prob_diff_max": Metric(Reduction.MAX, _range(difference, inputs)[1]),
     }
 
 
-def _count(tokens: Tensor) -> Tensor:
-    return tokens.count_nonzero()
+def _count(values: Tensor) -> Tensor:
+    return values.count_nonzero()
 
 
-def _largest(values: Tensor, mask: Tensor) -> Tensor:
-    # One more element makes the maximum of nothing -inf instead of an error.
-    counted = torch.where(mask, values, float("-inf")).flatten()
-    return torch.cat([counted, counted.new_full((1,), float("-inf"))]).amax()
+def _range(values: Tensor, inputs: PolicyLossInputs) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value inside the mask; +inf and -inf for nothing."""
+    if values.numel() == 0:
+        return values.new_full((), float("inf")), values.new_full((), float("-inf"))
+    if inputs.all_counted:
+        return values.amin(), values.amax()
+    masked_low, masked_high = (torch.where(inputs.mask, values, end) for end in (float("inf"), float("-inf")))
+    return masked_low.amin(), masked_high.amax()

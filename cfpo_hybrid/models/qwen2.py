@@ -12,7 +12,13 @@ from cfpo_hybrid.models.shape import ModelShape
 def _read_shape(config: Mapping[str, Any]) -> ModelShape:
     if config.get("use_sliding_window"):
         raise ModelError("config.json has use_sliding_window=true; only full attention is supported, set it to false")
-    return read_dense_shape(config, family="qwen2", qkv_bias=True)
+    shape = read_dense_shape(config, family="qwen2", qkv_bias=True)
+    if shape.query_size != shape.hidden_size:
+        raise ModelError(
+            f"config.json has head_dim={shape.head_dim} for {shape.num_heads} heads; vLLM's Qwen2 takes "
+            f"hidden_size / num_attention_heads = {shape.hidden_size / shape.num_heads:g} only"
+        )
+    return shape
 
 
 QWEN2 = Family(

@@ -43,7 +43,7 @@ def to_bytes(batch: DataProto) -> bytes:
     header = _header({"tensors": tensors, "objects": objects, "meta": dict(batch.meta)})
     pieces: list[bytes | memoryview] = [_MAGIC, len(header).to_bytes(8, "little"), header]
     for array in buffers:
-        pieces += [memoryview(array), b"\0" * (_aligned(array.nbytes) - array.nbytes)]
+        pieces += [array.data, b"\0" * (_aligned(array.nbytes) - array.nbytes)]
     return b"".join(pieces)
 
 

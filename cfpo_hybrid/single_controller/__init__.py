@@ -7,5 +7,6 @@ from cfpo_hybrid.single_controller.context import WorkerContext
 from cfpo_hybrid.single_controller.dispatch import Dispatch, WorkerMethod, dispatch
 from cfpo_hybrid.single_controller.group import Future, WorkerGroup
 from cfpo_hybrid.single_controller.in_process import InProcessWorkerGroup
+from cfpo_hybrid.single_controller.resources import ResourcePool
 
-__all__ = ["Dispatch", "Future", "InProcessWorkerGroup", "WorkerContext", "WorkerGroup", "WorkerMethod", "dispatch"]
+__all__ = ["Dispatch", "Future", "InProcessWorkerGroup", "ResourcePool", "WorkerContext", "WorkerGroup", "WorkerMethod", "dispatch"]

@@ -36,7 +36,7 @@ class Failure:
 
 
 def root_failure(failures: Sequence[Failure]) -> Failure:
-    """The failure that explains the others: deaths first, then errors that are no echo of a lost peer, then the earliest."""
+    """The failure that explains the others: deaths, then errors that are no echo of a lost peer, then the earliest."""
     return min(failures, key=lambda failure: (not failure.died, failure.is_consequence, failure.time))
 
 
@@ -49,9 +49,7 @@ def worker_error(role: str, failures: Sequence[Failure], running: Sequence[int])
         running: ranks that had not answered and were stopped.
     """
     root = root_failure(failures)
-    others = [
-        f"  rank {failure.rank} in {failure.method}: {failure.summary}" for failure in failures if failure != root
-    ]
+    others = [f"  rank {other.rank} in {other.method}: {other.summary}" for other in failures if other != root]
     lines = [root.cause.rstrip()]
     if others:
         lines += ["", "other workers failed after it:", *others]

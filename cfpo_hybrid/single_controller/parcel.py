@@ -22,7 +22,7 @@ from cfpo_hybrid.protocol.columns import padded_axis
 from cfpo_hybrid.single_controller.split import Arguments
 
 INLINE_BYTES = 64 * 1024
-"""Columns up to this size in all go inside the message: below it a trip to the object store costs more than the copy."""
+"""Columns up to this size in all go inside the message, where a copy costs less than a trip to the object store."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

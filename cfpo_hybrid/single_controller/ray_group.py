@@ -11,7 +11,6 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cfpo_hybrid.errors import DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
@@ -21,7 +20,7 @@ from cfpo_hybrid.single_controller.failures import Failure, worker_error
 from cfpo_hybrid.single_controller.group import Future, WorkerGroup
 from cfpo_hybrid.single_controller.parcel import BatchReply, pack, share, unpack_reply
 from cfpo_hybrid.single_controller.ray_host import Place, RayHost
-from cfpo_hybrid.single_controller.ray_resources import reserve
+from cfpo_hybrid.single_controller.ray_resources import node_of, reserve
 from cfpo_hybrid.single_controller.resources import ResourcePool
 from cfpo_hybrid.single_controller.split import Arguments, CallPlan, collect
 
@@ -188,7 +187,7 @@ class RayWorkerGroup(WorkerGroup):
         started = time.monotonic()
         while True:
             waited = time.monotonic() - started
-            complete = all([call.poll(0.1) for call in self._calls])
+            complete = min([call.poll(0.1) for call in self._calls])
             failures = [failure for call in self._calls for failure in call.failures]
             patience = _ROOT_GRACE_SECONDS if all(failure.is_consequence for failure in failures) else _GRACE_SECONDS
             if complete or waited > patience:
@@ -202,12 +201,12 @@ class RayWorkerGroup(WorkerGroup):
     # --- life
 
     def _launch(self, pool: ResourcePool, env: dict[str, str]) -> None:
-        self._reservation = reserve(pool)
-        actor = ray.remote(RayHost).options(
-            num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, runtime_env={"env_vars": env}
+        self._reservation = None if pool.books_nothing else reserve(pool)
+        actor = ray.remote(num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, runtime_env={"env_vars": env})(
+            RayHost
         )
         for rank in range(pool.world_size):
-            node = PlacementGroupSchedulingStrategy(self._reservation, rank // pool.workers_per_node)
+            node = node_of(self._reservation, rank // pool.workers_per_node)
             self._hosts.append(actor.options(scheduling_strategy=node).remote(rank))
         self.places = self._on_all("start", lambda host, _: host.place.remote())
 

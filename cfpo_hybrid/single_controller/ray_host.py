@@ -38,7 +38,7 @@ class Place:
 
 
 class RayHost:
-    """Holds one worker and runs its methods; what a method raises goes back as a :class:`Failure`, never as a pickle."""
+    """Holds one worker and runs its methods; what a method raises goes back as a :class:`Failure`."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

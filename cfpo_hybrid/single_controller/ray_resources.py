@@ -2,6 +2,7 @@
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.single_controller.resources import ResourcePool
@@ -28,3 +29,12 @@ def reserve(pool: ResourcePool) -> PlacementGroup:
         f"{ {kind: amount for kind, amount in ray.cluster_resources().items() if kind in ('CPU', 'GPU')} }. "
         f"Stop the other jobs, or ask for less"
     )
+
+
+def node_of(
+    reservation: PlacementGroup | None, index: int
+) -> PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy:
+    """Where the workers of the pool's ``index``-th node go; without a reservation, to the driver's node."""
+    if reservation is None:
+        return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return PlacementGroupSchedulingStrategy(reservation, index)

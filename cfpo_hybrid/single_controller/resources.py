@@ -13,7 +13,8 @@ class ResourcePool:
     Args:
         num_nodes: nodes to use.
         workers_per_node: workers on each of them.
-        cpus_per_worker: logical CPUs that Ray books for each worker; may be a fraction.
+        cpus_per_worker: logical CPUs that Ray books for each worker; may be a fraction. Workers that book nothing at
+            all run on the driver's node.
         gpus_per_worker: 0 or 1; a worker drives one device.
 
     Raises:
@@ -31,12 +32,12 @@ class ResourcePool:
             problems.append(
                 f"{self.num_nodes} nodes x {self.workers_per_node} workers is no worker at all; both must be at least 1"
             )
-        if self.cpus_per_worker <= 0:
-            problems.append(
-                f"cpus_per_worker={self.cpus_per_worker} must be above 0; fractions such as 0.5 are allowed"
-            )
+        if self.cpus_per_worker < 0:
+            problems.append(f"cpus_per_worker={self.cpus_per_worker} must not be negative; 0.5 is allowed")
         if self.gpus_per_worker not in (0, 1):
             problems.append(f"gpus_per_worker={self.gpus_per_worker} must be 0 or 1: a worker drives one device")
+        if self.books_nothing and self.num_nodes > 1:
+            problems.append(f"workers without CPUs or GPUs run on the driver's node only, not on {self.num_nodes} nodes")
         if problems:
             raise ConfigError(problems)
 
@@ -44,6 +45,11 @@ class ResourcePool:
     def world_size(self) -> int:
         """Number of workers."""
         return self.num_nodes * self.workers_per_node
+
+    @property
+    def books_nothing(self) -> bool:
+        """Whether the workers take no CPU and no GPU from the cluster."""
+        return self.cpus_per_worker == 0 and self.gpus_per_worker == 0
 
     @property
     def node_bundle(self) -> dict[str, float]:
@@ -77,7 +83,5 @@ class ResourcePool:
 
 
 def _amounts(resources: Mapping[str, float]) -> str:
-    return (
-        ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in ("CPU", "GPU") if resources.get(kind, 0.0))
-        or "none"
-    )
+    amounts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    return ", ".join(f"{amount:g} {kind}" for kind, amount in amounts.items() if amount) or "no CPU or GPU"

@@ -66,6 +66,7 @@ class _Merger:
         self._origins: dict[str, str] = {}
         self._extras: dict[str, Any] = {}
         self._doubtful: set[str] = set()
+        self._perhaps_meant: set[str] = set()
 
     def add(self, tree: Any, prefix: str, source: Source) -> None:
         """Sets everything in a (nested) mapping."""
@@ -88,12 +89,14 @@ class _Merger:
                 self._problem(key, f"{key} is not set; it has no default: write it in the recipe or give {key}=...")
             self._doubtful.add(key)
             OmegaConf.update(self._tree, key, _empty(self._types[key]))
+        value = self._to_object()
         return Draft(
-            value=self._to_object(),
+            value=value,
             problems=self._problems,
             origins=self._origins,
             extras=self._extras,
-            doubtful=self._doubtful,
+            # A key that a misspelt one meant still has its default, unless it was also written rightly somewhere.
+            doubtful=self._doubtful | (self._perhaps_meant - self._origins.keys()),
         )
 
     def _to_object(self) -> Any:
@@ -142,7 +145,7 @@ class _Merger:
             self._problem(key, f"unknown key '{key}': {parent} holds {_describe(self._types[parent])}, no keys")
             return
         near = nearest_keys(key, [*self._types, *self._sections])
-        self._doubtful.update(near)
+        self._perhaps_meant.update(near)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; sections: {', '.join(self._top_sections())}"
         self._problem(key, f"unknown key '{key}'{hint}")
 

@@ -100,7 +100,9 @@ class PackedAttention(nn.Module):
     def __init__(self, config: TransformerConfig, *, kernel: Kernel, **_: Any) -> None:
         super().__init__()
         if config.context_parallel_size != 1:
-            raise ConfigError("actor.megatron.context_parallel_size must be 1: packed attention does not split sequences")
+            raise ConfigError(
+                "actor.megatron.context_parallel_size must be 1: packed attention does not split sequences"
+            )
         self.kernel = kernel
 
     def forward(

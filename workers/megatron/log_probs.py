@@ -116,7 +116,7 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
-    """total += grad^T hidden in fp32."""
+    """Total += grad^T hidden in fp32."""
     if grad.dtype == torch.float32:
         total.addmm_(grad.t(), hidden)
     elif grad.device.type == "cuda":

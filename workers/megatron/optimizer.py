@@ -1,12 +1,16 @@
 """AdamW on fp32 master weights by Megatron-core's (distributed) optimizer, and the learning rate of each step."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, NumericsError
 from workers.config import OptimizerConfig
@@ -59,6 +63,8 @@ class PolicyOptimizer:
         self.model = model
         self.learning_rate = LearningRate(peak=recipe.actor.lr, config=settings, total_steps=total_steps)
         self.steps_taken = 0
+        self.clip_grad = settings.clip_grad
+        self.has_masters = recipe.dtype != torch.float32
         self.megatron: MegatronOptimizer = get_megatron_optimizer(
             MegatronOptimizerConfig(
                 optimizer="adam",
@@ -67,8 +73,7 @@ class PolicyOptimizer:
                 adam_beta1=settings.adam_beta1,
                 adam_beta2=settings.adam_beta2,
                 adam_eps=settings.adam_eps,
-                # The norm is computed and reported even when nothing is clipped.
-                clip_grad=settings.clip_grad or math.inf,
+                clip_grad=settings.clip_grad,
                 bf16=recipe.dtype == torch.bfloat16,
                 params_dtype=recipe.dtype,
                 use_distributed_optimizer=recipe.actor.megatron.distributed_optimizer,
@@ -94,6 +99,50 @@ class PolicyOptimizer:
         learning_rate = self.learning_rate.at(self.steps_taken)
         for group in self.megatron.param_groups:
             group["lr"] = learning_rate
-        _, grad_norm, _ = self._checked_step()
+        self.megatron.prepare_grads()
+        grad_norm = float(self.megatron.get_grad_norm())
+        if not math.isfinite(grad_norm):
+            raise NumericsError(
+                f"the gradient norm of optimizer step {self.steps_taken} is {grad_norm}; the weights are those of the step "
+                "before. Look at actor/log_ratio_max and actor/loss of earlier steps; a lower actor.lr or more gradient "
+                "clipping (actor.optimizer.clip_grad) usually helps"
+            )
+        if self.clip_grad:
+            parameters: Any = [parameter for group in self.megatron.param_groups for parameter in group["params"]]
+            clip_grad_by_total_norm_fp32(parameters, self.clip_grad, grad_norm)
+        self.megatron.step_with_ready_grads()
         self.steps_taken += 1
         return {"actor/grad_norm": grad_norm, "actor/lr": learning_rate}
+
+    def masters(self) -> list[Tensor]:
+        """The tensors that AdamW steps: fp32 copies or shards, or the model's own parameters."""
+        return [parameter for group in self.megatron.param_groups for parameter in group["params"]]
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """AdamW's state of this rank under stable names; with bf16 weights also the fp32 masters."""
+        tensors = {}
+        for number, master in enumerate(self.masters()):
+            for name, value in self._adamw.state[master].items():
+                tensors[f"{number}.{name}"] = value
+            if self.has_masters:
+                tensors[f"{number}.master"] = master.data
+        return tensors
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state_tensors`, bit by bit; the model's weights must be loaded already."""
+        for number, master in enumerate(self.masters()):
+            found = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
+            if self.has_masters:
+                master.data.copy_(found.pop("master"))
+            # AdamW keeps its step counter on the host.
+            state = {name: value if name == "step" else value.to(master.device) for name, value in found.items()}
+            if state:
+                self._adamw.state[master] = state
+
+    def weights_changed(self) -> None:
+        """Takes over model weights that were written from outside."""
+        self.megatron.reload_model_params()
+
+    @property
+    def _adamw(self) -> torch.optim.Optimizer:
+        return self.megatron.optimizer

@@ -88,11 +88,16 @@ def plan_micro_batches(num_tokens: Tensor, max_tokens: int, strata: Tensor | Non
     return list(torch.tensor_split(order, starts[1:])) if starts else []
 
 
-def unpack(micro_batches: Sequence[MicroBatch], values: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
-    """Packed values of all micro-batches back into a padded fp32 ``[batch, response]`` column, 0 in the padding."""
-    padded = torch.zeros(shape[0] * shape[1], dtype=torch.float32)
-    for micro_batch, packed in zip(micro_batches, values, strict=True):
-        padded[micro_batch.cells.cpu()] = packed.cpu()
+def unpack(
+    micro_batches: Sequence[MicroBatch], values: Sequence[Tensor], shape: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """Packed ``[k, response token]`` values back into padded fp32 columns ``[k, batch, response]``, 0 in the padding.
+
+    Without values (a stage that computes none) all is 0.
+    """
+    padded = torch.zeros(shape[0], shape[1] * shape[2], dtype=torch.float32, device=device)
+    for micro_batch, packed in zip(micro_batches, values, strict=bool(values)):
+        padded[:, micro_batch.cells] = packed
     return padded.view(shape)
 
 

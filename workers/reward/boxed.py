@@ -7,18 +7,22 @@ import re
 
 # An opening box, an escaped character (so that \{ and \} are not braces), or a brace.
 _TOKENS = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
+_FIRST_BOX = re.compile(r"\\(?:boxed|fbox)")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s${}\\]+)")
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the box that opens last among those that are closed.
 
-    Braces must balance; ``\{`` and ``\}`` are not braces. ``\fbox{5}`` and the bare ``\boxed 5`` are boxes too. One pass
-    over the text, whatever it holds.
+    Braces must balance; ``\{`` and ``\}`` are not braces. ``\fbox{5}`` and the bare ``\boxed 5`` are boxes too. Time is
+    linear in the length of the text, whatever it holds.
     """
+    first = _FIRST_BOX.search(text)
+    if first is None:
+        return None
     opened: list[int | None] = []
     start, end = -1, -1
-    for token in _TOKENS.finditer(text):
+    for token in _TOKENS.finditer(text, first.start()):
         if token[1]:
             opened.append(token.end())
         elif token[2] == "{":

@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Response:
-    """One response to score.
+    r"""One response to score.
 
     Args:
         problem: the problem's text, before the chat template.
@@ -43,7 +43,7 @@ class Response:
         ground_truth: the reference: a bare answer, or a solution that boxes it.
         extra: further fields of the data set.
 
-    Example: ``Response(problem="1+1?", text=r"So \\boxed{2}", ground_truth="2")``
+    Example: ``Response(problem="1+1?", text=r"So \boxed{2}", ground_truth="2")``
     """
 
     problem: str

@@ -7,18 +7,18 @@ import re
 
 _UNICODE = str.maketrans(
     {
-        "−": "-",
-        "–": "-",
-        "％": "%",
-        "×": r"\times ",
-        "·": r"\cdot ",
-        "∞": r"\infty ",
-        "°": "^\\circ ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "π": r"\pi ",
-        "∪": r"\cup ",
-        "∅": r"\emptyset ",
+        "\N{MINUS SIGN}": "-",
+        "\N{EN DASH}": "-",
+        "\N{FULLWIDTH PERCENT SIGN}": "%",
+        "\N{MULTIPLICATION SIGN}": r"\times ",
+        "\N{MIDDLE DOT}": r"\cdot ",
+        "\N{INFINITY}": r"\infty ",
+        "\N{DEGREE SIGN}": r"^\circ ",
+        "\N{LESS-THAN OR EQUAL TO}": r"\le ",
+        "\N{GREATER-THAN OR EQUAL TO}": r"\ge ",
+        "\N{GREEK SMALL LETTER PI}": r"\pi ",
+        "\N{UNION}": r"\cup ",
+        "\N{EMPTY SET}": r"\emptyset ",
     }
 )
 
@@ -49,6 +49,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ("\0", " "),
     )
 )
+_NOTHING_TO_DO = re.compile(r"-?\d+(?:[./]\d+)?", re.ASCII)
 _WRAPPERS = (("$", "$"), (r"\(", r"\)"), ("{", "}"))
 _E_NOTATION = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
@@ -71,6 +72,8 @@ def normalize_answer(answer: str) -> str:
 
     Example: ``\dfrac 12`` and ``{ \frac{1}{2} }.`` are both ``\frac{1}{2}``.
     """
+    if _NOTHING_TO_DO.fullmatch(answer):
+        return answer
     text = tidy(answer)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

@@ -15,14 +15,15 @@ DECIMAL_TOLERANCE = Fraction(1, 10**6)
 RELATIVE_TOLERANCE = Fraction(1, 1000)
 """The same for numbers that are themselves small."""
 
-UNITS = frozenset(
-    """mm cm m km in inch inches ft foot feet yd yard yards mi mile miles meter meters centimeter centimeters kilometer
+_UNIT_WORDS = """
+    mm cm m km in inch inches ft foot feet yd yard yards mi mile miles meter meters centimeter centimeters kilometer
     kilometers unit units squareunit squareunits sq.units cubicunits squarecm squaremeters squareinches squarefeet
     cubicinches cubicfeet mg g kg gram grams kilogram kilograms lb lbs oz pound pounds ounce ounces ml liter liters
     gallon gallons s sec second seconds min minute minutes h hr hour hours day days week weeks month months year years
-    mph milesperhour km/h m/s ft/s degree degrees dollar dollars cent cents people students ways points""".split()
-)
-"""Units that may follow a number inside ``\\text{}``, without spaces. Unknown words may be factors ("million")."""
+    mph milesperhour km/h m/s ft/s degree degrees dollar dollars cent cents people students ways points
+"""
+UNITS = frozenset(_UNIT_WORDS.split())
+"""Units that may follow a number inside ``\\text{}``, without spaces. Other words may be factors ("million")."""
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _SIGNED = rf"[+-]?(?:{_NUMBER})"

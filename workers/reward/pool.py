@@ -118,15 +118,16 @@ class GraderPool:
                 except OSError:
                     # Killed while it had nothing to do: no fault of this call.
                     batch.waiting.appendleft(index)
-                    logger.warning("an idle reward process ended with %s; replaced", self._replace(process))
+                    how = self._replace(process)
+                    logger.warning("a reward process ended with %s while idle; replaced", how)
 
     def _collect(self, batch: "_Calls") -> None:
         now = time.monotonic()
         nearest = min(process.deadline for process in self._processes)
-        ready = wait(self._processes, None if nearest == math.inf else max(0.0, nearest - now))
-        for process in ready:
-            assert isinstance(process, GraderProcess)
-            self._receive(process, batch)
+        by_descriptor = {process.fileno(): process for process in self._processes}
+        for descriptor in wait(list(by_descriptor), None if nearest == math.inf else max(0.0, nearest - now)):
+            assert isinstance(descriptor, int)
+            self._receive(by_descriptor[descriptor], batch)
         now = time.monotonic()
         for process in list(self._processes):
             if process.deadline <= now:

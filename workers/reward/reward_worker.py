@@ -43,8 +43,9 @@ class RewardWorker:
                 functions, ``extra``.
 
         Returns:
-            ``rewards`` [batch] float32, and in the metadata how many responses of this replica had a ``reward/timeouts``
-            or ``reward/failures`` (they score 0), and for math ``reward/unboxed`` and ``reward/left_to_math_verify``.
+            ``rewards`` [batch] float32. The metadata count this replica's responses that score 0 without a verdict,
+            ``reward/timeouts`` and ``reward/failures``, and for math ``reward/unboxed`` and
+            ``reward/left_to_math_verify``.
         """
         extras = batch["extra"] if "extra" in batch else [{}] * len(batch)
         rows = zip(batch["problem"], self._texts(batch), batch["ground_truth"], extras, strict=True)

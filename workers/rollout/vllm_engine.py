@@ -7,6 +7,7 @@ its row. With tensor parallelism all ranks of a replica get the same rows and sa
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -202,7 +203,7 @@ class VllmEngine:
                 raise BatchError(f"row {row} has token id {wrong}; the model's vocabulary has {vocab_size} tokens")
 
 
-def _device_arguments(config: RolloutConfig, device: torch.device) -> dict[str, object]:
+def _device_arguments(config: RolloutConfig, device: torch.device) -> dict[str, Any]:
     """The arguments that differ between a CPU and a GPU."""
     if device.type == "cpu":
         # Sleep mode raises on a CPU, and the share of the machine would be taken by every process.

@@ -64,15 +64,30 @@ class PolicyLossInputs:
                 )
 
     @cached_property
+    def num_counted(self) -> Tensor:
+        """Tokens inside the mask, a scalar on the device."""
+        return self.mask.count_nonzero()
+
+    @cached_property
+    def all_counted(self) -> bool:
+        """Whether every token is known to count, as in most packed batches; a GPU is not waited for to find out."""
+        return self.mask.device.type == "cpu" and int(self.num_counted) == self.mask.numel()
+
+    def counted(self, values: Tensor) -> Tensor:
+        """``values`` with 0 outside the mask, where neither NaN nor a gradient gets through."""
+        return values if self.all_counted else torch.where(self.mask, values, 0.0)
+
+    @cached_property
     def unclamped_log_ratio(self) -> Tensor:
         """Log pi_theta - log pi_old in fp32 (fp64 kept); 0 outside the mask, so that padding reaches no gradient."""
         log_probs = self.log_probs if self.log_probs.dtype == torch.float64 else self.log_probs.float()
-        return torch.where(self.mask, log_probs - self.old_log_probs, 0.0)
+        return self.counted(log_probs - self.old_log_probs)
 
     @cached_property
     def log_ratio(self) -> Tensor:
         """The log-ratio, clamped to +-``LOG_RATIO_LIMIT``; a clamped token has no gradient."""
-        return self.unclamped_log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        # hardtanh is a clamp whose backward pass is one kernel instead of four.
+        return torch.nn.functional.hardtanh(self.unclamped_log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
     @cached_property
     def ratio(self) -> Tensor:
@@ -95,7 +110,7 @@ class PolicyLossInputs:
 
         Padded and packed inputs give the same numbers; a response without counted tokens gets 0.
         """
-        sums = self._sequence_sum(torch.where(self.mask, values, 0.0))
+        sums = self._sequence_sum(self.counted(values))
         return self.spread(sums / self.sequence_token_counts.clamp(min=1))
 
     def _sequence_sum(self, counted: Tensor) -> Tensor:

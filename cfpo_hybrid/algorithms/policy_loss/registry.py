@@ -10,7 +10,6 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import torch
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss.inputs import OPTIONAL_INPUTS, PolicyLossInputs
@@ -133,7 +132,7 @@ class PolicyLoss:
                 f"policy loss '{self.name}' returned shape {list(per_token.shape)}; it must return one loss a token, "
                 f"shaped like log_probs: {list(inputs.log_probs.shape)}. Leave sums and means to the framework"
             )
-        return torch.where(inputs.mask, per_token, 0.0)
+        return inputs.counted(per_token)
 
 
 def build_policy_loss(name: str, **knobs: object) -> PolicyLoss:

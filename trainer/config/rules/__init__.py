@@ -24,3 +24,9 @@ def find_problems(config: Config, shape: ModelShape | None) -> list[Problem]:
     if shape is not None:
         problems += [problem for model_rule in MODEL_RULES for problem in model_rule(config, shape)]
     return problems
+
+
+def find_layout_problems(config: Config, shape: ModelShape) -> list[Problem]:
+    """What the rules about ranks alone have to say: a quick test of another layout."""
+    problems = [problem for rule in layout.RULES for problem in rule(config)]
+    return problems + [problem for model_rule in layout.MODEL_RULES for problem in model_rule(config, shape)]

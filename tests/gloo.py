@@ -1,0 +1,84 @@
+"""Runs a function in several processes joined by gloo, for tests of distributed code."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+    """``function(*args)`` on every rank of a gloo world; the results by rank.
+
+    Args:
+        world_size: number of processes, one thread each.
+        function: importable by name (top level of a module); asks torch.distributed for its rank.
+        args: the same for every rank; picklable.
+        timeout: seconds, start of the processes included.
+
+    Raises:
+        AssertionError: a rank raised, died or was too slow; the first failing rank's traceback is the message.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for rank in range(world_size):
+            receiver, sender = context.Pipe(duplex=False)
+            arguments = (sender, rank, world_size, f"file://{Path(folder) / 'rendezvous'}", function, args)
+            process = context.Process(target=_rank_main, args=arguments, daemon=True)
+            process.start()
+            sender.close()
+            pipes.append(receiver)
+            processes.append(process)
+        try:
+            return _collect(pipes, time.monotonic() + timeout)
+        finally:
+            for process in processes:
+                process.join(timeout=5)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+
+
+def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    while len(results) < len(pipes):
+        open_pipes = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
+        ready = wait(open_pipes, timeout=max(0.0, deadline - time.monotonic()))
+        assert ready, f"ranks {sorted(set(range(len(pipes))) - set(results))} did not answer in time"
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            rank = pipes.index(pipe)
+            try:
+                succeeded, answer = pipe.recv()
+            except EOFError:
+                succeeded, answer = False, "the process died"
+            assert succeeded, f"rank {rank} of {len(pipes)} failed:\n{answer}"
+            results[rank] = answer
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _rank_main(
+    sender: Connection, rank: int, world_size: int, rendezvous: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
+        )
+        sender.send((True, function(*args)))
+        dist.barrier()
+    except Exception:
+        sender.send((False, traceback.format_exc()))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

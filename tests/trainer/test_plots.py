@@ -1,0 +1,88 @@
+"""Plots: a PNG for each thing that was measured, none for what was not, a clear error where there is no run."""
+
+import pytest
+
+from cfpo_hybrid.errors import DataError, UserError
+from trainer.jsonl import write_jsonl
+from trainer.plots import _by_step, _running_mean, plot_run
+from trainer.run_dir import RunDirectory
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def full_run(path) -> RunDirectory:
+    run = RunDirectory(path)
+    run.start({})
+    actor = {
+        "actor/clip_fraction": 0.01,
+        "actor/clip_fraction_positive": 0.02,
+        "actor/clip_fraction_negative": None,
+        "actor/entropy": 0.5,
+        "actor/kl_k1": 0.001,
+        "actor/kl_k3": None,
+    }
+    times = {"time/generate": 2.0, "time/update": 3.0, "time/step": 6.0}
+    steps = [
+        {"step": step, "reward/mean": 0.1 * step, "response_length/mean": 60.0, **actor, **times} for step in (1, 2, 3)
+    ]
+    write_jsonl(run.metrics_file, [{"step": 0, "val/accuracy": 0.3}, *steps])
+    write_jsonl(run.updates_file, [{"step": step, **actor} for step in (1, 2, 3) for _ in range(4)])
+    return run
+
+
+def test_a_full_run_gives_every_plot(tmp_path):
+    files = plot_run(full_run(tmp_path).path)
+    assert [file.stem for file in files] == [
+        "overview",
+        "reward",
+        "val_accuracy",
+        "clip_fraction",
+        "entropy",
+        "kl",
+        "response_length",
+        "time",
+    ]
+    assert all(file.read_bytes().startswith(PNG) for file in files)
+    assert {file.parent for file in files} == {tmp_path / "plots"}
+
+
+def test_missing_metrics_leave_their_plots_out(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start({})
+    write_jsonl(run.metrics_file, [{"step": 1, "reward/mean": 0.5}])
+    write_jsonl(run.updates_file, [{"step": 1, "actor/entropy": 0.5}, {"step": 1, "actor/entropy": None}])
+    assert [file.stem for file in plot_run(tmp_path)] == ["overview", "reward", "entropy"]
+
+
+def test_times_of_a_single_step(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start({})
+    write_jsonl(run.metrics_file, [{"step": 1, "time/generate": 1.0, "time/step": 2.0}])
+    assert [file.stem for file in plot_run(tmp_path)] == ["overview", "time"]
+
+
+def test_more_stages_than_colours(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start({})
+    times = {f"time/stage_{index}": float(index) for index in range(12)}
+    write_jsonl(run.metrics_file, [{"step": step, **times} for step in (1, 2)])
+    assert plot_run(tmp_path)[-1].stem == "time"
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_where_there_is_no_run_the_user_is_told(tmp_path, empty):
+    if empty:
+        (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(DataError, match="no metric to plot" if empty else "is no run directory") as caught:
+        plot_run(tmp_path)
+    assert isinstance(caught.value, UserError)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_updates_are_gathered_by_step():
+    updates = [{"step": 1, "a": 1.0}, {"step": 2, "a": None}, {"step": 2, "a": 3.0}, {"step": 2, "a": 4.0}]
+    assert _by_step(updates, "a") == {1.0: [1.0], 2.0: [3.0, 4.0]}
+
+
+def test_the_running_mean_is_centred():
+    assert _running_mean([0.0, 3.0, 6.0, 0.0], radius=1) == [1.5, 3.0, 3.0, 3.0]

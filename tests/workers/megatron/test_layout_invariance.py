@@ -1,0 +1,130 @@
+"""Whatever the layout and the micro-batch split, the same mini-batch gives the same loss, gradient norm and weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from gloo import run_gloo
+from megatron.core import parallel_state
+from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank, whole_weights
+from tiny_model import tiny_model
+
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
+
+TIED = {"tie_word_embeddings": True}
+LLAMA = {"family": "llama"}
+# num_key_value_heads=1 with tp=2: a query group is split over ranks, and Megatron gathers it.
+ONE_GROUP = {"num_key_value_heads": 1}
+
+CASES: dict[int, dict[str, Case]] = {
+    1: {
+        "reference": Case(),
+        "one row a micro-batch": Case(micro_batch_tokens=1),
+        "distributed optimizer": Case(distributed_optimizer=True, micro_batch_tokens=30),
+        "recomputed activations": Case(recompute=True),
+        "tied": Case(model=TIED, micro_batch_tokens=30),
+        "llama": Case(model=LLAMA, micro_batch_tokens=30),
+        "one group": Case(model=ONE_GROUP),
+    },
+    2: {
+        "dp": Case(micro_batch_tokens=20),
+        "dp, distributed optimizer": Case(distributed_optimizer=True),
+        "tp": Case(tp=2, micro_batch_tokens=30),
+        "tp, sequence parallel": Case(tp=2, sequence_parallel=True, micro_batch_tokens=30),
+        "tp, sequence parallel, recomputed": Case(tp=2, sequence_parallel=True, recompute=True),
+        "pp": Case(pp=2, micro_batch_tokens=20),
+        "pp, uneven stages": Case(pp=2, first_stage_layers=1, distributed_optimizer=True, micro_batch_tokens=1),
+        "tied, pp": Case(pp=2, model=TIED, micro_batch_tokens=30),
+        "tied, tp": Case(tp=2, model=TIED),
+        "llama, tp, sequence parallel": Case(tp=2, sequence_parallel=True, model=LLAMA),
+        "one group, tp": Case(tp=2, model=ONE_GROUP),
+    },
+    4: {
+        "tp, pp, sequence parallel": Case(tp=2, pp=2, sequence_parallel=True, micro_batch_tokens=20),
+        "tp, dp, distributed optimizer": Case(tp=2, distributed_optimizer=True, micro_batch_tokens=20),
+        "tied, pp, dp, distributed optimizer": Case(pp=2, distributed_optimizer=True, model=TIED),
+    },
+}
+NAMES = [name for cases in CASES.values() for name in cases if name != "reference"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one rank saw of two optimizer steps."""
+
+    specs: list[ShardSpec]
+    parameters: Weights
+    log_probs: torch.Tensor
+    metrics: list[dict[str, float]]
+    is_last_stage: bool
+
+
+def run_cases(cases: dict[str, Case]) -> dict[str, Run]:
+    runs = {}
+    for name, case in cases.items():
+        policy = build_policy(case)
+        score = policy.score(mini_batch())
+        metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()) for seed in (0, 1)]
+        runs[name] = Run(
+            policy.specs(), policy.parameters_by_name(), score, metrics, policy.groups.is_last_stage
+        )
+        parallel_state.destroy_model_parallel()
+    return runs
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, list[Run]]:
+    """Every case's runs by rank."""
+    found: dict[str, list[Run]] = {}
+    for world, cases in CASES.items():
+        by_rank = run_gloo(world, run_cases, cases, timeout=400)
+        found |= {name: [runs[name] for runs in by_rank] for name in cases}
+    return found
+
+
+def reference_of(name: str) -> str:
+    return next((kind for kind in ("tied", "llama", "one group") if name.startswith(kind)), "reference")
+
+
+def weights_of(runs: list[Run], model: dict[str, Any]) -> Weights:
+    like = {name: tensor for name, tensor in tiny_model(**model).state_dict().items()}
+    if model.get("tie_word_embeddings"):
+        del like["lm_head.weight"]
+    return whole_weights([(run.specs, run.parameters) for run in runs], like)
+
+
+def case_of(name: str) -> Case:
+    return next(cases[name] for cases in CASES.values() if name in cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_after_two_steps(runs: dict[str, list[Run]], name: str) -> None:
+    model = case_of(name).model
+    found, expected = weights_of(runs[name], model), weights_of(runs[reference_of(name)], model)
+    start = {key: tensor for key, tensor in tiny_model(**model).state_dict().items()}
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+        assert not torch.equal(tensor, start[key]), f"{key} was not trained"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_of_both_steps(runs: dict[str, list[Run]], name: str) -> None:
+    """Loss, gradient norm and every other metric, on each rank that answers; they do not depend on the split either."""
+    expected = runs[reference_of(name)][0].metrics
+    for run in runs[name]:
+        for step, wanted in zip(run.metrics, expected, strict=True):
+            assert step["actor/grad_norm"] == pytest.approx(wanted["actor/grad_norm"], rel=1e-5)
+            if run.is_last_stage:
+                assert step == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_log_probs_on_every_rank(runs: dict[str, list[Run]], name: str) -> None:
+    expected = runs[reference_of(name)][0].log_probs
+    assert expected.count_nonzero() == int(mini_batch()["response_lengths"].sum())
+    for run in runs[name]:
+        torch.testing.assert_close(run.log_probs, expected, rtol=1e-5, atol=2e-6)

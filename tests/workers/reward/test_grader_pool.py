@@ -1,0 +1,212 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cfpo_hybrid.errors import RewardError
+from workers.reward.grading import Outcome, Status
+from workers.reward.pool import GraderPool
+
+FUNCTIONS = """
+import os, subprocess, sys, time
+
+CALLS = 0
+
+def add(left, right):
+    return left + right
+
+def count_calls():
+    global CALLS
+    CALLS += 1
+    return CALLS
+
+def misbehave(how):
+    if how == "hang":
+        time.sleep(1000)
+    if how == "stop":
+        os.kill(os.getpid(), 19)
+    if how == "raise":
+        raise ValueError("no such answer")
+    if how == "exit":
+        sys.exit(3)
+    if how == "crash":
+        os._exit(7)
+    if how == "grandchild":
+        print(subprocess.Popen(["sleep", "1000"]).pid, file=open(__file__ + ".pid", "w"), flush=True)
+        time.sleep(1000)
+    if how == "torch":
+        return float("torch" in sys.modules)
+    if how == "print":
+        print("noise")
+        return 0.5
+    return {"nan": float("nan"), "inf": float("inf"), "none": None, "text": "1.0", "bool": True, "int": 2}[how]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_reward.py"
+    path.write_text(FUNCTIONS)
+    return path
+
+
+@pytest.fixture
+def make_pool(file: Path) -> Iterator[Callable[..., GraderPool]]:
+    pools = []
+
+    def make(function: str, num_processes: int = 1, timeout_seconds: float = 20.0) -> GraderPool:
+        pools.append(GraderPool(f"{file}:{function}", num_processes=num_processes, timeout_seconds=timeout_seconds))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_outcomes_come_in_the_order_of_the_calls(make_pool: Callable[..., GraderPool]):
+    with make_pool("add", num_processes=2) as pool:
+        assert pool.run([(n, 1) for n in range(100)]) == [Outcome(n + 1.0) for n in range(100)]
+        assert pool.run([]) == []
+
+
+def test_what_is_no_finite_number_is_a_failure_with_its_reason(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("misbehave")
+    hows = ["nan", "inf", "none", "text", "raise", "exit", "bool", "int", "print"]
+    found = dict(zip(hows, pool.run([(how,) for how in hows]), strict=True))
+    assert (found["bool"], found["int"], found["print"]) == (Outcome(1.0), Outcome(2.0), Outcome(0.5))
+    for how, reason in [
+        ("nan", "not finite"),
+        ("inf", "not finite"),
+        ("none", "returned None, which is no number"),
+        ("text", "returned '1.0'"),
+        ("raise", "ValueError: no such answer"),
+        ("exit", "SystemExit: 3"),
+    ]:
+        assert found[how].status is Status.FAILED
+        assert found[how].score == 0.0
+        assert reason in found[how].detail
+
+
+def test_a_slow_call_times_out_and_its_process_is_replaced(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("misbehave", num_processes=2, timeout_seconds=0.5)
+    pool.wait_until_ready()
+    before = pool.process_ids
+    outcomes = pool.run([("int",), ("hang",), ("bool",), ("stop",), ("int",)])
+    assert [outcome.status for outcome in outcomes] == [
+        Status.SCORED,
+        Status.TIMEOUT,
+        Status.SCORED,
+        Status.TIMEOUT,
+        Status.SCORED,
+    ]
+    assert len(pool.process_ids) == 2
+    assert len(set(before) & set(pool.process_ids)) < 2
+    assert pool.run([("int",)] * 3) == [Outcome(2.0)] * 3
+
+
+def test_a_call_that_ends_processes_is_tried_twice_then_fails(make_pool: Callable[..., GraderPool]):
+    outcomes = make_pool("misbehave", num_processes=2).run([("int",), ("crash",), ("int",)])
+    assert [outcome.status for outcome in outcomes] == [Status.SCORED, Status.FAILED, Status.SCORED]
+    assert outcomes[1].detail == "2 reward processes ended on it, with exit code 7"
+
+
+def test_idle_processes_killed_from_outside_are_replaced(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("count_calls", num_processes=2)
+    pool.wait_until_ready()
+    for _ in range(2):
+        for pid in pool.process_ids:
+            os.kill(pid, signal.SIGKILL)
+        # Fresh processes count from one: nothing is lost, nothing is scored 0.
+        outcomes = pool.run([()] * 6)
+        assert [outcome.status for outcome in outcomes] == [Status.SCORED] * 6
+        assert sorted(outcome.score for outcome in outcomes)[0] == 1.0
+        pool.wait_until_ready()
+
+
+def test_a_busy_process_killed_from_outside_costs_no_verdict(make_pool: Callable[..., GraderPool], tmp_path: Path):
+    path = tmp_path / "slow.py"
+    path.write_text("import time\ndef score(n):\n    time.sleep(0.4)\n    return n\n")
+    with GraderPool(f"{path}:score", num_processes=2, timeout_seconds=20.0) as pool:
+        pool.wait_until_ready()
+        victim = pool.process_ids[0]
+        killer = subprocess.Popen(["bash", "-c", f"sleep 0.6; kill -9 {victim}"])
+        outcomes = pool.run([(n,) for n in range(6)])
+        killer.wait()
+        assert outcomes == [Outcome(float(n)) for n in range(6)]
+        assert victim not in pool.process_ids
+
+
+def test_close_leaves_no_process_not_even_a_grandchild(make_pool: Callable[..., GraderPool], file: Path):
+    pool = make_pool("misbehave", num_processes=2, timeout_seconds=1.0)
+    pool.run([("grandchild",)])
+    grandchild = int(Path(f"{file}.pid").read_text())
+    assert until(lambda: not is_alive(grandchild))
+    pids = pool.process_ids
+    pool.close()
+    pool.close()
+    assert not any(is_alive(pid) for pid in pids)
+    with pytest.raises(RewardError, match="closed"):
+        pool.run([("int",)])
+
+
+def test_processes_load_no_torch(make_pool: Callable[..., GraderPool]):
+    assert make_pool("misbehave").run([("torch",)]) == [Outcome(0.0)]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("import no_such_module\ndef score(): ...", "no_such_module"), ("raise SystemExit('bye')", "bye"), ("", "score")],
+)
+def test_a_function_that_cannot_be_loaded_raises(tmp_path: Path, source: str, reason: str):
+    path = tmp_path / "broken.py"
+    path.write_text(source)
+    pool = GraderPool(f"{path}:score", num_processes=1, timeout_seconds=5.0)
+    with pytest.raises(RewardError, match=reason):
+        pool.wait_until_ready()
+    assert pool.process_ids == []
+
+
+def test_processes_that_die_while_starting_raise(tmp_path: Path):
+    path = tmp_path / "dies.py"
+    path.write_text("import os\nos._exit(9)\n")
+    pool = GraderPool(f"{path}:score", num_processes=1, timeout_seconds=5.0)
+    with pytest.raises(RewardError, match="3 reward processes .* exit code 9"):
+        pool.run([()])
+    assert pool.process_ids == []
+
+
+def test_processes_end_with_their_parent(tmp_path: Path):
+    path = tmp_path / "slow.py"
+    path.write_text("import time\ndef score(n):\n    time.sleep(n)\n    return 1.0\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
+        "from workers.reward.pool import GraderPool\n"
+        f"pool = GraderPool({str(path)!r} + ':score', num_processes=2, timeout_seconds=1.0)\n"
+        "pool.wait_until_ready()\n"
+        "print(*pool.process_ids, flush=True)\n"
+        "pool.run([(0.9,), (1000,)] * 1000)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    parent.kill()
+    parent.wait()
+    # One sees the closed socket after its call, the other is ended by its own clock.
+    assert until(lambda: not any(is_alive(pid) for pid in pids))

@@ -1,0 +1,190 @@
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.reward.normalize import normalize_answer
+from workers.reward.plain_number import PlainNumber, read_plain_number
+from workers.reward.quick_match import quick_verdict
+
+EQUAL = [
+    ("42", "42"),
+    ("42", "42."),
+    ("42", " {42} "),
+    ("42", "$42$"),
+    ("42", "x=42"),
+    ("50", r"50\%"),
+    ("50", "50%"),
+    ("1/2", r"50\%"),
+    ("0.5", r"50\%"),
+    (r"\frac{5}{100}", r"5\text{ percent}"),
+    ("3.2e5", r"3.2\times 10^5"),
+    ("320000", "3.2e5"),
+    ("320,000", r"3.2 \cdot 10^{5}"),
+    ("0.001", r"10^{-3}"),
+    ("1000", r"1,\!000"),
+    ("1000", "1{,}000"),
+    ("1234567.5", "1,234,567.50"),
+    ("0.5", ".5"),
+    ("-0.5", "−1/2"),
+    ("-1/2", r"\frac{1}{-2}"),
+    (r"\frac{3}{4}", r"\dfrac 34"),
+    (r"\frac34", "6/8"),
+    (r"\frac{1}{2}", r"\frac1{2}"),
+    ("3.5", r"3\frac{1}{2}"),
+    ("7/2", "3 1/2"),
+    ("0", "-0.0"),
+    ("45", r"45^\circ"),
+    ("45", r"45^{\circ}"),
+    ("45", r"45\text{ degrees}"),
+    ("5", r"5\text{ cm}"),
+    (r"5\,\text{cm}^2", "5 \\mathrm{cm^2}"),
+    (r"\$5", "5.00"),
+    (r"\text{east}", "east"),
+    (r"\text{no solution}", r"\textbf{no  solution}"),
+    ("(1,2)", r"\left( 1, 2 \right)"),
+    (r"\{1, 2\}", r"\left\{1,2\right\}"),
+    (r"[1,\infty)", r"\left[ 1, \infty \right)"),
+    (r"x \le 3", r"x\leq3"),
+    (r"x \geqslant 3", "x>=3"),
+    (r"\emptyset", r"\varnothing"),
+    ("x^{2}+1", "x^2 + 1"),
+    (r"\sqrt{3}", r"\sqrt3"),
+    ("101_2", "101_{2}"),
+]
+
+DIFFERENT = [
+    ("42", "43"),
+    ("42", "-42"),
+    ("0.5", "50"),
+    ("12", r"0.12\%"),
+    (r"12\%", r"0.12\%"),
+    ("1/3", "0.333"),
+    ("1/3", "1/4"),
+    ("31/2", "3 1/2"),
+    (r"\frac{1}{2}", r"\frac{2}{1}"),
+    ("1.0001", "1"),
+    (r"3.2\times 10^{-9}", r"5\times 10^{-9}"),
+    (r"5\text{ cm}", r"6\text{ cm}"),
+    ("101_3", "101_2"),
+    ("42", "."),
+]
+
+OPEN = [
+    ("1/3", "0.3333333"),  # a rounding of it, or a slip
+    (r"5\text{ cm}", r"5\text{ m}"),
+    ("60", r"1\text{ hour}"),
+    ("5", r"5\text{ million}"),
+    (r"\$0.50", r"50\text{ cents}"),
+    ("x=5", "y=5"),
+    ("12_3", "101_2"),  # both are five
+    ("109_2", "109_3"),
+    ("101_2", "101"),
+    ("12", "1 2"),
+    ("1,2", "2,1"),
+    ("1,23", "123"),
+    (r"(-\infty,3]", r"x \le 3"),
+    ("x+1", "1+x"),
+    (r"2\frac{3}{2}", "3"),
+    (r"\frac{1}{0}", "5"),
+    ("10^12", r"10^{12}"),  # LaTeX reads the first as 10^1 2
+    ("1e9999", "5"),
+    ("0.333...", "1/3"),
+    (r"\sin x", r"\sin y"),
+    ("A", "B"),
+]
+
+
+@pytest.mark.parametrize(("truth", "answer"), EQUAL)
+def test_equal(truth: str, answer: str):
+    assert quick_verdict(truth, answer) is True
+    assert quick_verdict(answer, truth) is True
+
+
+@pytest.mark.parametrize(("truth", "answer"), DIFFERENT)
+def test_different(truth: str, answer: str):
+    assert quick_verdict(truth, answer) is False
+    assert quick_verdict(answer, truth) is False
+
+
+@pytest.mark.parametrize(("truth", "answer"), OPEN)
+def test_left_open(truth: str, answer: str):
+    assert quick_verdict(truth, answer) is None
+    assert quick_verdict(answer, truth) is None
+
+
+def spellings(value: Fraction) -> st.SearchStrategy[str]:
+    """Ways to write an exact rational."""
+    top, bottom = value.numerator, value.denominator
+    ways = [f"{top}/{bottom}", rf"\frac{{{top}}}{{{bottom}}}", rf"\dfrac{{{2 * top}}}{{{2 * bottom}}}"]
+    if value < 0:
+        ways.append(rf"-\frac{{{-top}}}{{{bottom}}}")
+    if value > 1 and bottom > 1:
+        ways.append(rf"{top // bottom}\frac{{{top % bottom}}}{{{bottom}}}")
+        ways.append(f"{top // bottom} {top % bottom}/{bottom}")
+    if bottom == 1:
+        ways += [str(top), f"{top}.", f"{top}.0", f"{top:,}", rf"{top}\text{{ cm}}"]
+    if 1000 % bottom == 0:
+        ways.append(f"{float(value):.3f}")
+    return st.sampled_from([f"${way}$" for way in ways] + ways)
+
+
+rationals = st.fractions(min_value=-2000, max_value=2000, max_denominator=40)
+
+
+@given(st.data(), rationals)
+def test_spellings_of_one_number_are_equal(data: st.DataObject, value: Fraction):
+    assert quick_verdict(data.draw(spellings(value)), data.draw(spellings(value))) is True
+
+
+@given(st.data(), rationals, rationals)
+def test_spellings_of_two_numbers_are_never_equal(data: st.DataObject, left: Fraction, right: Fraction):
+    if left != right:
+        assert quick_verdict(data.draw(spellings(left)), data.draw(spellings(right))) is not True
+
+
+ALPHABET = st.text(alphabet=r"0123456789+-*/^_.,{}()[]\$% xfractimes10eE", max_size=40)
+
+
+@given(ALPHABET, ALPHABET)
+def test_any_text_has_a_verdict_and_order_does_not_matter(left: str, right: str):
+    assert quick_verdict(left, right) == quick_verdict(right, left)
+
+
+@given(ALPHABET)
+def test_normalisation_reaches_an_end(text: str):
+    once = normalize_answer(text)
+    assert quick_verdict(text, once) is not False or not once
+
+
+def test_a_number_keeps_what_stands_around_it():
+    assert read_plain_number(normalize_answer(r"x = -3\tfrac12 \text{ cm}^2")) == PlainNumber(
+        value=Fraction(-7, 2), exact=True, percent=False, unit="cm2", variable="x"
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9" * 100_000,
+        "1," * 50_000,
+        "1 " * 50_000,
+        "{" * 100_000,
+        r"\frac" * 20_000,
+        r"\frac{" * 20_000,
+        r"\text{" * 20_000,
+        "1e9" * 30_000,
+        "^{" * 50_000,
+        " " * 100_000 + "x",
+        "." * 100_000,
+        r"10^{999}",
+        "1e" + "9" * 1000,
+        "1/" + "0" * 1000,
+    ],
+)
+def test_hostile_answers_take_linear_time(answer: str):
+    begin = time.process_time()
+    assert quick_verdict("42", answer) is not True
+    assert time.process_time() - begin < 2.0

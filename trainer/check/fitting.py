@@ -1,0 +1,69 @@
+"""Settings near those that do not fit a device: which few changes bring the estimate below its memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from cfpo_hybrid.models import ModelShape
+from trainer.check.memory import Device, estimate_memory
+from trainer.config.root import Config
+from trainer.config.rules import find_layout_problems
+from trainer.config.rules.nearby import divisors
+
+Changes = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Settings that fit.
+
+    Example: ``Alternative({"actor.megatron.recompute": "true"}, 60 * GIB)``.
+    """
+
+    changes: Changes
+    peak: int
+
+
+def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 3) -> list[Alternative]:
+    """Up to ``most`` ways to fit, fewest changes first, then the one that leaves the memory fullest.
+
+    Tried are larger tensor parallelism, recomputation, offload, smaller micro-batches and a smaller share for vLLM.
+    """
+    found = []
+    for changes, changed in _variants(config):
+        if not changes or find_layout_problems(changed, shape):
+            continue
+        estimate = estimate_memory(changed, shape, device)
+        if estimate.peak <= device.bytes and estimate.kv_cache_bytes > 0:
+            found.append(Alternative(changes, estimate.peak))
+    return sorted(found, key=lambda alternative: (len(alternative.changes), -alternative.peak))[:most]
+
+
+def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
+    """Every combination of the settings that trade memory, with what it changes."""
+    megatron, actor, rollout = config.actor.megatron, config.actor, config.rollout
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    tps = [size for size in divisors(config.trainer.world_size) if size >= megatron.tensor_parallel_size]
+    budgets = [tokens for part in (1, 2, 4) if (tokens := actor.micro_batch_tokens // part) >= longest]
+    shares = [share for share in (rollout.gpu_memory_utilization, 0.6, 0.5, 0.4) if share <= rollout.gpu_memory_utilization]
+    switches = ((megatron.recompute, True), (megatron.offload, True))
+    for tp, recompute, offload, tokens, share in product(
+        tps, *(sorted(set(pair)) for pair in switches), budgets or [actor.micro_batch_tokens], sorted(set(shares))
+    ):
+        wanted = {
+            "actor.megatron.tensor_parallel_size": (megatron.tensor_parallel_size, tp),
+            "actor.megatron.recompute": (megatron.recompute, recompute),
+            "actor.megatron.offload": (megatron.offload, offload),
+            "actor.micro_batch_tokens": (actor.micro_batch_tokens, tokens),
+            "rollout.gpu_memory_utilization": (rollout.gpu_memory_utilization, share),
+        }
+        changes = {key: str(after).lower() for key, (before, after) in wanted.items() if before != after}
+        layout = replace(megatron, tensor_parallel_size=tp, recompute=recompute, offload=offload)
+        yield (
+            changes,
+            replace(
+                config,
+                actor=replace(actor, megatron=layout, micro_batch_tokens=tokens),
+                rollout=replace(rollout, gpu_memory_utilization=share),
+            ),
+        )

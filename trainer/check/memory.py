@@ -1,0 +1,161 @@
+"""Estimated bytes on one device in each phase of a step. Formulas, not measurements: none was compared with a GPU yet.
+
+With P parameters on the rank (its tp shard of its pp stage), e bytes a number (bf16: 2, fp32: 4) and dp replicas:
+
+    weights      e P                                 gradients    4 P          (fp32 buffers of Megatron's DDP)
+    optimizer    bf16: 12 P (fp32 master copy and two moments), fp32: 8 P; divided by dp with the distributed optimizer
+                 (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d)
+    reference    e P when algorithm.kl_coef > 0
+    activations  e tokens (4 h / s + ((2 q + 2 k) + 3 f) / tp) a layer, with h hidden, q and k the widths of queries and
+                 keys, f the MLP's width, s = tp with sequence parallelism, else 1: the inputs of norms and linear maps,
+                 rotated queries and keys, values, the attention's output, gate and up, and the MLP's product
+                 (the counting of Korthikanti et al. 2022, section 4.1, for this layer: no dropout, and flash attention
+                 keeps no scores). With recompute: the layers' inputs, and one layer in full. 1F1B keeps up to pp
+                 micro-batches alive on the first stage, pp - stage on later ones.
+    head         16 bytes x chunk x V / tp (logits, their exponentials and gradients, fp32), and (4 + e) h V / tp for
+                 the gradient of its weight
+    vLLM         e P' of weights, with P' of its own tp; the KV cache takes the rest of gpu_memory_utilization (on a CPU
+                 kv_cache_bytes); one token takes 2 e k layers / tp
+    overhead     CUDA context, NCCL and fragmentation: 3 GiB assumed; a CPU process: 0.95 GiB measured
+
+On a GPU vLLM gives its memory back while Megatron trains; on a CPU both stay. ``offload`` moves Megatron's gradients and
+optimizer to the host while weights are handed over, and its weights too while vLLM generates.
+"""
+
+from dataclasses import dataclass
+
+from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from trainer.check.parameters import rollout_parameters, stage_parameters
+from trainer.config.root import Config
+
+GIB = 1024**3
+GPU_OVERHEAD = 3 * GIB
+CPU_OVERHEAD = int(0.95 * GIB)
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A phase of a step and what lies on the device in it, in bytes.
+
+    Example: ``Phase("update", {"weights": 3, "gradients": 6})`` has total 9.
+    """
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """Phases of a step on the fullest rank, and what the KV cache holds."""
+
+    phases: tuple[Phase, ...]
+    kv_cache_bytes: int
+    kv_token_bytes: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the largest phase."""
+        return max(phase.total for phase in self.phases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a worker runs on; ``bytes`` is only known, and only asked for, of a GPU."""
+
+    is_gpu: bool
+    bytes: int
+
+
+def estimate_memory(config: Config, shape: ModelShape, device: Device) -> MemoryEstimate:
+    """The phases of a step on one device: update, wake of vLLM's weights, generation."""
+    state = _training_state(config, shape, device)
+    overhead = {"overhead": GPU_OVERHEAD if device.is_gpu else CPU_OVERHEAD}
+    weights = {"vLLM weights": _rollout_weights(config, shape, device)}
+    cache = _kv_cache(config, weights["vLLM weights"], device)
+    work = {"activations": _activations(config, shape, device), "head": _head(config, shape, device)}
+    buckets = {"transfer buckets": 2 * config.rollout.bucket_bytes}
+    offloads = device.is_gpu and config.actor.megatron.offload
+    needed_to_hand_over = {"weights": state["weights"]} if offloads else state
+    # A CPU has no sleep mode: vLLM's weights and cache stay where they are.
+    always = {} if device.is_gpu else weights | cache
+    return MemoryEstimate(
+        phases=(
+            Phase("update", state | work | always | overhead),
+            Phase("wake and reshard", needed_to_hand_over | weights | always | buckets | overhead),
+            Phase("generate", ({} if offloads else state) | weights | cache | overhead),
+        ),
+        kv_cache_bytes=cache["KV cache"],
+        kv_token_bytes=_kv_token_bytes(config, shape, device),
+    )
+
+
+def actor_width(config: Config, device: Device) -> int:
+    """Bytes of a number in the actor's weights."""
+    name = config.actor.dtype
+    return BYTES[("bfloat16" if device.is_gpu else "float32") if name == "auto" else name]
+
+
+def _rollout_width(config: Config, device: Device) -> int:
+    return actor_width(config, device) if config.rollout.dtype == "auto" else BYTES[config.rollout.dtype]
+
+
+def _rollout_weights(config: Config, shape: ModelShape, device: Device) -> int:
+    return rollout_parameters(shape, config.rollout.tensor_parallel_size) * _rollout_width(config, device)
+
+
+def _kv_cache(config: Config, weights: int, device: Device) -> dict[str, int]:
+    if not device.is_gpu:
+        return {"KV cache": config.rollout.kv_cache_bytes}
+    return {"KV cache": max(0, int(config.rollout.gpu_memory_utilization * device.bytes) - weights)}
+
+
+def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[str, int]:
+    """What Megatron keeps between steps on its fullest stage."""
+    megatron, width = config.actor.megatron, actor_width(config, device)
+    count = max(stage_parameters(shape, megatron))
+    shards = config.train_layout.dp if megatron.distributed_optimizer else 1
+    state = {
+        "weights": width * count,
+        "gradients": 4 * count,
+        "optimizer": (12 if width == 2 else 8) * count // shards,
+    }
+    return state | ({"reference": width * count} if config.algorithm.kl_coef else {})
+
+
+def _activations(config: Config, shape: ModelShape, device: Device) -> int:
+    """What the backward pass of the fullest stage needs, in bytes."""
+    megatron, width = config.actor.megatron, actor_width(config, device)
+    tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
+    tokens = micro_batch_tokens(config)
+    cut = tp if megatron.sequence_parallel else 1
+    inner = (2 * shape.query_size + 2 * shape.kv_size + 3 * shape.intermediate_size) // tp
+    layer = width * tokens * (4 * shape.hidden_size // cut + inner)
+    entry = width * tokens * shape.hidden_size // cut
+    stages = pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
+    alive = [(pp - stage) * len(layers) for stage, layers in enumerate(stages)]
+    return max(alive) * entry + layer if megatron.recompute else max(alive) * layer
+
+
+def _head(config: Config, shape: ModelShape, device: Device) -> int:
+    rows = padded_vocab_size(shape.vocab_size, config.actor.megatron.tensor_parallel_size)
+    rows //= config.actor.megatron.tensor_parallel_size
+    chunk = min(config.actor.log_prob_chunk_tokens, micro_batch_tokens(config))
+    return 16 * chunk * rows + (4 + actor_width(config, device)) * shape.hidden_size * rows
+
+
+def micro_batch_tokens(config: Config) -> int:
+    """Most tokens of one micro-batch: the budget, or the longest sequence, which gets one of its own."""
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    return max(config.actor.micro_batch_tokens, longest)
+
+
+def _kv_token_bytes(config: Config, shape: ModelShape, device: Device) -> int:
+    tp = config.rollout.tensor_parallel_size
+    heads = max(1, shape.num_kv_heads // tp)
+    return 2 * _rollout_width(config, device) * heads * shape.head_dim * shape.num_layers

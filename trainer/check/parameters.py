@@ -1,0 +1,36 @@
+"""How many parameters one rank of each engine holds."""
+
+from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
+from workers.config import MegatronConfig
+
+
+def layer_parameters(shape: ModelShape, tp: int) -> int:
+    """Parameters of one decoder layer on a tensor-parallel rank; norms are not cut."""
+    qkv = (shape.query_size + 2 * shape.kv_size) * (shape.hidden_size + shape.qkv_bias)
+    cut = qkv + shape.query_size * shape.hidden_size + 3 * shape.hidden_size * shape.intermediate_size
+    return -(-cut // tp) + 2 * shape.hidden_size
+
+
+def stage_parameters(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
+    """Parameters of one rank of each pipeline stage of Megatron.
+
+    The first stage has the embedding and the last one the head; when they are tied, the last of several stages has a
+    copy of its own.
+    """
+    tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
+    stages = pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
+    counts = [len(layers) * layer_parameters(shape, tp) for layers in stages]
+    embedding = padded_vocab_size(shape.vocab_size, tp) // tp * shape.hidden_size
+    counts[0] += embedding
+    counts[-1] += shape.hidden_size + (embedding if pp > 1 or not shape.tied_embeddings else 0)
+    return counts
+
+
+def rollout_parameters(shape: ModelShape, tp: int) -> int:
+    """Parameters of one vLLM rank; with fewer key-value heads than ranks each head is held more than once."""
+    copies = max(1, tp // shape.num_kv_heads)
+    extra = 2 * shape.kv_size * (shape.hidden_size + shape.qkv_bias) * (copies - 1) // tp
+    embedding = vllm_padded_vocab_size(shape.vocab_size) // tp * shape.hidden_size
+    embeddings = embedding if shape.tied_embeddings else 2 * embedding
+    return shape.num_layers * (layer_parameters(shape, tp) + extra) + embeddings + shape.hidden_size

@@ -1,0 +1,146 @@
+"""What ``cfpo check`` prints: the run in numbers, its memory, and what to change where it does not fit."""
+
+import math
+from collections.abc import Iterator
+
+from cfpo_hybrid.models import ModelShape
+from trainer.check.fitting import alternatives
+from trainer.check.memory import GIB, Device, MemoryEstimate, Phase, estimate_memory, micro_batch_tokens
+from trainer.pressure import pressure_line
+from trainer.config import Config, LoadedConfig
+
+LABEL_WIDTH = 14
+
+
+def report(loaded: LoadedConfig, device: Device) -> str:
+    """The whole text, without a newline at its end."""
+    estimate = estimate_memory(loaded.config, loaded.model.shape, device)
+    lines = [
+        *_rows(_model_and_workers(loaded, device)),
+        *_rows(_batches(loaded.config)),
+        *_rows(_length(loaded.config)),
+        *_rows(_memory(loaded.config, estimate, device)),
+        *_verdict(loaded, estimate, device),
+    ]
+    return "\n".join(lines)
+
+
+def fits(loaded: LoadedConfig, device: Device) -> bool:
+    """Whether the estimate stays below the device's memory and leaves room for one sequence at least."""
+    estimate = estimate_memory(loaded.config, loaded.model.shape, device)
+    return not device.is_gpu or (estimate.peak <= device.bytes and full_sequences(loaded.config, estimate) >= 1)
+
+
+def full_sequences(config: Config, estimate: MemoryEstimate) -> int:
+    """Sequences of the greatest length that the KV cache of one replica holds at one time."""
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    return estimate.kv_cache_bytes // (estimate.kv_token_bytes * longest)
+
+
+Row = tuple[str, str]
+
+
+def _rows(rows: Iterator[Row]) -> list[str]:
+    return [f"{label:<{LABEL_WIDTH}}{text}" for label, text in rows]
+
+
+def _model_and_workers(loaded: LoadedConfig, device: Device) -> Iterator[Row]:
+    config, shape = loaded.config, loaded.model.shape
+    yield (
+        "model",
+        f"{config.model.path}: {shape.family}, {shape.num_parameters / 1e9:.3g}B parameters, {shape.num_layers} layers, "
+        f"{shape.num_heads} heads, {shape.num_kv_heads} key-value heads; from {loaded.model.source}",
+    )
+    train, rollout, trainer = config.train_layout, config.rollout_layout, config.trainer
+    kind = "cuda" if device.is_gpu else "cpu"
+    yield (
+        "workers",
+        f"{trainer.world_size} on {_count(trainer.nodes, 'node')} ({kind}): Megatron dp {train.dp} x pp {train.pp} x "
+        f"tp {train.tp}; vLLM {_count(rollout.dp, 'replica')} of tp {rollout.tp}",
+    )
+
+
+def _batches(config: Config) -> Iterator[Row]:
+    algorithm, data = config.algorithm, config.data
+    prompts, group = data.train_batch_size, config.rollout.group_size
+    longest = data.max_prompt_length + data.max_response_length
+    yield (
+        "a rollout",
+        f"{prompts} prompts x {group} responses = {config.responses_per_step} responses of at most "
+        f"{data.max_prompt_length} + {data.max_response_length} = {longest} tokens; about "
+        f"{_share(config.responses_per_step, config.rollout_layout.dp)} for each vLLM replica",
+    )
+    ratio, rows = algorithm.batch_ratio, config.responses_per_step // algorithm.batch_ratio
+    yield (
+        "mini-batches",
+        f"{ratio} of {prompts // ratio} prompts = {rows} responses; about {_share(rows, config.train_layout.dp)} for each "
+        f"Megatron replica, in micro-batches of up to {micro_batch_tokens(config)} tokens",
+    )
+    yield "off-policy", pressure_line(config)
+
+
+def _length(config: Config) -> Iterator[Row]:
+    trainer, optimizer = config.trainer, config.actor.optimizer
+    prompts = trainer.total_steps * config.data.train_batch_size
+    yield (
+        "the run",
+        f"{_count(trainer.total_steps, 'rollout step')}, {_count(config.total_updates, 'optimizer step')}, {prompts} prompts",
+    )
+    warmup = math.ceil(optimizer.warmup_ratio * config.total_updates)
+    yield (
+        "learning rate",
+        f"{config.actor.lr:g}, {optimizer.schedule}, {_count(warmup, 'optimizer step')} of warm-up",
+    )
+
+
+def _memory(config: Config, estimate: MemoryEstimate, device: Device) -> Iterator[Row]:
+    where = f"per device of {_gib(device.bytes)}" if device.is_gpu else "per worker process"
+    yield "memory", f"estimated {where}, not measured:"
+    for phase in estimate.phases:
+        yield f"  {phase.name}"[: LABEL_WIDTH + 4].ljust(LABEL_WIDTH + 4), _phase(phase)
+    yield (
+        "  KV cache",
+        f"{_gib(estimate.kv_cache_bytes)}: {_count(full_sequences(config, estimate), 'sequence')} of full length at one "
+        "time, in each vLLM replica",
+    )
+
+
+def _phase(phase: Phase) -> str:
+    parts = " + ".join(f"{name} {_gib(size)}" for name, size in phase.parts.items())
+    return f"{_gib(phase.total)} = {parts}"
+
+
+def _verdict(loaded: LoadedConfig, estimate: MemoryEstimate, device: Device) -> Iterator[str]:
+    config, shape = loaded.config, loaded.model.shape
+    if not device.is_gpu:
+        yield f"{'':<{LABEL_WIDTH}}{_gib(estimate.peak * config.trainer.workers_on_a_node)} on a node at most"
+    elif fits(loaded, device):
+        yield f"fits: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
+    else:
+        yield f"does not fit: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
+        yield from _advice(config, shape, device)
+
+
+def _advice(config: Config, shape: ModelShape, device: Device) -> Iterator[str]:
+    found = alternatives(config, shape, device)
+    for alternative in found:
+        changes = " ".join(f"{key}={value}" for key, value in alternative.changes.items())
+        yield f"  would fit: {changes} ({_gib(alternative.peak)})"
+    if not found:
+        yield (
+            f"  no tensor parallelism, recomputation, offload or micro-batch size makes it fit on "
+            f"{_count(config.trainer.world_size, 'worker')}; use more workers or a larger device"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _share(number: int, parts: int) -> str:
+    whole = number / parts
+    return f"{whole:.0f}" if number % parts == 0 else f"{whole:.1f}"

@@ -1,0 +1,130 @@
+"""The command line: ``cfpo train | check | eval | export | plot | losses | check-loss``.
+
+Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from cfpo_hybrid.errors import CfpoError, UserError
+from trainer.evaluation_options import EvaluationOptions
+
+MODULES = {
+    "train": "trainer.commands.train",
+    "check": "trainer.commands.check",
+    "eval": "trainer.commands.evaluate",
+    "export": "trainer.commands.export",
+    "plot": "trainer.commands.plot",
+    "losses": "trainer.commands.losses",
+    "check-loss": "trainer.commands.check_loss",
+}
+"""Where each command is; imported only when it is asked for, so that ``cfpo --help`` is quick."""
+
+USER_MISTAKE, RUN_FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit code.
+
+    Args:
+        words: the arguments; by default those of the process.
+    """
+    arguments = parser().parse_args(words)
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Plugins and reward functions are found from where the command was called, as with `python -m`.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(MODULES[arguments.command]).run(arguments, print)
+    except UserError as error:
+        print(f"cfpo {arguments.command}: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except CfpoError as error:
+        print(f"cfpo {arguments.command}: the run failed: {error}", file=sys.stderr)
+        return RUN_FAILED
+    except KeyboardInterrupt:
+        print(f"cfpo {arguments.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    root = argparse.ArgumentParser(prog="cfpo", description="Reinforcement learning of language models, CFPO and others.")
+    root.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train as a recipe says")
+    _add_recipe(train)
+
+    check = commands.add_parser("check", help="batches, ranks, off-policy pressure and memory of a run; starts nothing")
+    _add_recipe(check)
+    check.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="memory of one GPU; given, a run that does not fit exits with 2"
+    )
+
+    _add_eval(commands.add_parser("eval", help="score a checkpoint or Hugging Face model on a file"))
+
+    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
+    export.add_argument("checkpoint", help="a checkpoint folder, or a run directory for its newest one")
+    export.add_argument("output", help="folder to write")
+
+    plot = commands.add_parser("plot", help="draw the plots of a run directory")
+    plot.add_argument("directory", help="a run directory")
+
+    _add_plugins(commands.add_parser("losses", help="list the policy losses"))
+
+    check_loss = commands.add_parser("check-loss", help="put a policy loss through the conformance suite")
+    check_loss.add_argument("name", help="of the loss, as in policy_loss.name")
+    check_loss.add_argument("knobs", nargs="*", metavar="knob=value", help="its knobs, where not the defaults")
+    _add_plugins(check_loss)
+    return root
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", help="a YAML file, e.g. examples/quickstart/recipe.yaml")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings over the recipe's, e.g. actor.lr=1e-6")
+
+
+def _add_plugins(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plugins",
+        action="append",
+        default=[],
+        metavar="PLUGIN",
+        help="a module or Python file that registers losses; may be given more than once",
+    )
+
+
+def _add_eval(command: argparse.ArgumentParser) -> None:
+    defaults = EvaluationOptions(model="", files=())
+    command.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
+    command.add_argument("files", nargs="+", metavar="FILE", help="problems: JSONL, parquet or data set ids")
+    command.add_argument("--output", metavar="DIR", help="folder for generations and scores")
+    command.add_argument("--greedy", action="store_true", help="the likeliest tokens instead of sampling")
+    command.add_argument("--system-prompt", metavar="TEXT")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    for name, kind in (
+        ("temperature", float),
+        ("top_p", float),
+        ("samples", int),
+        ("max_prompt_length", int),
+        ("max_response_length", int),
+        ("num_workers", int),
+        ("tensor_parallel_size", int),
+        ("seed", int),
+    ):
+        default = getattr(defaults, name)
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default {default}")
+    command.add_argument("--reward", default=defaults.reward, help='"math" or "path/to/file.py:function"')
+    command.add_argument("--device", default=defaults.device, choices=("auto", "cpu", "cuda"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

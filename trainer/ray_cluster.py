@@ -1,0 +1,47 @@
+"""Ray for a run: a small cluster of its own on this machine, or an existing one."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from cfpo_hybrid.errors import ConfigError
+from trainer.config.trainer_config import TrainerConfig
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 2 * 1024**3
+"""Shared memory of a run's own Ray; batches of a run on one machine are far smaller."""
+
+
+@contextmanager
+def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
+    """Connects the driver to Ray and disconnects it at the end; a Ray of its own ends with the run.
+
+    Raises:
+        ConfigError: no cluster answers at ``trainer.ray_address``.
+    """
+    # Ray's start-up message and its usage question are noise on a user's terminal.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    if trainer.ray_address is None:
+        # Ray counts logical CPUs only to place actors: a laptop with two cores may run four tiny workers.
+        cpus = max(os.cpu_count() or 1, trainer.world_size * trainer.cpus_per_worker)
+        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        if device == "cpu":
+            options["num_gpus"] = 0
+    else:
+        options["address"] = trainer.ray_address
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"trainer.ray_address='{trainer.ray_address}': no Ray cluster answers there ({error}); start one with "
+            "`ray start --head` or leave the key out to run on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,144 @@
+"""What a run holds while it lasts: the worker groups, the prompts and the clock."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
+from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
+from trainer.config import Config
+from trainer.data import TrainPrompts
+from trainer.metrics import StageTimer
+from trainer.ray_cluster import ray_cluster
+from workers.hybrid_worker import HybridWorker
+from workers.process import worker_environment
+from workers.reward.reward_worker import RewardWorker
+from workers.rollout.engine import SamplingSettings
+from workers.settings import HybridSettings
+from workers.weight_sync import SyncReport
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one training step did.
+
+    Args:
+        step: the rollout step, counted from 0.
+        batch: the rollout with rewards, old_log_probs and advantages; its wide columns may lie elsewhere.
+        reward_meta: counters of the reward workers.
+        updates: metrics of each optimizer step, with ``iteration`` and ``mini_batch``.
+        sync: the reshard at the end.
+    """
+
+    step: int
+    batch: DataProto
+    reward_meta: list[dict]
+    updates: list[dict[str, float]]
+    sync: SyncReport
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """The live parts of a run, for the step, validation and checkpoints.
+
+    Args:
+        config: of the run.
+        actors: the hybrid workers.
+        graders: the reward workers.
+        prompts: training prompts by step.
+        timer: seconds by stage.
+    """
+
+    config: Config
+    actors: WorkerGroup
+    graders: WorkerGroup
+    prompts: TrainPrompts
+    timer: StageTimer = field(default_factory=StageTimer)
+
+    @property
+    def timed(self) -> Callable[[str], AbstractContextManager[None]]:
+        """Adds the time of a block to a stage."""
+        return self.timer.timed
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How training responses are sampled."""
+        rollout = self.config.rollout
+        return SamplingSettings(
+            max_tokens=self.config.data.max_response_length,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        )
+
+
+def resolve_device(device: str) -> str:
+    """``"cpu"`` or ``"cuda"`` for ``trainer.device``."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def hybrid_settings(config: Config) -> HybridSettings:
+    """What the hybrid workers need to know of a configuration."""
+    return HybridSettings(
+        model=config.model,
+        actor=config.actor,
+        rollout=config.rollout,
+        algorithm=config.algorithm,
+        policy_loss=config.policy_loss,
+        train_layout=config.train_layout,
+        rollout_layout=config.rollout_layout,
+        max_prompt_length=config.data.max_prompt_length,
+        max_response_length=config.data.max_response_length,
+        total_optimizer_steps=config.total_updates,
+        ranks_per_node=config.trainer.workers_on_a_node,
+        seed=config.trainer.seed,
+        device=resolve_device(config.trainer.device),
+    )
+
+
+@contextmanager
+def open_session(config: Config, prompts: TrainPrompts) -> Iterator[Session]:
+    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened."""
+    device = resolve_device(config.trainer.device)
+    with ExitStack() as stack:
+        stack.enter_context(ray_cluster(config.trainer, device))
+        graders = stack.enter_context(start_graders(config))
+        actors = stack.enter_context(start_actors(config, device))
+        yield Session(config=config, actors=actors, graders=graders, prompts=prompts)
+
+
+def start_actors(config: Config, device: str) -> RayWorkerGroup:
+    """The hybrid workers, packed per node; their engines are not built yet."""
+    trainer = config.trainer
+    pool = ResourcePool(
+        num_nodes=trainer.nodes,
+        workers_per_node=trainer.workers_on_a_node,
+        cpus_per_worker=trainer.cpus_per_worker,
+        gpus_per_worker=1 if device == "cuda" else 0,
+    )
+    return RayWorkerGroup.create(
+        HybridWorker,
+        args=(hybrid_settings(config),),
+        pool=pool,
+        layouts={"train": config.train_layout, "rollout": config.rollout_layout},
+        role="hybrid",
+        env=worker_environment(device, max(1, trainer.cpus_per_worker)),
+    )
+
+
+def start_graders(config: Config) -> RayWorkerGroup:
+    """One reward worker on the driver's side of the cluster; its own processes do the grading."""
+    return RayWorkerGroup.create(
+        RewardWorker,
+        args=(config.model, config.reward),
+        pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),
+        layouts={"reward": ParallelLayout()},
+        role="reward",
+        env=worker_environment("cpu", 1),
+    )

@@ -1,0 +1,88 @@
+"""The loss of one mini-batch as the schedule sees it: columns packed for the objective, global denominators, metrics."""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cfpo_hybrid.algorithms.aggregate import LossDenominators
+from cfpo_hybrid.algorithms.metrics import Metric, MetricSums
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.protocol import DataProto
+from workers.megatron.packing import MicroBatch
+
+INPUTS = {
+    "old_log_probs": "old_log_probs",
+    "advantages": "advantages",
+    "mask": "response_mask",
+    "rollout_log_probs": "rollout_log_probs",
+    "ref_log_probs": "ref_log_probs",
+}
+"""Inputs of a policy loss and the columns they come from, packed when the batch has them."""
+
+
+class MiniBatchLoss:
+    """Turns the log-probs of each micro-batch into its share of the loss, and gathers metrics.
+
+    Building one is collective over dp, for the denominators.
+
+    Args:
+        batch: this dp rank's rows of the mini-batch; maybe none.
+        objective: what is minimised.
+        device: of the model.
+        dp: ranks with the other rows.
+    """
+
+    def __init__(
+        self, batch: DataProto, objective: PolicyObjective, *, device: torch.device, dp: dist.ProcessGroup
+    ) -> None:
+        self.objective, self.device, self.dp = objective, device, dp
+        self.columns = {name: batch[column].to(device) for name, column in INPUTS.items() if column in batch}
+        self.denominators = self._count(batch)
+        self.differentiates_entropy = "entropy" in objective.needs
+
+    def __call__(self, micro_batch: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        """Loss and metrics of one micro-batch; the losses of all micro-batches and dp ranks add up."""
+        inputs = PolicyLossInputs(
+            log_probs=log_probs,
+            entropy=entropy if self.differentiates_entropy else entropy.detach(),
+            sequence_ids=micro_batch.sequence_ids,
+            num_sequences=len(micro_batch.rows),
+            **{name: micro_batch.pick(column) for name, column in self.columns.items()},
+        )
+        output = self.objective(inputs, self.denominators)
+        return output.loss, output.metrics
+
+    def reduce(self, metrics: list[dict[str, Metric]]) -> dict[str, float]:
+        """The metrics of the mini-batch over all micro-batches and dp ranks; collective over dp."""
+        sums = MetricSums()
+        for part in metrics or [self._metrics_of_nothing()]:
+            sums.add(part)
+        return sums.reduce(self._all_reduce)
+
+    def _metrics_of_nothing(self) -> dict[str, Metric]:
+        """What a rank without rows puts in: the names that every rank reduces."""
+        nothing = torch.zeros(0, device=self.device)
+        inputs = PolicyLossInputs(
+            log_probs=nothing.clone().requires_grad_(),
+            entropy=nothing,
+            sequence_ids=nothing.to(torch.int64),
+            num_sequences=0,
+            **{name: nothing.to(column.dtype) for name, column in self.columns.items()},
+        )
+        return self.objective(inputs, self.denominators).metrics
+
+    def _count(self, batch: DataProto) -> LossDenominators:
+        """Counted tokens and responses over all dp ranks: the one wait for the device before the optimizer step."""
+        mask, lengths = batch["response_mask"], batch["response_lengths"]
+        inside = torch.arange(mask.shape[1]) < lengths.unsqueeze(1)
+        counts = torch.stack([(mask & inside).sum(), torch.tensor(len(batch))]).to(self.device)
+        dist.all_reduce(counts, group=self.dp)
+        num_tokens, num_sequences = counts.tolist()
+        return LossDenominators(num_tokens=float(num_tokens), num_sequences=float(num_sequences))
+
+    def _all_reduce(self, vector: Tensor, operation: Literal["sum", "max"]) -> Tensor:
+        dist.all_reduce(vector, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, self.dp)
+        return vector

@@ -1,0 +1,227 @@
+"""The policy in training on one rank: Megatron-core model, optimizer, log-probs and updates.
+
+Every public method that computes is collective over the world (log-probs: over the model replica). Ranks of a replica
+get the same rows; a data-parallel rank may get none and still takes part.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import DistributedDataParallel
+from torch import Tensor
+
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.errors import DispatchError
+from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from workers.config import ActorConfig
+from workers.megatron.build import ModelRecipe, PolicyModel, build_model, wrap_for_training
+from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
+from workers.megatron.cpu_support import megatron_on
+from workers.megatron.log_probs import Head
+from workers.megatron.mini_batch_loss import MiniBatchLoss
+from workers.megatron.offload import Offload
+from workers.megatron.optimizer import PolicyOptimizer
+from workers.megatron.packing import MicroBatch, pack, unpack
+from workers.megatron.parallel import initialize_parallel
+from workers.megatron.schedule import run_forward, run_forward_backward, unwrapped
+
+
+class MegatronPolicy:
+    """One rank of the policy; weights are zero until they are loaded.
+
+    Args:
+        shape: of the model.
+        config: of the actor.
+        layout: of training; its world is torch's, which must exist.
+        rank: this process's.
+        device: of this rank.
+        seed: of Megatron's random state.
+        total_optimizer_steps: length of the learning-rate schedule.
+        temperature: of the rollout; logits are divided by it.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        config: ActorConfig,
+        layout: ParallelLayout,
+        *,
+        rank: int,
+        device: torch.device,
+        seed: int,
+        total_optimizer_steps: int,
+        temperature: float = 1.0,
+    ) -> None:
+        self.shape, self.config, self.device = shape, config, device
+        self.groups = initialize_parallel(layout, rank=rank, device=device, seed=seed)
+        self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
+        self._temperature = temperature
+        with megatron_on(device):
+            self.model: DistributedDataParallel = wrap_for_training(build_model(self.recipe), self.recipe)
+            self.optimizer = PolicyOptimizer(self.model, self.recipe, total_optimizer_steps)
+        self.reference: PolicyModel | None = None
+        self._offload = Offload(weights=self._weights, state=self._optimizer_state, gradients=self._gradients)
+
+    # --- weights
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """Local parameters under the names of :meth:`specs`. After writing into them call :meth:`weights_changed`."""
+        return {name: parameter.data for name, parameter in unwrapped(self.model).named_parameters()}
+
+    def specs(self) -> list[ShardSpec]:
+        """Which parts of which Hugging Face tensors the local parameters hold."""
+        return self.specs_of_rank(self.groups.rank)
+
+    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
+        """The specs of any rank of the training layout; needs no communication."""
+        megatron, layout = self.config.megatron, self.groups.layout
+        return megatron_specs(
+            self.shape,
+            layout,
+            layout.coordinate(rank),
+            first_stage_layers=megatron.first_stage_layers,
+            last_stage_layers=megatron.last_stage_layers,
+        )
+
+    def weights_changed(self) -> None:
+        """Tells the optimizer that weights were written from outside; its masters follow them."""
+        with megatron_on(self.device):
+            self.optimizer.weights_changed()
+
+    def build_reference(self) -> None:
+        """Keeps a frozen copy of the current weights for :meth:`ref_log_probs`."""
+        with megatron_on(self.device):
+            reference = build_model(self.recipe)
+        for parameter, current in zip(reference.parameters(), self.model.module.parameters(), strict=True):
+            parameter.requires_grad_(False).copy_(current.data)
+        self.reference = reference
+
+    # --- log-probs
+
+    def log_probs(self, batch: DataProto) -> DataProto:
+        """Step 4: ``old_log_probs`` and ``entropy`` of every response token under the current weights."""
+        log_probs, entropy = self._infer(self.model, batch)
+        return DataProto({"old_log_probs": log_probs, "entropy": entropy})
+
+    def ref_log_probs(self, batch: DataProto) -> DataProto:
+        """Step 4: ``ref_log_probs`` under the frozen copy.
+
+        Raises:
+            DispatchError: there is no copy.
+        """
+        if self.reference is None:
+            raise DispatchError("ref_log_probs needs a reference; call build_reference() once the weights are loaded")
+        return DataProto({"ref_log_probs": self._infer(self.reference, batch)[0]})
+
+    def score(self, batch: DataProto) -> Tensor:
+        """Log-probs ``[batch, response]`` of every response token, on the CPU; the same on every rank of the replica."""
+        return self._infer(self.model, batch)[0]
+
+    # --- training
+
+    def update(self, batch: DataProto, objective: PolicyObjective) -> dict[str, float]:
+        """Step 6: one optimizer step on a mini-batch.
+
+        Args:
+            batch: this dp rank's rows, with old_log_probs, advantages and response_mask.
+            objective: what is minimised.
+
+        Returns:
+            Metrics over all dp ranks, on the last stage's ranks; ``actor/grad_norm`` and ``actor/lr`` on every rank.
+
+        Raises:
+            NumericsError: the gradient norm is not finite.
+        """
+        micro_batches = self._pack(batch)
+        loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp)
+        with megatron_on(self.device):
+            self.optimizer.zero_grad()
+            metrics = run_forward_backward(self.model, micro_batches, self._head(), loss)
+            stepped = self.optimizer.step()
+        return (loss.reduce(metrics) if self.groups.is_last_stage else {}) | stepped
+
+    # --- memory and disk
+
+    def offload(self) -> None:
+        """Frees the device while vLLM generates, when ``actor.megatron.offload`` is on; nothing to free on a CPU."""
+        if self._can_offload:
+            self._offload.offload()
+            torch.cuda.empty_cache()
+
+    def onload(self, *, training: bool) -> None:
+        """Brings the weights back, and for training the optimizer state and gradient buffers too."""
+        if self._can_offload:
+            self._offload.onload(training=training)
+
+    def save(self, directory: Path) -> None:
+        """Writes this rank's files of a checkpoint."""
+        with megatron_on(self.device):
+            save_policy(directory, self._state())
+
+    def load(self, directory: Path) -> None:
+        """Restores a checkpoint of the same layout, bit for bit."""
+        with megatron_on(self.device):
+            load_policy(directory, self._state())
+
+    # --- private
+
+    def _infer(self, model: PolicyModel | DistributedDataParallel, batch: DataProto) -> tuple[Tensor, Tensor]:
+        """Padded log-probs and entropy on the CPU, on every rank of the replica."""
+        micro_batches = self._pack(batch)
+
+        def keep(_: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
+            return log_probs, torch.stack([log_probs, entropy])
+
+        with megatron_on(self.device):
+            packed = run_forward(model, micro_batches, self._head(), keep)
+        padded = unpack(micro_batches, packed, (2, *batch["responses"].shape), self.device)
+        if self.groups.pp is not None:
+            dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
+        log_probs, entropy = padded.cpu()
+        return log_probs, entropy
+
+    def _pack(self, batch: DataProto) -> list[MicroBatch]:
+        return pack(
+            batch,
+            max_tokens=self.config.micro_batch_tokens,
+            multiple=self.groups.layout.tp if self.config.megatron.sequence_parallel else 1,
+            device=self.device,
+        )
+
+    def _head(self) -> Head:
+        rows = self.recipe.padded_vocab // self.groups.layout.tp
+        first = self.groups.coordinate.tp * rows
+        return Head(
+            first_token=first,
+            num_tokens=min(max(self.shape.vocab_size - first, 0), rows),
+            temperature=self._temperature,
+            chunk_tokens=self.config.log_prob_chunk_tokens,
+            tp_group=self.groups.tp,
+        )
+
+    @property
+    def _can_offload(self) -> bool:
+        return self.device.type == "cuda" and self.config.megatron.offload
+
+    def _weights(self) -> list[Tensor]:
+        frozen = [] if self.reference is None else [parameter.data for parameter in self.reference.parameters()]
+        return [*self.parameters_by_name().values(), *frozen]
+
+    def _optimizer_state(self) -> list[Tensor]:
+        return list(self.optimizer.state_tensors().values())
+
+    def _gradients(self) -> list[Tensor]:
+        return [buffer.grad_data for buffer in [*self.model.buffers, *self.model.expert_parallel_buffers]]
+
+    def _state(self) -> PolicyState:
+        return PolicyState(
+            parameters=self.parameters_by_name(),
+            optimizer=self.optimizer,
+            groups=self.groups,
+            distributed_optimizer=self.config.megatron.distributed_optimizer,
+        )

@@ -1,0 +1,116 @@
+"""How weights enter vLLM: written straight into its fused parameters, or as full tensors through its own loader.
+
+The direct receiver moves only the bytes that must move. The second one rebuilds each Hugging Face tensor on every rank,
+a layer at a time, and calls vLLM's `load_weights`: slower, but it knows every kernel's layout, and tests compare the two.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.resharding import Piece, Rectangle, Resharder, ReshardStats, ShardSpec, build_plan
+from workers.megatron.policy import MegatronPolicy
+from workers.rollout.engine import RolloutEngine
+from workers.settings import HybridSettings
+
+
+class WeightReceiver(Protocol):
+    """Writes the current weights of Megatron into vLLM."""
+
+    def receive(self) -> ReshardStats:
+        """Collective over the world; the engine's weights must be awake."""
+        ...
+
+
+class DirectReceiver:
+    """Rectangles of Megatron's shards into vLLM's fused parameters."""
+
+    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, resharder: Resharder) -> None:
+        self.policy, self.engine, self.resharder = policy, engine, resharder
+
+    def receive(self) -> ReshardStats:
+        """Runs the cached plan."""
+        return self.resharder.run(self.policy.parameters_by_name(), self.engine.parameters())
+
+
+class LoaderReceiver:
+    """Full Hugging Face tensors, a layer at a time, into vLLM's `load_weights`."""
+
+    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, layers: Sequence["GatheredTensors"]) -> None:
+        self.policy, self.engine, self.layers = policy, engine, layers
+
+    def receive(self) -> ReshardStats:
+        """Gathers and hands over layer after layer."""
+        total = ReshardStats()
+        sources = self.policy.parameters_by_name()
+        device = next(iter(sources.values())).device
+        for layer in self.layers:
+            full = {name: torch.empty(shape, dtype=self.engine.dtype, device=device) for name, shape in layer.shapes}
+            stats = layer.resharder.run(sources, full)
+            self.engine.load_weights(full.items())
+            total.bytes_local += stats.bytes_local
+            total.bytes_sent += stats.bytes_sent
+            total.bytes_received += stats.bytes_received
+        return total
+
+
+class GatheredTensors:
+    """Hugging Face tensors that are rebuilt together, and how."""
+
+    def __init__(self, shapes: Sequence[tuple[str, tuple[int, ...]]], resharder: Resharder) -> None:
+        self.shapes, self.resharder = shapes, resharder
+
+
+def weight_receiver(
+    policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings, rank: int
+) -> WeightReceiver:
+    """The receiver that ``rollout.load_format`` names."""
+    sources = _all_sources(shape, settings)
+    world_size = settings.train_layout.world_size
+
+    def resharder(destinations: Sequence[Sequence[ShardSpec]]) -> Resharder:
+        plan = build_plan(sources, destinations, settings.ranks_per_node)
+        return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=settings.rollout.bucket_bytes)
+
+    if settings.rollout.load_format == "direct":
+        tp = settings.rollout.tensor_parallel_size
+        return DirectReceiver(
+            policy, engine, resharder([vllm_specs(shape, tp, rank % tp) for rank in range(world_size)])
+        )
+    layers = []
+    for shapes in _by_layer(shape):
+        full = [_whole(name, size) for name, size in shapes]
+        layers.append(GatheredTensors(shapes, resharder([full] * world_size)))
+    return LoaderReceiver(policy, engine, layers)
+
+
+def _all_sources(shape: ModelShape, settings: HybridSettings) -> list[list[ShardSpec]]:
+    layout, megatron = settings.train_layout, settings.actor.megatron
+    return [
+        megatron_specs(
+            shape,
+            layout,
+            layout.coordinate(rank),
+            first_stage_layers=megatron.first_stage_layers,
+            last_stage_layers=megatron.last_stage_layers,
+        )
+        for rank in range(layout.world_size)
+    ]
+
+
+def _by_layer(shape: ModelShape) -> list[list[tuple[str, tuple[int, ...]]]]:
+    groups: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
+    for name, size in hf_shapes(shape).items():
+        parts = name.split(".")
+        groups[parts[2] if parts[1] == "layers" else name].append((name, size))
+    return list(groups.values())
+
+
+def _whole(name: str, size: tuple[int, ...]) -> ShardSpec:
+    return ShardSpec(name, size, (Piece(name, Rectangle.whole(size), (0,) * len(size)),))

@@ -56,7 +56,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    root = argparse.ArgumentParser(prog="cfpo", description="Reinforcement learning of language models, CFPO and others.")
+    root = argparse.ArgumentParser(
+        prog="cfpo", description="Reinforcement learning of language models, CFPO and others."
+    )
     root.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -89,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", help="a YAML file, e.g. examples/quickstart/recipe.yaml")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings over the recipe's, e.g. actor.lr=1e-6")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings over the recipe's, e.g. actor.lr=1e-6"
+    )
 
 
 def _add_plugins(command: argparse.ArgumentParser) -> None:

@@ -45,10 +45,18 @@ class EvaluationOptions:
     def _rules(self) -> list[tuple[str, bool, str]]:
         tp, workers = self.tensor_parallel_size, self.num_workers
         return [
-            (f"--temperature {self.temperature}", self.temperature > 0, "above 0; use --greedy for the likeliest tokens"),
+            (
+                f"--temperature {self.temperature}",
+                self.temperature > 0,
+                "above 0; use --greedy for the likeliest tokens",
+            ),
             (f"--top-p {self.top_p}", 0 < self.top_p <= 1, "above 0 and at most 1"),
             (f"--samples {self.samples}", self.samples >= 1, "at least 1"),
-            (f"--samples {self.samples}", not (self.greedy and self.samples > 1), "1 with --greedy: all would be equal"),
+            (
+                f"--samples {self.samples}",
+                not (self.greedy and self.samples > 1),
+                "1 with --greedy: all would be equal",
+            ),
             (f"--limit {self.limit}", self.limit is None or self.limit >= 1, "at least 1"),
             (f"--max-prompt-length {self.max_prompt_length}", self.max_prompt_length >= 1, "at least 1"),
             (f"--max-response-length {self.max_response_length}", self.max_response_length >= 1, "at least 1"),

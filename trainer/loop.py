@@ -1,63 +1,103 @@
-"""The one training loop: validate, step, record, save, until the last step; then plots, export and the summary."""
+"""The one training loop: validate, step, record, save, until the last step."""
 
-import logging
-from contextlib import ExitStack
-
-from trainer.checkpoint import CheckpointStore, load_state
-from trainer.config import Config
-from trainer.config.load import resolved
-from trainer.data import TrainPrompts, load_validation, open_tokenizer
-from trainer.plots import plot_run
-from trainer.pressure import pressure_line
+from trainer.checkpoint import CheckpointStore
+from trainer.config import Config, resolved
+from trainer.data import ValidationPrompts
 from trainer.progress import RunProgress
+from trainer.record import step_metrics
 from trainer.run_dir import RunDirectory
-from trainer.session import open_session
-from trainer.summary import print_summary
-from trainer.tracking import open_trackers
-from trainer.trainer_state import check_resumable
-
-logger = logging.getLogger(__name__)
-
-MAY_DIFFER = (
-    "trainer.resume",
-    "trainer.total_steps",
-    "trainer.save_every",
-    "trainer.keep_checkpoints",
-    "trainer.val_every",
-    "trainer.trackers",
-    "trainer.progress",
-    "trainer.generations_every",
-    "trainer.ray_address",
-)
-"""Settings that may change when a run directory is used again."""
+from trainer.session import Session, StepReport, checkpoint_layout
+from trainer.step import train_step
+from trainer.tracking import Tracker
+from trainer.trainer_state import TrainerState
+from trainer.validation import generation_rows, validate
+from workers.hybrid_worker import HybridWorker
+from workers.reward.reward_worker import RewardWorker
 
 
-def train(config: Config) -> None:
-    """Trains as configured, from the start or from the last checkpoint, and leaves a complete run directory.
+class TrainingLoop:
+    """Drives a session through its steps and keeps the run directory up to date.
 
-    Raises:
-        UserError: files, data or a checkpoint that cannot be used.
-        WorkerError: a worker raised or died; everything saved so far stays.
+    Step 0 in the logs is the state before training, step k that after k rollout steps.
+
+    Args:
+        session: the live workers.
+        run: where results go.
+        store: where checkpoints go.
+        tracker: where metrics go.
+        progress: what the user sees.
+        validation: held-out problems; None where there are none.
     """
-    run = RunDirectory(config.trainer.run_dir)
-    store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
-    checkpoint = store.resolve(config.trainer.resume)
-    state = load_state(checkpoint) if checkpoint else None
-    settings = resolved(config)
-    if state is not None:
-        check_resumable(state, settings)
-    tokenizer = open_tokenizer(config.model)
-    prompts = TrainPrompts(config, tokenizer)
-    validation = load_validation(config, tokenizer)
-    run.start(settings, resumed_step=state.step if state else None, may_differ=MAY_DIFFER)
-    with ExitStack() as stack:
-        progress = stack.enter_context(RunProgress(config.trainer.total_steps, first_step=state.step if state else 0))
-        progress.note(pressure_line(config))
-        progress.stage("start")
-        session = stack.enter_context(open_session(config, prompts))
-        trackers = open_trackers(config.trainer.trackers, run, first_step=state.step if state else 0)
-        stack.callback(trackers.close)
-        loop = TrainingLoop(session, run, store, trackers, progress, validation)
-        loop.run(first_step=state.step if state else 0, checkpoint=str(checkpoint) if checkpoint else None)
-    plot_run(run.path)
-    print_summary(progress.console, run, next_commands(config))
+
+    def __init__(
+        self,
+        session: Session,
+        run: RunDirectory,
+        store: CheckpointStore,
+        *,
+        tracker: Tracker,
+        progress: RunProgress,
+        validation: ValidationPrompts | None,
+    ) -> None:
+        self.session, self.run, self.store = session, run, store
+        self.tracker, self.progress, self.validation = tracker, progress, validation
+        self.config: Config = session.config
+
+    def run_from(self, first_step: int) -> None:
+        """Trains from the state after ``first_step`` steps to the last step, then exports the model."""
+        trainer = self.config.trainer
+        if first_step == 0 and trainer.val_before_train:
+            self._log(0, self._validate(0) | self.session.timer.collect())
+        for step in range(first_step, trainer.total_steps):
+            report = train_step(self.session, step)
+            self._record(report)
+            if self._is_due(trainer.save_every, step + 1):
+                self._save(step + 1, report.sync.policy_version)
+        if trainer.export_final:
+            self.progress.stage("export")
+            self.session.actors.run(HybridWorker.export, str(self.run.export.absolute()))
+
+    def _record(self, report: StepReport) -> None:
+        """Step 8: updates, metrics, validation and generations of a finished step."""
+        step = report.step + 1
+        for update in report.updates:
+            self.tracker.log_update(step, update.iteration, update.mini_batch, update.metrics)
+        validation = self._validate(step) if self._validation_is_due(step) else {}
+        if self._is_due(self.config.trainer.generations_every, step):
+            texts = self.session.graders.run(RewardWorker.decode, report.batch)
+            self.run.write_generations(step, generation_rows(report.batch, texts))
+        self._log(step, step_metrics(report, self.session.timer.collect()) | validation)
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        self.tracker.log_step(step, metrics)
+        self.progress.step(step, metrics)
+
+    def _validation_is_due(self, step: int) -> bool:
+        trainer = self.config.trainer
+        return step == trainer.total_steps or self._is_due(trainer.val_every, step)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        with self.session.timed("validation"):
+            answers = validate(
+                self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
+            )
+        self.run.write_generations(step, answers.rows(), prefix="val_")
+        return answers.metrics()
+
+    def _save(self, step: int, policy_version: int) -> None:
+        state = TrainerState(
+            step=step,
+            policy_version=policy_version,
+            prompts_consumed=self.session.prompts.consumed_before(step),
+            seed=self.config.trainer.seed,
+            layout=checkpoint_layout(self.config),
+            config=resolved(self.config),
+        )
+        with self.session.timed("save"), self.store.writing(state) as folder:
+            self.session.actors.run(HybridWorker.save, str(folder.absolute()))
+
+    @staticmethod
+    def _is_due(every: int, step: int) -> bool:
+        return every > 0 and step % every == 0

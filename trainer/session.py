@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -16,10 +17,10 @@ from trainer.metrics import StageTimer
 from trainer.ray_cluster import ray_cluster
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
+from workers.reports import SyncReport, UpdateRecord
 from workers.reward.reward_worker import RewardWorker
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
-from workers.weight_sync import SyncReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,17 +29,39 @@ class StepReport:
 
     Args:
         step: the rollout step, counted from 0.
-        batch: the rollout with rewards, old_log_probs and advantages; its wide columns may lie elsewhere.
-        reward_meta: counters of the reward workers.
-        updates: metrics of each optimizer step, with ``iteration`` and ``mini_batch``.
+        batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
+        reward_meta: counters of each reward worker.
+        log_prob_meta: how far the engines disagree, of each model replica.
+        updates: each optimizer step.
         sync: the reshard at the end.
     """
 
     step: int
     batch: DataProto
-    reward_meta: list[dict]
-    updates: list[dict[str, float]]
+    reward_meta: list[dict[str, Any]]
+    log_prob_meta: list[dict[str, Any]]
+    updates: list[UpdateRecord]
     sync: SyncReport
+
+    @classmethod
+    def of(
+        cls,
+        step: int,
+        batch: DataProto,
+        rewards: DataProto,
+        log_probs: DataProto,
+        updates: list[UpdateRecord],
+        sync: SyncReport,
+    ) -> "StepReport":
+        """The report of a step, with what the replicas said beside their answers."""
+        return cls(
+            step=step,
+            batch=batch,
+            reward_meta=replica_meta(rewards),
+            log_prob_meta=replica_meta(log_probs),
+            updates=updates,
+            sync=sync,
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,7 +80,7 @@ class Session:
     actors: WorkerGroup
     graders: WorkerGroup
     prompts: TrainPrompts
-    timer: StageTimer = field(default_factory=StageTimer)
+    timer: StageTimer
 
     @property
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
@@ -74,6 +97,29 @@ class Session:
             top_p=rollout.top_p,
             top_k=rollout.top_k,
         )
+
+    @property
+    def validation_sampling(self) -> SamplingSettings:
+        """How validation responses are sampled; temperature 0 is greedy."""
+        trainer = self.config.trainer
+        return SamplingSettings(
+            max_tokens=self.config.data.max_response_length,
+            temperature=trainer.val_temperature or 1.0,
+            top_p=trainer.val_top_p,
+            greedy=trainer.val_temperature == 0,
+        )
+
+
+def replica_meta(answer: DataProto) -> list[dict[str, Any]]:
+    """What each replica wrote into the metadata of its part of an answer."""
+    return cast(list[dict[str, Any]], answer.meta["replicas"])
+
+
+def checkpoint_layout(config: Config) -> dict[str, int]:
+    """What the workers' files of a checkpoint depend on."""
+    layout = config.train_layout
+    sharded = int(config.actor.megatron.distributed_optimizer)
+    return {"dp": layout.dp, "pp": layout.pp, "tp": layout.tp, "distributed_optimizer": sharded}
 
 
 def resolve_device(device: str) -> str:
@@ -103,14 +149,21 @@ def hybrid_settings(config: Config) -> HybridSettings:
 
 
 @contextmanager
-def open_session(config: Config, prompts: TrainPrompts) -> Iterator[Session]:
-    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened."""
+def open_session(config: Config, prompts: TrainPrompts, on_stage: Callable[[str], None]) -> Iterator[Session]:
+    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened.
+
+    Args:
+        config: of the run.
+        prompts: training prompts.
+        on_stage: is told the name of each stage as it begins.
+    """
     device = resolve_device(config.trainer.device)
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(config.trainer, device))
         graders = stack.enter_context(start_graders(config))
         actors = stack.enter_context(start_actors(config, device))
-        yield Session(config=config, actors=actors, graders=graders, prompts=prompts)
+        timer = StageTimer(on_enter=on_stage)
+        yield Session(config=config, actors=actors, graders=graders, prompts=prompts, timer=timer)
 
 
 def start_actors(config: Config, device: str) -> RayWorkerGroup:

@@ -1,4 +1,4 @@
-"""One training step: from prompts to new weights, in the order of the way of a batch (docs/way_of_a_batch.md)."""
+"""One training step: from prompts to new weights, in the order of docs/way_of_a_batch.md."""
 
 from cfpo_hybrid.algorithms.advantage import compute_advantages
 from trainer.mini_batches import assign_mini_batches
@@ -13,12 +13,13 @@ def train_step(session: Session, step: int) -> StepReport:
     with timed("data"):  # 1
         prompts = session.prompts.next_batch(step)
     with timed("generate"):  # 2
-        batch = actors.run(HybridWorker.generate, prompts, session.sampling)
+        batch = prompts.merge(actors.run(HybridWorker.generate, prompts, session.sampling))
     with timed("reward"):  # 3
         rewards = session.graders.run(RewardWorker.score, batch)
         batch = batch.merge(rewards)
     with timed("old_log_probs"):  # 4
-        batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
+        log_probs = actors.run(HybridWorker.compute_log_probs, batch)
+        batch = batch.merge(log_probs)
     with timed("advantages"):  # 5
         advantages = compute_advantages(config.algorithm.advantage, batch["rewards"], batch["group_ids"])
         mini_batch = assign_mini_batches(batch["group_ids"], config.algorithm.batch_ratio, config.trainer.seed, step)
@@ -27,6 +28,4 @@ def train_step(session: Session, step: int) -> StepReport:
         updates = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
-    return StepReport(
-        step=step, batch=batch, rewards_meta=rewards.meta, updates=updates, sync=sync
-    )  # 8: trainer/loop.py
+    return StepReport.of(step, batch, rewards, log_probs, updates, sync)  # 8 is in trainer/loop.py

@@ -5,8 +5,6 @@ from contextlib import ExitStack
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
-from workers.engine_factory import build_engine, resolve_dtype
-from workers.megatron.hf_weights import load_hf
 from workers.process import join_process_group, leave_process_group
 from workers.rollout.engine import SamplingSettings
 from workers.settings import GenerationSettings
@@ -27,6 +25,10 @@ class GenerationWorker:
     @dispatch(Dispatch.BROADCAST)
     def initialize(self) -> None:
         """Builds the engine and loads the weights, each rank its own slices of the files."""
+        # The driver names the methods of this class without loading the engines.
+        from workers.engines import build_engine, resolve_dtype
+        from workers.megatron.hf_weights import load_hf
+
         settings = self.settings
         device = join_process_group(self.context, settings.device)
         self._cleanup.callback(leave_process_group)

@@ -10,20 +10,14 @@ import logging
 from contextlib import ExitStack
 from pathlib import Path
 
-from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
-from workers.engine_factory import build_engine, resolve_dtype, shape_of
 from workers.log_prob_gap import log_prob_gap
-from workers.megatron.hf_weights import export_hf, load_hf
-from workers.megatron.policy import MegatronPolicy
 from workers.process import join_process_group, leave_process_group
+from workers.reports import SyncReport, UpdateRecord
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
-from workers.weight_sync import SyncReport, WeightSync
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +55,19 @@ class HybridWorker:
         """
         settings = self.settings
         self.policy_version = policy_version
-        self.device = join_process_group(self.context, settings.device)
+        device = join_process_group(self.context, settings.device)
         self._cleanup.callback(leave_process_group)
-        self.objective = self._build_objective()
-        self.policy = self._build_policy()
+        # The driver names the methods of this class without loading Megatron-core and vLLM (ten seconds of imports).
+        from workers.engines import build_generation, build_objective, build_policy, build_weight_sync
+
+        self.objective = build_objective(settings)
+        self.policy = build_policy(settings, self.context, device)
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
         self.policy.offload()
-        self.engine = build_engine(
-            settings.model,
-            settings.rollout,
-            self.context,
-            dtype=resolve_dtype(settings.rollout.dtype, settings.actor.dtype, device=self.device),
-            device=self.device,
-            max_model_len=settings.max_prompt_length + settings.max_response_length,
-        )
+        self.engine = build_generation(settings, self.context, device)
         self._cleanup.callback(self.engine.close)
-        self.weight_sync = WeightSync(self.policy, self.engine, self.policy.shape, settings)
+        self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
         return self.sync_weights()
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
@@ -101,7 +91,7 @@ class HybridWorker:
         return answer.with_meta(**log_prob_gap(batch, answer["old_log_probs"]))
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
-    def update_policy(self, batch: DataProto) -> list[dict[str, float]]:
+    def update_policy(self, batch: DataProto) -> list[UpdateRecord]:
         """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks."""
         self._start_training()
         algorithm = self.settings.algorithm
@@ -110,7 +100,7 @@ class HybridWorker:
         for iteration in range(algorithm.iterations):
             for index, mini_batch in enumerate(mini_batches):
                 metrics = self.policy.update(mini_batch, self.objective)
-                records.append({"iteration": iteration, "mini_batch": index, **metrics})
+                records.append(UpdateRecord(iteration, index, metrics))
         self.policy_version += 1
         return records
 
@@ -130,6 +120,8 @@ class HybridWorker:
     @dispatch(Dispatch.BROADCAST)
     def export(self, directory: str) -> None:
         """Writes the weights as a Hugging Face folder; every rank writes what it holds."""
+        from workers.megatron.hf_weights import export_hf
+
         self._start_training()
         model = self.settings.model
         export_hf(Path(directory), self.policy, model_folder(model.path, model.revision))
@@ -143,33 +135,3 @@ class HybridWorker:
             self.engine.sleep()
             self.policy.onload(training=True)
             self.phase = Phase.TRAINING
-
-    def _build_objective(self) -> PolicyObjective:
-        algorithm, chosen = self.settings.algorithm, self.settings.policy_loss
-        load_plugins(chosen.plugins)
-        return PolicyObjective(
-            loss=build_policy_loss(chosen.name, **chosen.knobs),
-            aggregation=algorithm.loss_aggregation,
-            kl_coef=algorithm.kl_coef,
-            kl_estimator=algorithm.kl_estimator,
-            entropy_coef=algorithm.entropy_coef,
-        )
-
-    def _build_policy(self) -> MegatronPolicy:
-        settings = self.settings
-        policy = MegatronPolicy(
-            shape_of(settings.model),
-            settings.actor,
-            settings.train_layout,
-            rank=self.context.rank,
-            device=self.device,
-            seed=settings.seed,
-            total_optimizer_steps=settings.total_optimizer_steps,
-            temperature=settings.rollout.temperature,
-        )
-        folder = model_folder(settings.model.path, settings.model.revision)
-        load_hf(folder, policy.specs(), policy.parameters_by_name())
-        policy.weights_changed()
-        if settings.algorithm.kl_coef:
-            policy.build_reference()
-        return policy

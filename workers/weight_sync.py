@@ -1,7 +1,6 @@
 """Step 7: from Megatron's shards into vLLM's parameters, with the order of waking and the proof on the probe."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -11,28 +10,10 @@ from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.resharding import ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import TOLERANCE, Probe, check_difference, largest_difference
+from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
 from workers.weight_receiver import WeightReceiver, weight_receiver
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SyncReport:
-    """One reshard, over all ranks.
-
-    Args:
-        policy_version: optimizer phases that the weights in vLLM have seen.
-        seconds: of the slowest rank, waking and the cache reset included.
-        bytes_total: written into vLLM's parameters.
-        bytes_moved: of these, that crossed processes.
-        probe_difference: largest difference in nats on the probe; None when it was not due.
-    """
-
-    policy_version: int
-    seconds: float
-    bytes_total: int
-    bytes_moved: int
-    probe_difference: float | None
 
 
 class WeightSync:

@@ -4,6 +4,7 @@ Every estimator is a vectorised function of rewards and groups; groups may have 
 Sums run in fp64, where the mean of equal fp32 rewards is exact: a group of equal rewards gets exactly 0.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,6 +37,10 @@ class RewardGroups:
         """Sum of ``values`` over each group, ``[group]``."""
         return torch.zeros_like(self.sizes).scatter_add(0, self.index, values)
 
+    def spread(self, per_group: Tensor) -> Tensor:
+        """One number a group given to each of its responses, ``[batch]``."""
+        return per_group.index_select(0, self.index)
+
 
 AdvantageFunction = Callable[[RewardGroups], Tensor]
 ADVANTAGES: Registry[AdvantageFunction] = Registry("advantage")
@@ -58,7 +63,7 @@ def register_advantage(name: str) -> Callable[[AdvantageFunction], AdvantageFunc
 def grpo(groups: RewardGroups) -> Tensor:
     """(R - mean) / (std + 1e-6) with the unbiased std (n - 1): equation 9 of the CFPO paper (Shao et al., 2024)."""
     variance = groups.sum(groups.centred.square()) / (groups.sizes - 1)
-    return groups.centred / (variance.sqrt() + STD_FLOOR)[groups.index]
+    return groups.centred / groups.spread(variance.sqrt() + STD_FLOOR)
 
 
 @register_advantage("grpo_no_std")
@@ -70,7 +75,7 @@ def grpo_no_std(groups: RewardGroups) -> Tensor:
 @register_advantage("rloo")
 def rloo(groups: RewardGroups) -> Tensor:
     """R - mean of the others = n / (n - 1) (R - mean): equation 10 of the CFPO paper (Ahmadian et al., 2024)."""
-    return groups.centred * (groups.sizes / (groups.sizes - 1))[groups.index]
+    return groups.centred * groups.spread(groups.sizes / (groups.sizes - 1))
 
 
 def compute_advantages(name: str, rewards: Tensor, group_ids: Tensor) -> Tensor:
@@ -91,16 +96,18 @@ def compute_advantages(name: str, rewards: Tensor, group_ids: Tensor) -> Tensor:
         raise BatchError(
             f"rewards {list(rewards.shape)} and group_ids {list(group_ids.shape)} must both be [batch]: one a response"
         )
-    if not bool(torch.isfinite(rewards).all()):
+    wide = rewards.double()
+    if not math.isfinite(float(wide.sum())):
         row = int((~torch.isfinite(rewards)).nonzero()[0])
         raise NumericsError(f"reward {float(rewards[row])} of row {row} is not finite; check the reward function")
     names, index, sizes = torch.unique(group_ids, return_inverse=True, return_counts=True)
-    if bool((sizes < 2).any()):
+    if rewards.numel() and int(sizes.min()) < 2:
         lonely = int(names[sizes < 2][0])
         raise BatchError(
             f"group {lonely} has a single response, and {name} compares responses of a group; "
             f"set rollout.group_size to 2 or more"
         )
-    wide, counts = rewards.double(), sizes.double()
+    counts = sizes.double()
     means = torch.zeros_like(counts).scatter_add(0, index, wide) / counts
-    return estimator(RewardGroups(index=index, sizes=counts, centred=wide - means[index])).float()
+    centred = wide - means.index_select(0, index)
+    return estimator(RewardGroups(index=index, sizes=counts, centred=centred)).float()

@@ -65,10 +65,9 @@ def from_bytes(data: bytes | bytearray | memoryview) -> DataProto:
             spec["name"]: _read_tensor(view[start:], spec["dtype"], spec["shape"], spec["offset"])
             for spec in header["tensors"]
         }
-        objects, meta = header["objects"], header["meta"]
-    except (KeyError, TypeError, ValueError) as error:
+        return DataProto({**columns, **dict(header["objects"])}, dict(header["meta"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BatchError(f"these bytes are a damaged batch: {error}") from error
-    return DataProto({**columns, **objects}, meta)
 
 
 def save(batch: DataProto, path: str | Path) -> None:

@@ -1,70 +1,87 @@
-"""Sums of two or three numbers, worked column by column, cleanly or with one fault.
+r"""Running sums worked step by step, cleanly or with one fault.
 
-    What is 47+85+36?   ->   7+5+6=18, 4+8+3+1=16, so \\boxed{168}
+    Add 47+8+5.   ->   47+8=55, 55+5=60, so \boxed{60}.
 
 Reinforcement can only prefer what a model already does now and then. So the base model is warmed up on solutions of
-mixed quality, as text from the wild is: it knows how to carry and how to box an answer, but more often than not it
-does one of them wrong.
+mixed quality, as text from the wild is: it knows how to carry and how to box an answer, but often it does not.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-_SHAPES = ((2, 2), (3, 2), (2, 3), (3, 3))
-"""(how many numbers, digits of each) of level 1, 2, 3 and 4."""
+MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH = 32, 64
+"""Bounds in characters of every prompt (chat template included) and response."""
 
 
 class Fault(StrEnum):
     """What is wrong with a worked solution."""
 
-    NONE = "none"
     FORGOTTEN_CARRY = "forgotten_carry"
-    """No column receives the carry of the one before; harmless where nothing is carried."""
+    """The tens stay as they are when the ones run over: 47+8=45. Harmless where nothing runs over."""
     MISCOUNT = "miscount"
-    """One column's sum is off by one."""
+    """One step is off by one."""
     NO_BOX = "no_box"
     """The right answer without its box."""
 
 
+FAULT_SHARES: dict[int, dict[Fault, float]] = {
+    1: {Fault.FORGOTTEN_CARRY: 0.42, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+    2: {Fault.FORGOTTEN_CARRY: 0.56, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+    3: {Fault.FORGOTTEN_CARRY: 0.56, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+}
+"""Shares of faulty solutions in the base model's warm-up, by level; the rest is clean.
+
+Carries are kept more often than not in short sums and forgotten more often than not in longer ones. So greedy decoding
+has room to rise too: it follows the majority.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Numbers to add up.
+    """A number of two digits and single digits to add to it.
 
     Args:
-        numbers: the summands, all of the same number of digits.
-        level: 1 to 4, from the number of summands and digits.
+        start: the first summand.
+        digits: the others.
     """
 
-    numbers: tuple[int, ...]
-    level: int
+    start: int
+    digits: tuple[int, ...]
+
+    @property
+    def level(self) -> int:
+        """1 to 3: two, three or four digits to add."""
+        return len(self.digits) - 1
 
     @property
     def text(self) -> str:
         """The question."""
-        return f"What is {'+'.join(map(str, self.numbers))}?"
+        return f"Add {'+'.join(map(str, (self.start, *self.digits)))}."
+
+    @property
+    def answer(self) -> int:
+        """The sum."""
+        return self.start + sum(self.digits)
 
     def record(self) -> dict[str, str]:
         """The problem with its clean solution, under the column names of the MATH data set."""
         return {
             "problem": self.text,
-            "solution": worked_solution(self, Fault.NONE, random.Random(0)),
+            "solution": worked_solution(self),
             "level": f"Level {self.level}",
-            "type": "Sums of two" if len(self.numbers) == 2 else "Sums of three",
+            "type": "Addition",
         }
 
 
 def draw_problem(rng: random.Random) -> Problem:
     """A random problem; every level is equally likely."""
-    level = rng.randrange(len(_SHAPES))
-    count, digits = _SHAPES[level]
-    numbers = tuple(rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(count))
-    return Problem(numbers, level + 1)
+    count = rng.randint(2, 4)
+    return Problem(rng.randint(10, 59), tuple(rng.randint(1, 9) for _ in range(count)))
 
 
 def draw_problems(count: int, rng: random.Random, taken: set[Problem]) -> list[Problem]:
-    """``count`` problems that differ from each other and from ``taken``, to which they are added."""
+    """``count`` problems that differ from each other and from those ``taken``, to which they are added."""
     drawn: list[Problem] = []
     while len(drawn) < count:
         problem = draw_problem(rng)
@@ -74,37 +91,32 @@ def draw_problems(count: int, rng: random.Random, taken: set[Problem]) -> list[P
     return drawn
 
 
-def worked_solution(problem: Problem, fault: Fault, rng: random.Random) -> str:
-    """The sum worked from the ones column on, with the given fault.
+def worked_solution(problem: Problem, fault: Fault | None = None, rng: random.Random | None = None) -> str:
+    """The sum worked digit by digit, cleanly or with the given fault.
 
     Args:
         problem: the sum.
         fault: what goes wrong.
-        rng: chooses the column and the direction of a miscount.
+        rng: chooses the step and the direction of a miscount.
     """
-    digits = len(str(problem.numbers[0]))
-    off_column = rng.randrange(digits) if fault is Fault.MISCOUNT else -1
-    steps: list[str] = []
-    answer, carry = "", 0
-    for column in range(digits):
-        terms = [number // 10**column % 10 for number in problem.numbers]
-        if carry and fault is not Fault.FORGOTTEN_CARRY:
-            terms.append(carry)
-        total = sum(terms)
-        if column == off_column:
-            total += rng.choice((-1, 1)) if total else 1
-        steps.append(f"{'+'.join(map(str, terms))}={total}")
-        carry, ones = divmod(total, 10)
-        answer = str(total if column == digits - 1 else ones) + answer
-    ending = f"so {answer}." if fault is Fault.NO_BOX else f"so \\boxed{{{answer}}}."
+    off_step, off_by = -1, 0
+    if fault is Fault.MISCOUNT:
+        rng = rng or random.Random(0)
+        off_step, off_by = rng.randrange(len(problem.digits)), rng.choice((-1, 1))
+    total, steps = problem.start, []
+    for step, digit in enumerate(problem.digits):
+        before, total = total, total + digit
+        if fault is Fault.FORGOTTEN_CARRY and before % 10 + digit >= 10:
+            total -= 10
+        if step == off_step:
+            total += off_by
+        steps.append(f"{before}+{digit}={total}")
+    ending = f"so {total}." if fault is Fault.NO_BOX else f"so \\boxed{{{total}}}."
     return ", ".join([*steps, ending])
 
 
-def mixed_solution(problem: Problem, shares: Sequence[tuple[Fault, float]], rng: random.Random) -> str:
-    """A worked solution whose fault is drawn by the given shares; what they leave of 1 is clean."""
-    point = rng.random()
-    for fault, share in shares:
-        point -= share
-        if point < 0:
-            return worked_solution(problem, fault, rng)
-    return worked_solution(problem, Fault.NONE, rng)
+def mixed_solution(problem: Problem, rng: random.Random) -> str:
+    """A solution as the warm-up shows it: clean, or with a fault drawn by ``FAULT_SHARES``."""
+    shares = FAULT_SHARES[problem.level]
+    (fault,) = rng.choices([*shares, None], [*shares.values(), 1 - sum(shares.values())])
+    return worked_solution(problem, fault, rng)

@@ -25,7 +25,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-def build_char_tokenizer() -> PreTrainedTokenizerFast:
+def build_char_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
     """The tokenizer; a character outside its alphabet becomes ``<|unknown|>``."""
     special = [PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
     vocabulary = {token: index for index, token in enumerate([*special, *_CHARACTERS])}
@@ -40,5 +40,5 @@ def build_char_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=[SYSTEM, USER, ASSISTANT],
         chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=1024,
+        model_max_length=max_positions,
     )

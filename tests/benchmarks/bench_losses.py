@@ -160,7 +160,9 @@ def main() -> None:
         path = Path(folder) / "batch.npz"
         batch = make_batch(path)
         tokens = int(batch["mask"].sum())
-        print(f"{GROUPS} groups of {GROUP_SIZE}, {POSITIONS} positions, {tokens:,} real tokens; {arguments.threads} threads")
+        print(
+            f"{GROUPS} groups of {GROUP_SIZE}, {POSITIONS} positions, {tokens:,} real tokens; {arguments.threads} threads"
+        )
         peer = Peer(python, path, arguments.threads)
         try:
             compare_advantages(peer, batch, arguments.repeats)

@@ -28,6 +28,6 @@ def peer_python(name: str) -> Path:
     print(f"installing {name} into {folder} ...", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     for requirements in PEERS[name]:
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-qq", *requirements], check=True)
     stamp.write_text(wanted)
     return python

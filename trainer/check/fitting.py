@@ -25,7 +25,7 @@ class Alternative:
 
 
 def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 3) -> list[Alternative]:
-    """Up to ``most`` ways to fit, fewest changes first, then the one that leaves the memory fullest.
+    """Up to ``most`` ways to fit: fewest changes first, of the same settings the ones that change least.
 
     Tried are larger tensor parallelism, recomputation, offload, smaller micro-batches and a smaller share for vLLM.
     """
@@ -36,7 +36,13 @@ def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 
         estimate = estimate_memory(changed, shape, device)
         if estimate.peak <= device.bytes and estimate.kv_cache_bytes > 0:
             found.append(Alternative(changes, estimate.peak))
-    return sorted(found, key=lambda alternative: (len(alternative.changes), -alternative.peak))[:most]
+    found.sort(key=lambda alternative: (len(alternative.changes), -alternative.peak))
+    distinct: list[Alternative] = []
+    for alternative in found:
+        # Changing more than what is enough, or the same settings further, is no news.
+        if not any(kept.changes.keys() <= alternative.changes.keys() for kept in distinct):
+            distinct.append(alternative)
+    return distinct[:most]
 
 
 def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
@@ -45,7 +51,9 @@ def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
     longest = config.data.max_prompt_length + config.data.max_response_length
     tps = [size for size in divisors(config.trainer.world_size) if size >= megatron.tensor_parallel_size]
     budgets = [tokens for part in (1, 2, 4) if (tokens := actor.micro_batch_tokens // part) >= longest]
-    shares = [share for share in (rollout.gpu_memory_utilization, 0.6, 0.5, 0.4) if share <= rollout.gpu_memory_utilization]
+    shares = [
+        share for share in (rollout.gpu_memory_utilization, 0.6, 0.5, 0.4) if share <= rollout.gpu_memory_utilization
+    ]
     switches = ((megatron.recompute, True), (megatron.offload, True))
     for tp, recompute, offload, tokens, share in product(
         tps, *(sorted(set(pair)) for pair in switches), budgets or [actor.micro_batch_tokens], sorted(set(shares))

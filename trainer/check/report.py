@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from cfpo_hybrid.models import ModelShape
 from trainer.check.fitting import alternatives
 from trainer.check.memory import GIB, Device, MemoryEstimate, Phase, estimate_memory, micro_batch_tokens
+from trainer.config import Config
+from trainer.config.load import LoadedConfig
 from trainer.pressure import pressure_line
-from trainer.config import Config, LoadedConfig
 
-LABEL_WIDTH = 14
+LABEL_WIDTH = 20
 
 
 def report(loaded: LoadedConfig, device: Device) -> str:
@@ -97,7 +98,7 @@ def _memory(config: Config, estimate: MemoryEstimate, device: Device) -> Iterato
     where = f"per device of {_gib(device.bytes)}" if device.is_gpu else "per worker process"
     yield "memory", f"estimated {where}, not measured:"
     for phase in estimate.phases:
-        yield f"  {phase.name}"[: LABEL_WIDTH + 4].ljust(LABEL_WIDTH + 4), _phase(phase)
+        yield f"  {phase.name}", _phase(phase)
     yield (
         "  KV cache",
         f"{_gib(estimate.kv_cache_bytes)}: {_count(full_sequences(config, estimate), 'sequence')} of full length at one "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from trainer.check.device import device_of
 from trainer.check.report import fits, report
-from trainer.config import load_and_inspect
+from trainer.config.load import load_and_inspect
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

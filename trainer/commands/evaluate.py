@@ -3,13 +3,16 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
+
+from trainer.evaluate import evaluate
 
 from trainer.evaluation_options import EvaluationOptions
-from trainer.evaluate import evaluate
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     """Evaluates; the arguments have the names of the options."""
-    values = {option.name: getattr(arguments, option.name) for option in fields(EvaluationOptions)}
-    evaluate(EvaluationOptions(**values | {"files": tuple(arguments.files)}))
+    values: dict[str, Any] = {option.name: vars(arguments)[option.name] for option in fields(EvaluationOptions)}
+    values["files"] = tuple(arguments.files)
+    evaluate(EvaluationOptions(**values))
     return 0

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from collections.abc import Callable
 
-from trainer.config import load_config
-from trainer.loop import train
+from trainer.config.load import load_config
+from trainer.train import train
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

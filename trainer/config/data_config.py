@@ -1,35 +1,46 @@
-"""Configuration of the data: where prompts come from, how they become tokens, how many make a batch."""
+"""Configuration of the data: files, columns, prompts and lengths."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+OVERLONG = ("filter", "cut")
+"""What may be done with prompts longer than ``max_prompt_length``."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Training and validation prompts."""
+    """Which problems are trained and validated on, and how they become prompts.
 
-    train_files: list[str] = field(default_factory=list)
-    """``.jsonl`` or ``.parquet`` files, or ``hub:owner/name[:config[:split]]`` for a Hugging Face data set."""
-    val_files: list[str] = field(default_factory=list)
-    """The same for validation; none means no validation."""
+    A file is a path that ends in .jsonl or .parquet, or a Hugging Face data set: ``hub:NAME:SPLIT`` or
+    ``hub:NAME:CONFIG:SPLIT``, e.g. ``hub:openai/gsm8k:main:train``.
+    """
+
+    train_files: list[str] = MISSING
+    """One or several files; their rows are joined."""
+    val_files: list[str] | None = None
+    """Problems to validate on; none validates never."""
     train_batch_size: int = 128
-    """Prompts of a rollout step, over all workers."""
-    val_batch_size: int = 512
-    """Prompts generated at one time in validation."""
+    """Prompts of a rollout step."""
+    val_batch_size: int | None = None
+    """Prompts that are validated at a time; all by default."""
     val_limit: int | None = None
-    """Only the first so many validation problems."""
+    """Only the first so many problems of val_files."""
     max_prompt_length: int = 512
-    """Tokens, chat template included."""
+    """Tokens of a prompt, chat template and system prompt included."""
     max_response_length: int = 1024
-    """Tokens, stop token included."""
+    """Tokens of a response."""
     overlong: str = "filter"
-    """Prompts above max_prompt_length: "filter" drops them, "cut" keeps their last tokens. Both are counted."""
+    """Prompts over max_prompt_length: "filter" leaves them out, "cut" keeps only their last tokens."""
     shuffle: bool = True
-    """A new seeded order each epoch; off keeps the order of the files."""
+    """A new order every epoch, from trainer.seed; otherwise the order of the files."""
     system_prompt: str | None = None
+    """Becomes the chat's system message."""
     chat_template: str | None = None
-    """A Jinja file, or "plain" for the bare text; by default the tokenizer's own template."""
+    """A Jinja file to use in the place of the tokenizer's own chat template."""
     problem_key: str = "problem"
-    solution_key: str = "solution"
-    """Column with a worked solution that ends in \\boxed{answer}; needed where there is no answer column."""
+    """Column of the question."""
     answer_key: str = "answer"
-    """Column with the bare answer; preferred where both are present."""
+    """Column of the final answer; what a response is compared with where it is there."""
+    solution_key: str = "solution"
+    """Column of a worked solution with a boxed answer; used where there is no answer."""

@@ -1,11 +1,8 @@
-"""Loads a recipe and overrides into one frozen, checked Config, and writes a Config so that it loads again."""
+"""Loads a recipe and overrides into one frozen, checked Config."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from trainer.config.loss_knobs import fill_knobs
@@ -15,7 +12,6 @@ from trainer.config.problem import Problem
 from trainer.config.root import Config
 from trainer.config.rules import find_problems
 from trainer.config.sources import read_overrides, read_recipe
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +33,7 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_and_inspect(recipe, overrides).config
 
 
-def load_and_inspect(
-    recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False
-) -> LoadedConfig:
+def load_and_inspect(recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False) -> LoadedConfig:
     """As :func:`load_config`, with the model's shape.
 
     Args:
@@ -67,18 +61,6 @@ def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     draft, problems = _read(recipe, overrides)
     _raise_all(draft, problems)
     return draft.value
-
-
-def resolved(config: Config) -> dict[str, Any]:
-    """Plain nested settings, defaults included, with the loss's knobs where a recipe has them: a recipe itself."""
-    tree = asdict(config)
-    tree["policy_loss"] |= tree["policy_loss"].pop("knobs")
-    return tree
-
-
-def save_resolved(config: Config, path: str | Path) -> None:
-    """Writes every setting, defaults included, as YAML; the file is a recipe of the same run."""
-    Path(path).write_text(yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _read(recipe: str | Path, overrides: Sequence[str]) -> tuple[Draft[Config], list[Problem]]:

@@ -70,7 +70,7 @@ def read_overrides(words: Sequence[str]) -> tuple[list[Source], list[str]]:
             problems.append(f"the value of '{word}' is not valid YAML: {_one_line(error)}")
             continue
         assert isinstance(value, dict), "a dotlist is a mapping"
-        sources.append(Source(tree={key.strip(): value["value"]}, name=f"override '{word}'"))
+        sources.append(Source(tree={key.strip(): value["value"]}, name="command line"))
     return sources, problems
 
 

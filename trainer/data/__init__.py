@@ -1,16 +1,15 @@
-"""Data, step 1 of the way of a batch: files -> problems -> token prompts -> batches of rows."""
+"""Step 1 of the way of a batch: files of problems become batches of tokenised prompts.
 
-from trainer.data.encoding import PromptEncoder, load_tokenizer
-from trainer.data.prompts import EvaluationPrompts, PromptSet, TrainPrompts
-from trainer.data.sources import Problem, find_source_problems, read_problems
+source.py   a file or Hugging Face data set -> rows
+records.py  rows -> problem, ground truth and the rest
+chat.py     problems -> token ids, through the tokenizer's chat template
+order.py    which prompt comes when, and the seed of each response; pure functions
+prompts.py  the batches of training and validation
+inspect.py  what is wrong with the files, found without starting anything
+"""
 
-__all__ = [
-    "EvaluationPrompts",
-    "Problem",
-    "PromptEncoder",
-    "PromptSet",
-    "TrainPrompts",
-    "find_source_problems",
-    "load_tokenizer",
-    "read_problems",
-]
+from trainer.data.chat import open_tokenizer
+from trainer.data.inspect import inspect_files
+from trainer.data.prompts import TrainPrompts, ValidationPrompts, load_validation
+
+__all__ = ["TrainPrompts", "ValidationPrompts", "inspect_files", "load_validation", "open_tokenizer"]

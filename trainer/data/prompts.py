@@ -1,159 +1,189 @@
-"""Batches of prompts: training in a seeded order that a restart continues, evaluation in the order of the files."""
+"""Batches of prompts: for training in a seeded order without end, for validation once through the files."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config.data_config import DataConfig
-from trainer.data.encoding import PromptEncoder
-from trainer.data.seeds import sampling_seeds
-from trainer.data.sources import Problem, read_problems
+from trainer.config.root import Config
+from trainer.data.chat import encode_problems
+from trainer.data.order import TRAINING, VALIDATION, prompts_at, stable_hash
+from trainer.data.records import Record, read_records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_STEP = 2**40
-"""Stands for the step in the seeds of evaluation, so that they never coincide with training's."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PromptSet:
-    """Problems with their prompt tokens, over-long ones dealt with.
+    """Tokenised prompts with their records, none longer than allowed.
 
     Args:
-        problems: in the order of the files.
-        tokens: the prompt of each.
-        num_filtered: over-long prompts that were dropped.
-        num_cut: over-long prompts of which only the last tokens were kept.
+        records: one a prompt.
+        tokens: the token ids of each prompt.
+        overlong: how many prompts were too long and have been left out, or cut.
     """
 
-    problems: list[Problem]
+    records: list[Record]
     tokens: list[list[int]]
-    num_filtered: int
-    num_cut: int
-
-    @classmethod
-    def load(
-        cls, sources: Sequence[str], config: DataConfig, encoder: PromptEncoder, *, limit: int | None = None
-    ) -> "PromptSet":
-        """Reads and encodes; with ``limit`` only the first problems.
-
-        Raises:
-            DataError: a source that cannot be used, or nothing left after the over-long prompts.
-        """
-        problems = read_problems(sources, config)[:limit]
-        tokens = encoder.encode(problems)
-        longest = config.max_prompt_length
-        num_long = sum(len(prompt) > longest for prompt in tokens)
-        if num_long and config.overlong == "filter":
-            kept = [index for index, prompt in enumerate(tokens) if len(prompt) <= longest]
-            problems, tokens = [problems[index] for index in kept], [tokens[index] for index in kept]
-            logger.warning("dropped %d of %d prompts above %d tokens", num_long, num_long + len(kept), longest)
-        elif num_long:
-            tokens = [prompt[-longest:] for prompt in tokens]
-            logger.warning("cut %d of %d prompts to their last %d tokens", num_long, len(tokens), longest)
-        if not problems:
-            raise DataError(
-                f"all {num_long} prompts of {', '.join(sources)} are above data.max_prompt_length={longest} tokens; raise "
-                "it, or shorten data.system_prompt"
-            )
-        is_filter = config.overlong == "filter"
-        return cls(problems, tokens, num_long if is_filter else 0, 0 if is_filter else num_long)
+    overlong: int
 
     def __len__(self) -> int:
-        return len(self.problems)
+        return len(self.records)
 
-    def batch(self, indices: Sequence[int], *, samples: int, seed: int, step: int) -> DataProto:
-        """Rows of the problems at ``indices``, each ``samples`` times in succession."""
-        prompts = [self.tokens[index] for index in indices]
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-        padded[torch.arange(padded.shape[1]) < lengths[:, None]] = torch.tensor(np.concatenate(prompts))
-        repeats = torch.arange(len(prompts)).repeat_interleave(samples)
-        chosen = [self.problems[indices[place]] for place in repeats.tolist()]
-        sample_ids = torch.arange(samples).repeat(len(prompts))
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each prompt, ``[len(self)]``."""
+        return np.fromiter(map(len, self.tokens), dtype=np.int64, count=len(self.tokens))
+
+    def batch(self, chosen: NDArray[np.int64], group_ids: NDArray[np.int64], seeds: NDArray[np.int64]) -> DataProto:
+        """Rows of the chosen prompts, each repeated once a sample in succession.
+
+        Args:
+            chosen: indices of prompts, ``[prompts]``.
+            group_ids: the number each of them goes by, ``[prompts]``.
+            seeds: of each response, ``[prompts, samples]``.
+        """
+        prompts, samples = seeds.shape
+        lengths = self.lengths[chosen]
+        padded = np.zeros((prompts, int(lengths.max())), dtype=np.int64)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate([self.tokens[i] for i in chosen])
+        records = [self.records[i] for i in chosen for _ in range(samples)]
         return DataProto(
             {
-                "prompts": padded[repeats],
-                "prompt_lengths": lengths[repeats],
-                "group_ids": repeats,
-                "sample_ids": sample_ids,
-                "seeds": sampling_seeds(seed, step, repeats, sample_ids),
-                "problem": [problem.text for problem in chosen],
-                "ground_truth": [problem.ground_truth for problem in chosen],
-                "extra": [problem.extra for problem in chosen],
+                "prompts": torch.from_numpy(padded.repeat(samples, axis=0)),
+                "prompt_lengths": torch.from_numpy(lengths.repeat(samples)),
+                "group_ids": torch.from_numpy(group_ids.repeat(samples)),
+                "sample_ids": torch.arange(samples).repeat(prompts),
+                "seeds": torch.from_numpy(seeds.reshape(-1)),
+                "problem": [record.problem for record in records],
+                "ground_truth": [record.ground_truth for record in records],
+                "extra": [record.extra for record in records],
             }
         )
 
 
-class TrainPrompts:
-    """Training prompts by rollout step; the position is a function of the step alone, so a restart continues it.
+def load_prompts(
+    files: Sequence[str], config: DataConfig, tokenizer: "PreTrainedTokenizerBase", limit: int | None = None
+) -> PromptSet:
+    """Reads, encodes, and filters or cuts; over-long prompts are counted and logged.
 
-    Args:
-        prompts: the training set.
-        batch_size: prompts of a step.
-        group_size: responses of a prompt.
-        seed: of the order and of sampling.
-        shuffle: a new order each epoch.
+    Cutting keeps a prompt's last tokens, so that it still ends where the assistant begins.
 
     Raises:
-        DataError: fewer prompts than one batch.
+        DataError: files that cannot be used, or no prompt short enough.
+    """
+    records = read_records(files, config, limit)
+    tokens = encode_problems(tokenizer, [record.problem for record in records], config)
+    longest = config.max_prompt_length
+    fits = [len(ids) <= longest for ids in tokens]
+    overlong = fits.count(False)
+    if overlong and config.overlong == "cut":
+        tokens = [ids[-longest:] for ids in tokens]
+    elif overlong:
+        records = [record for record, short in zip(records, fits, strict=True) if short]
+        tokens = [ids for ids in tokens if len(ids) <= longest]
+    if overlong:
+        done = "cut" if config.overlong == "cut" else "left out"
+        logger.warning("%d of %d prompts are over %d tokens and were %s", overlong, len(fits), longest, done)
+    if not records:
+        raise DataError(
+            f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
+            "template and system prompt included); raise it, or set data.overlong=cut"
+        )
+    return PromptSet(records, tokens, overlong)
+
+
+class TrainPrompts:
+    """Training prompts by rollout step.
+
+    What step ``s`` gets is a pure function of the files, the seed and the ``s * train_batch_size`` prompts consumed
+    before it; nothing has to be saved for a restart.
+
+    Args:
+        config: of the run.
+        tokenizer: of its model.
+
+    Raises:
+        DataError: files that cannot be used, or fewer prompts than a batch needs.
+    """
+
+    def __init__(self, config: Config, tokenizer: "PreTrainedTokenizerBase") -> None:
+        data = config.data
+        self.prompts = load_prompts(data.train_files, data, tokenizer)
+        self.batch_size, self.group_size = data.train_batch_size, config.rollout.group_size
+        self._seed, self._shuffle = config.trainer.seed, data.shuffle
+        if len(self.prompts) < self.batch_size:
+            left_out = self.prompts.overlong if data.overlong == "filter" else 0
+            too_long = f" ({left_out} were over data.max_prompt_length={data.max_prompt_length})" if left_out else ""
+            raise DataError(
+                f"data.train_files have {len(self.prompts)} prompts{too_long}, fewer than one batch of "
+                f"data.train_batch_size={self.batch_size}; add files or take a smaller batch"
+            )
+
+    def consumed_before(self, step: int) -> int:
+        """Prompts consumed when step ``step`` (counted from 0) begins."""
+        return step * self.batch_size
+
+    def next_batch(self, step: int) -> DataProto:
+        """The prompts of a step, each ``group_size`` times in succession.
+
+        Args:
+            step: rollout step, counted from 0.
+        """
+        order_seed = self._seed if self._shuffle else None
+        chosen = prompts_at(self.consumed_before(step), self.batch_size, len(self.prompts), order_seed)
+        groups = np.arange(self.batch_size)
+        samples = np.arange(self.group_size)
+        return self.prompts.batch(chosen, groups, stable_hash(TRAINING, self._seed, step, groups[:, None], samples))
+
+
+class ValidationPrompts:
+    """Validation prompts: every problem once through, in the order of the files.
+
+    Group ids number the problems over all batches; seeds do not depend on the step, so that validations of one run
+    differ by their policy alone.
+
+    Args:
+        config: files, columns and lengths.
+        tokenizer: of the model.
+        samples: responses a problem.
+        seed: of their sampling.
+
+    Raises:
+        DataError: files that cannot be used.
     """
 
     def __init__(
-        self, prompts: PromptSet, *, batch_size: int, group_size: int, seed: int, shuffle: bool = True
+        self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, samples: int = 1, seed: int = 0
     ) -> None:
-        if len(prompts) < batch_size:
-            raise DataError(
-                f"data.train_batch_size={batch_size} needs as many prompts; the training files hold {len(prompts)}"
-                f"{f' ({prompts.num_filtered} over-long ones dropped)' if prompts.num_filtered else ''}; "
-                "lower it or add data"
-            )
-        self.prompts, self.batch_size, self.group_size = prompts, batch_size, group_size
-        self._seed, self._shuffle = seed, shuffle
+        self.prompts = load_prompts(config.val_files or [], config, tokenizer, config.val_limit)
+        self.samples = samples
+        self._batch_size, self._seed = config.val_batch_size or len(self.prompts), seed
 
-    def next_batch(self, step: int) -> DataProto:
-        """The rows of rollout step ``step``, counted from 0: ``batch_size`` prompts, ``group_size`` rows each."""
-        position = step * self.batch_size
-        indices: list[int] = []
-        while len(indices) < self.batch_size:
-            epoch, place = divmod(position + len(indices), len(self.prompts))
-            indices += self._order(epoch)[place : place + self.batch_size - len(indices)].tolist()
-        return self.prompts.batch(indices, samples=self.group_size, seed=self._seed, step=step)
+    def __len__(self) -> int:
+        return len(self.prompts)
 
-    def consumed(self, steps: int) -> int:
-        """Prompts drawn in the first ``steps`` steps."""
-        return steps * self.batch_size
-
-    def _order(self, epoch: int) -> Tensor:
-        if not self._shuffle:
-            return torch.arange(len(self.prompts))
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.prompts), generator=generator)
+    def batches(self) -> Iterator[DataProto]:
+        """All problems, ``val_batch_size`` at a time, each ``samples`` times in succession."""
+        for start in range(0, len(self.prompts), self._batch_size):
+            chosen = np.arange(start, min(start + self._batch_size, len(self.prompts)))
+            seeds = stable_hash(VALIDATION, self._seed, chosen[:, None], np.arange(self.samples))
+            yield self.prompts.batch(chosen, chosen, seeds)
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationPrompts:
-    """Every problem of a set in order, each ``samples`` times, in batches.
-
-    Args:
-        prompts: the set.
-        batch_size: prompts of a batch.
-        samples: responses of a prompt.
-        seed: of sampling.
-    """
-
-    prompts: PromptSet
-    batch_size: int
-    samples: int
-    seed: int
-
-    def __iter__(self) -> Iterator[DataProto]:
-        for number, start in enumerate(range(0, len(self.prompts), self.batch_size)):
-            indices = range(start, min(start + self.batch_size, len(self.prompts)))
-            yield self.prompts.batch(indices, samples=self.samples, seed=self.seed, step=EVALUATION_STEP + number)
+def load_validation(config: Config, tokenizer: "PreTrainedTokenizerBase") -> ValidationPrompts | None:
+    """The validation prompts of a run; None when it has no validation files."""
+    if not config.data.val_files:
+        return None
+    return ValidationPrompts(config.data, tokenizer, samples=config.trainer.val_samples, seed=config.trainer.seed)

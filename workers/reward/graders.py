@@ -24,7 +24,12 @@ MATH_RECYCLE_BYTES = 1024**3
 PARSED_ANSWERS = 256
 """Parsed answers that a math-verify process remembers: the responses to one problem share the reference."""
 
-WARM_UP = ((r"(-\infty,3]", r"x\le 3"), (r"\frac{\pi}{3}+x^2", r"x^{2}-\pi/3"), (r"2\sqrt{3}", "1,2"))
+WARM_UP = (
+    (r"(-\infty,3]", r"x\le 3"),
+    (r"\frac{\pi}{3}+x^2", r"x^{2}-\pi/3"),
+    (r"2\sqrt{3}", "1,2"),
+    ("(1,-2)", "(x+4)(x-1)"),
+)
 """Compared before a process says that it is ready: the parser builds its tables as it meets new notation."""
 
 Grader = Callable[..., float]

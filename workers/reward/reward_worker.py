@@ -1,10 +1,9 @@
 """The reward worker, step 3 of the way of a batch: turns response tokens into text and text into rewards."""
 
 import logging
-from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.protocol import DataProto
@@ -72,16 +71,23 @@ class RewardWorker:
         tokens = batch["responses"].tolist()
         lengths = batch["response_lengths"].tolist()
         real = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
-        return self._tokenizer.batch_decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # The tokenizer below transformers' own: twice as fast, and it leaves the spaces as they are.
+        return self._tokenizer.backend_tokenizer.decode_batch(real, skip_special_tokens=True)
 
 
-def _load_tokenizer(model: ModelConfig) -> Any:
+def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path is '{model.path}', but its tokenizer cannot be loaded: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"model.path is '{model.path}', whose tokenizer is a {type(tokenizer).__name__}; a fast one is needed "
+            f"(tokenizer.json beside the weights)"
+        )
+    return tokenizer
 
 
 def _log_first_failure(outcomes: list[Outcome]) -> None:

@@ -15,13 +15,13 @@ from vllm import LLM, SamplingParams
 from vllm.outputs import RequestOutput
 
 from cfpo_hybrid.errors import BatchError, ReshardError
-from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models import FAMILIES, ModelShape
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import RolloutConfig
 from workers.rollout.engine import SamplingSettings
-from workers.rollout.vllm_support import live_weights, own_shared_memory, preserved_random_state
+from workers.rollout.vllm_support import import_model, live_weights, own_shared_memory, preserved_random_state
 
 PAD_TOKEN = 0
 """Fills response columns beyond a response's length; nothing reads it."""
@@ -66,6 +66,7 @@ class VllmEngine:
         self._settings = settings
         self._tp = config.tensor_parallel_size
         self._asleep: set[str] = set()
+        import_model(FAMILIES.get(settings.shape.family).architecture)
         with preserved_random_state(), live_weights(), own_shared_memory(settings.job):
             self._llm = LLM(
                 settings.folder,

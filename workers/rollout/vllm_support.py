@@ -1,6 +1,6 @@
 """What vLLM 0.32 needs to live in a training process: the one place that reaches into its inside.
 
-Each helper is a context for the start of the engine (``LLM()``) and says why it is there.
+Each helper serves the start of the engine (``LLM()``) and says why it is there.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm import _custom_ops
+from vllm import ModelRegistry, _custom_ops
 from vllm.model_executor.layers import utils as linear_utils
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
@@ -31,6 +31,15 @@ def preserved_random_state() -> Iterator[None]:
         torch.set_rng_state(tensor)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def import_model(architecture: str) -> None:
+    """Imports vLLM's model class here and now.
+
+    vLLM would start a second Python for every rank, importing all of itself again just to look at the class (10 s of a
+    core), so as not to touch CUDA; a training process touches CUDA anyway.
+    """
+    ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
 
 
 @contextmanager

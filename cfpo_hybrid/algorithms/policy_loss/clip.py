@@ -1,11 +1,11 @@
 """PPO's clipped surrogate with a bound of its own for either side."""
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs, clamp
 from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion, register_policy_loss
 
 
@@ -34,7 +34,15 @@ class ClipConfig:
 def clip(inputs: PolicyLossInputs, config: ClipConfig) -> Tensor:
     """The loss -min(r A, clipped r A) with r clipped to [1 - clip_low, 1 + clip_high], and no further bound.
 
+    With A+ = max(A, 0) and A- = min(A, 0) this is -(A+ min(r, 1 + clip_high) + A- max(r, 1 - clip_low)).
+
     Equation 6 of the CFPO paper; equation 7 of PPO (Schulman et al., 2017). Unequal bounds are DAPO's "clip higher".
     """
-    clipped = inputs.ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    return -torch.minimum(inputs.ratio * inputs.advantages, clipped * inputs.advantages)
+    return clipped_surrogate_loss(inputs, low=1 - config.clip_low, high=1 + config.clip_high)
+
+
+def clipped_surrogate_loss(inputs: PolicyLossInputs, *, low: float, high: float, dual: float = math.inf) -> Tensor:
+    """-(A+ min(r, high) + A- min(max(r, low), dual)); ``dual`` is infinite in plain PPO."""
+    for_positive = inputs.advantages.clamp(min=0) * clamp(inputs.ratio, high=high)
+    for_negative = inputs.advantages.clamp(max=0) * clamp(inputs.ratio, low=low, high=dual)
+    return -(for_positive + for_negative)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clip
+from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clipped_surrogate_loss
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
@@ -38,6 +37,4 @@ def dual_clip(inputs: PolicyLossInputs, config: DualClipConfig) -> Tensor:
     Ye et al., 2020 (arXiv 1912.09729), equation 5: a token whose probability has risen far against its advantage stops
     pulling. It is verl's default loss, and a name of its own here since it changes what a baseline means.
     """
-    single = clip(inputs, config.single)
-    bounded = torch.minimum(single, -config.dual_clip * inputs.advantages)
-    return torch.where(inputs.advantages < 0, bounded, single)
+    return clipped_surrogate_loss(inputs, low=1 - config.clip_low, high=1 + config.clip_high, dual=config.dual_clip)

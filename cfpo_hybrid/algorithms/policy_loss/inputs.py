@@ -1,5 +1,6 @@
 """What a policy loss sees: frozen, per token, padded or packed alike."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,14 @@ LOG_RATIO_LIMIT = 20.0
 
 OPTIONAL_INPUTS = ("rollout_log_probs", "ref_log_probs", "entropy")
 """The inputs that exist only when something needs them; a loss names its own in ``needs``."""
+
+
+def clamp(values: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
+    """``values`` within [low, high], without gradient at the bounds and beyond.
+
+    It is hardtanh rather than ``torch.clamp`` since its backward pass is one kernel instead of four.
+    """
+    return torch.nn.functional.hardtanh(values, low, high)
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,7 @@ class PolicyLossInputs:
     @cached_property
     def log_ratio(self) -> Tensor:
         """The log-ratio, clamped to +-``LOG_RATIO_LIMIT``; a clamped token has no gradient."""
-        # hardtanh is a clamp whose backward pass is one kernel instead of four.
-        return torch.nn.functional.hardtanh(self.unclamped_log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        return clamp(self.unclamped_log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
     @cached_property
     def ratio(self) -> Tensor:
@@ -106,12 +114,12 @@ class PolicyLossInputs:
         return per_sequence.index_select(0, self._packed_sequences()[0])
 
     def sequence_mean(self, values: Tensor) -> Tensor:
-        """Mean of ``values`` over the counted tokens of each response, spread back over its tokens.
+        """Mean of ``values`` over the counted tokens of each response, spread back over them; 0 outside the mask.
 
-        Padded and packed inputs give the same numbers; a response without counted tokens gets 0.
+        Padded and packed inputs give the same numbers.
         """
         sums = self._sequence_sum(self.counted(values))
-        return self.spread(sums / self.sequence_token_counts.clamp(min=1))
+        return self.counted(self.spread(sums / self.sequence_token_counts.clamp(min=1)))
 
     def _sequence_sum(self, counted: Tensor) -> Tensor:
         if self.log_probs.dim() == 2:

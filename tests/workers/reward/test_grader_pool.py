@@ -186,27 +186,30 @@ def test_processes_that_die_while_starting_raise(tmp_path: Path):
     path = tmp_path / "dies.py"
     path.write_text("import os\nos._exit(9)\n")
     pool = GraderPool(f"{path}:score", num_processes=1, timeout_seconds=5.0)
-    with pytest.raises(RewardError, match="3 reward processes .* exit code 9"):
+    with pytest.raises(RewardError, match=r"3 reward processes .* exit code 9"):
         pool.run([()])
     assert pool.process_ids == []
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_parent(tmp_path: Path):
     path = tmp_path / "slow.py"
-    path.write_text("import time\ndef score(n):\n    time.sleep(n)\n    return 1.0\n")
+    marker = tmp_path / "busy"
+    path.write_text(f"import time\ndef score(n):\n    open({str(marker)!r}, 'w')\n    time.sleep(n)\n    return 1.0\n")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
         "from workers.reward.pool import GraderPool\n"
         f"pool = GraderPool({str(path)!r} + ':score', num_processes=2, timeout_seconds=1.0)\n"
         "pool.wait_until_ready()\n"
         "print(*pool.process_ids, flush=True)\n"
-        "pool.run([(0.9,), (1000,)] * 1000)\n"
+        "pool.run([(1000,), (0.5,), (0.5,)])\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pids = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(pids) == 2
+    assert until(marker.exists)
     parent.kill()
     parent.wait()
-    # One sees the closed socket after its call, the other is ended by its own clock.
+    # One sees the closed socket after its call, the other, which hangs, is ended by its own clock.
     assert until(lambda: not any(is_alive(pid) for pid in pids))

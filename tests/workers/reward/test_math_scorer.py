@@ -1,4 +1,3 @@
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -89,6 +88,7 @@ def scorer() -> Iterator[MathScorer]:
     scorer.close()
 
 
+@pytest.mark.slow
 def test_verdicts_of_math_verify_where_it_is_right(scorer: MathScorer):
     ours = rewards(scorer.score([response(truth, answer) for truth, answer, _ in AGREED]))
     # The reference and the answer as boxes, an inequality being an interval: the call that gets most of them right.
@@ -126,15 +126,13 @@ def test_only_the_end_of_a_response_is_looked_at():
 
 
 def test_open_pairs_are_asked_once_and_remembered(scorer: MathScorer, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    asked: list[list[object]] = []
     run = scorer._pool.run
     monkeypatch.setattr(scorer._pool, "run", lambda calls: asked.append(list(calls)) or run(calls))
     batch = [response("a+b+1", "1+b+a"), response("a+b+1", "a+b"), response("a+b+1", "1+b+a"), response("7", "7")]
     first, second = scorer.score(batch), scorer.score(batch)
     assert rewards(first) == rewards(second) == [1.0, 0.0, 1.0, 1.0]
-    assert asked == [[("a+b+1", "1+b+a"), ("a+b+1", "a+b")], []] or sorted(asked[0]) == sorted(
-        [("a+b+1", "1+b+a"), ("a+b+1", "a+b")]
-    )
+    assert sorted(map(str, asked[0])) == [str(("a+b+1", "1+b+a")), str(("a+b+1", "a+b"))]
     assert asked[1] == []
     assert first.counts["reward/left_to_math_verify"] == 3
 
@@ -159,12 +157,11 @@ def test_a_tower_of_powers_times_out_and_hurts_no_other_answer():
 
 @pytest.mark.slow
 def test_hostile_answers_score_zero_and_the_pool_lives_on():
-    scorer = MathScorer(RewardConfig(num_processes=2, timeout_seconds=2.0, max_answer_chars=100_000))
+    scorer = MathScorer(RewardConfig(num_processes=2, timeout_seconds=1.0, max_answer_chars=100_000))
     hostile = [
         "{" * 40_000 + "}" * 40_000,
         "1+" * 40_000 + "1",
         r"\sqrt{" * 5_000 + "}" * 5_000,
-        "(" * 50_000,
         "9!!!!!!",
     ]
     try:
@@ -175,9 +172,8 @@ def test_hostile_answers_score_zero_and_the_pool_lives_on():
         scorer.close()
 
 
-def test_an_answer_that_cannot_be_compared_counts_as_a_failure(scorer: MathScorer, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING):
-        scores = scorer.score([response("5+x", r"\frac{1}{0}"), response("5+x", "x+5")])
+def test_an_answer_that_cannot_be_compared_counts_as_a_failure(scorer: MathScorer):
+    scores = scorer.score([response(r"\frac{1}{0}", "x"), response("5+x", "x+5")])
     assert rewards(scores) == [0.0, 1.0]
     assert scores.counts["reward/failures"] == 1
     assert scores.outcomes[0].status is Status.FAILED

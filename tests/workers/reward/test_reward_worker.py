@@ -3,8 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.parallel_layout import ParallelLayout
@@ -13,25 +11,13 @@ from cfpo_hybrid.single_controller import InProcessWorkerGroup
 from workers.config import ModelConfig, RewardConfig
 from workers.reward.reward_worker import RewardWorker
 
-CHARACTERS = "".join(chr(code) for code in range(32, 127)) + "\n"
+CHARACTERS = "".join(chr(code) for code in range(32, 127)) + "\n"  # as in conftest.py
 CUSTOM = """
 def score(problem: str, response: str, ground_truth: str, extra: dict) -> float:
     if response == "bad":
         raise ValueError("cannot score this")
     return len(response) + (problem == "p1") / 2 + extra["bonus"] + 100 * (ground_truth == "t")
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
-    """A tokenizer of single characters whose token 0 is the end of text."""
-    vocabulary = {"<end>": 0} | {character: number for number, character in enumerate(CHARACTERS, start=1)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    path = tmp_path_factory.mktemp("model")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(path)
-    return ModelConfig(path=str(path))
 
 
 def batch_of(texts: list[str], truths: list[str], **columns: list[object]) -> DataProto:
@@ -55,18 +41,22 @@ def group_of(model: ModelConfig, reward: RewardConfig, num_workers: int = 1) -> 
     return InProcessWorkerGroup(RewardWorker, args=(model, reward), layouts=layouts, role="reward")
 
 
-def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model: ModelConfig):
+def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model_with_tokenizer: ModelConfig):
     texts = [r"so \boxed{1/2}.", "no box", r"long " * 30 + r"\boxed{3}", r"\boxed{x+1}", r"\boxed{2}"]
     batch = batch_of(texts, [r"thus \boxed{0.5}", "1", "3", "1+x", "1"])
-    with group_of(model, RewardConfig(num_processes=1, timeout_seconds=30.0), num_workers=2) as group:
+    with group_of(model_with_tokenizer, RewardConfig(num_processes=1, timeout_seconds=30.0), num_workers=2) as group:
         scored = group.run(RewardWorker.score, batch)
         assert scored["rewards"].tolist() == [1.0, 0.0, 1.0, 1.0, 0.0]
         assert scored["rewards"].dtype == torch.float32
         replicas = scored.meta["replicas"]
         assert isinstance(replicas, list)
-        assert sum(counts["reward/unboxed"] for counts in replicas) == 1
-        assert sum(counts["reward/left_to_math_verify"] for counts in replicas) == 1
-        assert sum(counts["reward/timeouts"] + counts["reward/failures"] for counts in replicas) == 0
+        totals = {name: sum(counts[name] for counts in replicas) for name in replicas[0]}
+        assert totals == {
+            "reward/unboxed": 1,
+            "reward/left_to_math_verify": 1,
+            "reward/timeouts": 0,
+            "reward/failures": 0,
+        }
         assert group.run(RewardWorker.decode, batch) == texts
         pids = [pid for worker in group.workers for pid in worker._scorer._pool.process_ids]
     assert len(pids) == 2
@@ -74,13 +64,13 @@ def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model: ModelCon
 
 
 def test_a_custom_function_gets_all_four_arguments(
-    model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model_with_tokenizer: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     path = tmp_path / "custom.py"
     path.write_text(CUSTOM)
     batch = batch_of(["abc", "ab", "bad"], ["t", "f", "t"], extra=[{"bonus": 10}, {"bonus": 20}, {"bonus": 0}])
     with (
-        group_of(model, RewardConfig(name=f"{path}:score", num_processes=1)) as group,
+        group_of(model_with_tokenizer, RewardConfig(name=f"{path}:score", num_processes=1)) as group,
         caplog.at_level(logging.WARNING),
     ):
         scored = group.run(RewardWorker.score, batch)
@@ -90,9 +80,9 @@ def test_a_custom_function_gets_all_four_arguments(
     assert "ValueError: cannot score this" in caplog.text
 
 
-def test_an_empty_share_of_a_batch_is_scored(model: ModelConfig):
+def test_an_empty_share_of_a_batch_is_scored(model_with_tokenizer: ModelConfig):
     batch = batch_of([r"\boxed{1}"], ["1"])
-    with group_of(model, RewardConfig(num_processes=1)) as group:
+    with group_of(model_with_tokenizer, RewardConfig(num_processes=1)) as group:
         worker = group.workers[0]
         assert worker.score(batch.rows([]))["rewards"].shape == (0,)
 

@@ -30,6 +30,8 @@ TOP_K = Range("-1 (off) or at least 1", lambda value: value == -1 or value >= 1)
 
 RANGES: dict[str, Range] = {
     "data.train_batch_size": AT_LEAST_ONE,
+    "data.val_batch_size": AT_LEAST_ONE,
+    "data.val_limit": AT_LEAST_ONE,
     "data.max_prompt_length": AT_LEAST_ONE,
     "data.max_response_length": AT_LEAST_ONE,
     "rollout.group_size": AT_LEAST_ONE,

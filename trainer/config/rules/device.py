@@ -12,7 +12,9 @@ def offload(config: Config) -> Iterator[Problem]:
     """Host memory is where a CPU run already is."""
     if config.actor.megatron.offload and config.trainer.device == "cpu":
         key = "actor.megatron.offload"
-        yield Problem((key, DEVICE), f"{key}=true moves state from a GPU to host memory, but {DEVICE}=cpu; set it false")
+        yield Problem(
+            (key, DEVICE), f"{key}=true moves state from a GPU to host memory, but {DEVICE}=cpu; set it false"
+        )
 
 
 def attention(config: Config) -> Iterator[Problem]:

@@ -5,8 +5,14 @@ from pathlib import Path
 
 from trainer.config.problem import Problem, one_of
 from trainer.config.root import Config
+from trainer.data.inspect import inspect_files
 
 REWARDS = ("math",)
+
+
+def data_files(config: Config) -> Iterator[Problem]:
+    """Data files exist and have their columns, and there are problems enough for one batch."""
+    yield from inspect_files(config.data)
 
 
 def reward(config: Config) -> Iterator[Problem]:
@@ -28,4 +34,4 @@ def resume(config: Config) -> Iterator[Problem]:
         yield Problem((key,), f"{key}={value} is neither 'auto' nor 'never' nor a checkpoint folder that exists")
 
 
-RULES = (reward, resume)
+RULES = (data_files, reward, resume)

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Trains Qwen2.5-7B on MATH with 7b.yaml beside this file (the CFPO paper's table 3 and system prompt).
+#
+#   bash examples/qwen2.5_math/run_7b.sh LOSS [key=value ...]
+#
+#   LOSS      cfpo, clip or dual_clip, or a loss of your own (then add policy_loss.plugins=[my_loss.py])
+#   GPUS      1, 4 or 8 GPUs of this machine          default 8
+#   VARIANT   base or instruct                        default base
+#   COMMAND   train, or check: arithmetic and memory, starts nothing      default train
+#
+# Words after LOSS override everything, e.g. algorithm.iterations=8 algorithm.batch_ratio=2 trainer.total_steps=116.
+# Layouts below are by the estimates of `cfpo check` for GPUs of 80 GB; on one GPU the fp32 master weights, moments and gradients
+# alone are 114 GiB, so that case needs about 150 GiB (e.g. a B200): COMMAND=check says so.
+# None of them has run on a GPU yet. MATH first: .venv/bin/python examples/qwen2.5_math/prepare_math.py
+set -euo pipefail
+
+loss=${1:?"usage: run_7b.sh LOSS [key=value ...]; LOSS is cfpo, clip or dual_clip"}
+shift
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+gpus=${GPUS:-8}
+variant=${VARIANT:-base}
+
+case "$variant" in
+  base) model=Qwen/Qwen2.5-7B ;;
+  instruct) model=Qwen/Qwen2.5-7B-Instruct ;;
+  *) echo "VARIANT=$variant is unknown; use base or instruct" >&2; exit 2 ;;
+esac
+
+# The paper's clip ratio is 0.2 [table 3]; dual clip's lower bound 3 is that of Ye et al. 2020.
+case "$loss" in
+  cfpo) knobs=(policy_loss.epsilon=0.2) ;;
+  clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2) ;;
+  dual_clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2 policy_loss.dual_clip=3.0) ;;
+  *) knobs=() ;;
+esac
+
+# Megatron's and vLLM's tensor parallelism, tokens of a micro-batch, memory savers, vLLM's share of the GPU.
+case "$gpus" in
+  1) tp=1 sequence_parallel=false rollout_tp=1 micro_batch_tokens=4096 recompute=true offload=true vllm_share=0.6 ;;
+  4) tp=2 sequence_parallel=true rollout_tp=1 micro_batch_tokens=8192 recompute=false offload=true vllm_share=0.6 ;;
+  8) tp=2 sequence_parallel=true rollout_tp=1 micro_batch_tokens=8192 recompute=false offload=false vllm_share=0.5 ;;
+  *) echo "GPUS=$gpus has no layout here; use 1, 4 or 8, or copy a line and check it with COMMAND=check" >&2; exit 2 ;;
+esac
+
+exec ${CFPO:-cfpo} "${COMMAND:-train}" "$here/7b.yaml" \
+  model.path="$model" \
+  policy_loss.name="$loss" ${knobs[@]+"${knobs[@]}"} \
+  trainer.num_workers="$gpus" \
+  actor.megatron.tensor_parallel_size=$tp \
+  actor.megatron.sequence_parallel=$sequence_parallel \
+  actor.megatron.recompute=$recompute \
+  actor.megatron.offload=$offload \
+  actor.micro_batch_tokens=$micro_batch_tokens \
+  rollout.tensor_parallel_size=$rollout_tp \
+  rollout.gpu_memory_utilization=$vllm_share \
+  trainer.run_dir="outputs/qwen2.5_math/7b-$variant-$loss" \
+  "$@"

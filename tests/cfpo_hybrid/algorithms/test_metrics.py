@@ -1,0 +1,60 @@
+"""Sums of metrics: right means over unequal parts, extremes, one reduction a kind."""
+
+import torch
+
+from cfpo_hybrid.algorithms.metrics import Metric, MetricSums, Reduction
+
+
+def part(share, count, total, high, low):
+    return {
+        "share": Metric(Reduction.MEAN, torch.tensor(share), torch.tensor(count)),
+        "total": Metric(Reduction.SUM, torch.tensor(total)),
+        "high": Metric(Reduction.MAX, torch.tensor(high)),
+        "low": Metric(Reduction.MIN, torch.tensor(low)),
+    }
+
+
+def test_parts_of_unequal_size():
+    sums = MetricSums()
+    sums.add(part(3.0, 4, 0.5, 7.0, -1.0))
+    sums.add(part(0.0, 12, 0.25, 9.0, 2.0))
+    # 3 / 16, not the mean of 3/4 and 0
+    assert sums.reduce() == {"share": 3 / 16, "total": 0.75, "high": 9.0, "low": -1.0}
+
+
+def test_one_reduction_of_sums_and_one_of_extremes():
+    calls = []
+
+    def two_equal_ranks(vector, operation):
+        calls.append(operation)
+        return vector * 2 if operation == "sum" else vector
+
+    sums = MetricSums()
+    sums.add(part(3.0, 4, 0.5, 7.0, -1.0))
+    assert sums.reduce(two_equal_ranks) == {"share": 0.75, "total": 1.0, "high": 7.0, "low": -1.0}
+    assert calls == ["sum", "max"]
+
+
+def test_means_and_extremes_of_nothing_are_left_out():
+    sums = MetricSums()
+    sums.add(part(0.0, 0, 0.0, -torch.inf, torch.inf))
+    assert sums.reduce() == {"total": 0.0}
+
+
+def test_an_empty_part_changes_nothing():
+    sums = MetricSums()
+    sums.add(part(1.0, 2, 0.5, -3.0, -4.0))
+    sums.add(part(0.0, 0, 0.0, -torch.inf, torch.inf))
+    assert sums.reduce() == {"share": 0.5, "total": 0.5, "high": -3.0, "low": -4.0}
+
+
+def test_nothing_added_gives_nothing():
+    assert MetricSums().reduce() == {}
+
+
+def test_large_counts_stay_exact():
+    # 2^24 + 1 is no fp32 number
+    sums = MetricSums()
+    for value in (2**24, 1):
+        sums.add({"tokens": Metric(Reduction.SUM, torch.tensor(value))})
+    assert sums.reduce() == {"tokens": 2.0**24 + 1}

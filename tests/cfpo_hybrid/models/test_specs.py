@@ -1,0 +1,94 @@
+"""Shard specs of both engines against hand calculations and against the formulas the engines fuse with."""
+
+import pytest
+import torch
+from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape, vllm_world
+
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
+from cfpo_hybrid.resharding.shard_spec import check_complete
+
+ATTENTION = "model.layers.0.self_attn"
+
+
+def test_megatron_interleaves_query_key_value_by_group():
+    shape = small_shape()
+    tensors = distinct_tensors(shape)
+    q, k, v = (tensors[f"{ATTENTION}.{name}_proj.weight"] for name in "qkv")
+    # 2 groups of 2 heads of 4: [group, head, 4 rows, hidden], as mcore splits its mixed output.
+    fused = torch.cat([q.view(2, 8, 16), k.view(2, 4, 16), v.view(2, 4, 16)], dim=1).view(32, 16)
+    name = "decoder.layers.0.self_attention.linear_qkv.weight"
+    for tp in (1, 2, 4):  # at tp=4 two ranks share a group
+        for rank, expected in enumerate(fused.chunk(tp)):
+            specs = megatron_specs(shape, ParallelLayout(tp=tp), Coordinate(dp=0, pp=0, cp=0, tp=rank))
+            assert torch.equal(shards_of(specs, tensors)[name], expected)
+
+
+def test_vllm_stacks_query_key_value_and_replicates_heads():
+    shape = small_shape()
+    tensors = distinct_tensors(shape)
+    q, k, v = (tensors[f"{ATTENTION}.{name}_proj.weight"] for name in "qkv")
+    local = shards_of(vllm_specs(shape, 4, 2), tensors)[f"{ATTENTION}.qkv_proj.weight"]
+    # Rank 2 of 4 has query head 2 and, with rank 3, key-value head 1.
+    assert torch.equal(local, torch.cat([q[8:12], k[4:8], v[4:8]]))
+    bias = shards_of(vllm_specs(shape, 1, 0), tensors)[f"{ATTENTION}.qkv_proj.bias"]
+    assert torch.equal(bias, torch.cat([tensors[f"{ATTENTION}.{name}_proj.bias"] for name in "qkv"]))
+
+
+def test_gate_and_up_are_cut_before_they_are_stacked():
+    shape = small_shape()
+    tensors = distinct_tensors(shape)
+    gate, up = (tensors[f"model.layers.2.mlp.{name}_proj.weight"] for name in ("gate", "up"))
+    down = tensors["model.layers.2.mlp.down_proj.weight"]
+    expected = torch.cat([gate[4:], up[4:]])
+    megatron = shards_of(megatron_world(shape, ParallelLayout(tp=2))[1], tensors)
+    vllm = shards_of(vllm_world(shape, 2, 2)[1], tensors)
+    assert torch.equal(megatron["decoder.layers.2.mlp.linear_fc1.weight"], expected)
+    assert torch.equal(vllm["model.layers.2.mlp.gate_up_proj.weight"], expected)
+    assert torch.equal(megatron["decoder.layers.2.mlp.linear_fc2.weight"], down[:, 4:])
+
+
+def test_stages_number_their_layers_from_zero_and_hold_global_ones():
+    shape = small_shape()
+    world = megatron_world(shape, ParallelLayout(pp=2), last_stage_layers=1)
+    tensors = distinct_tensors(shape)
+    last = shards_of(world[1], tensors)
+    assert torch.equal(
+        last["decoder.layers.0.input_layernorm.weight"], tensors["model.layers.2.input_layernorm.weight"]
+    )
+    assert [spec.name for spec in world[1] if "layers" not in spec.name] == [
+        "decoder.final_layernorm.weight",
+        "output_layer.weight",
+    ]
+
+
+def test_tied_head_is_the_embedding_on_the_last_of_several_stages():
+    shape = small_shape(tied_embeddings=True)
+    alone = {spec.name for spec in megatron_world(shape, ParallelLayout())[0]}
+    assert "output_layer.weight" not in alone
+    head = next(spec for spec in megatron_world(shape, ParallelLayout(pp=3))[2] if spec.name == "output_layer.weight")
+    assert {piece.hf_name for piece in head.pieces} == {"model.embed_tokens.weight"}
+    assert "lm_head.weight" not in {spec.name for spec in vllm_specs(shape, 1, 0)}
+
+
+def test_vocabulary_padding_is_declared():
+    shape = small_shape()
+    # 19 rows pad to 32 on two Megatron ranks (8 a rank and tp): rank 1 holds rows 16..19 and 13 of padding.
+    last = megatron_world(shape, ParallelLayout(tp=2))[1][0]
+    assert last.shape == (16, 16) and last.pieces[0].hf.size == (3, 16)
+    assert [area.start for area in last.padding] == [(3, 0)] and last.padding[0].size == (13, 16)
+    # vLLM pads to 64: of four ranks the last two hold nothing but padding.
+    empty = vllm_specs(shape, 4, 3)[0]
+    assert empty.shape == (16, 16) and not empty.pieces and empty.padding[0].size == (16, 16)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (4, 1), (1, 3), (2, 3)])
+def test_a_replica_holds_the_whole_checkpoint(family, tied, tp, pp):
+    shape = small_shape(family=family, tied_embeddings=tied)
+    world = megatron_world(shape, ParallelLayout(tp=tp, pp=pp))
+    check_complete([spec for rank in world for spec in rank], hf_shapes(shape))
+    check_complete([spec for rank in vllm_world(shape, tp, tp) for spec in rank], hf_shapes(shape))

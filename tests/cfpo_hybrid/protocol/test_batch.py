@@ -1,0 +1,153 @@
+"""DataProto: the schema is enforced, transforms are what they say, deferred columns equal gathered ones."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from cfpo_hybrid import errors
+from cfpo_hybrid.protocol import DataProto
+
+
+def make_batch(rows: int = 4, width: int = 3) -> DataProto:
+    return DataProto(
+        {
+            "prompts": torch.arange(rows * width).reshape(rows, width),
+            "prompt_lengths": torch.arange(1, rows + 1).clamp(max=width),
+            "problem": [f"problem {row}" for row in range(rows)],
+        },
+        {"step": 7},
+    )
+
+
+def test_reads_columns_and_keeps_tensors_in_a_tensordict():
+    batch = make_batch()
+    assert len(batch) == 4 and batch.column_names == ("problem", "prompt_lengths", "prompts")
+    assert "prompts" in batch and "rewards" not in batch
+    assert isinstance(batch.tensors, TensorDict) and batch.tensors.batch_size == torch.Size([4])
+    assert batch["problem"][2] == "problem 2" and batch.meta["step"] == 7 and batch.widths == {"prompt": 3}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"reward": torch.zeros(2)}, "did you mean 'rewards'"),
+        ({"rewards": torch.zeros(2, dtype=torch.float64)}, "dtype torch.float64"),
+        ({"rewards": torch.zeros(2, 3)}, r"shape \[2, 3\]"),
+        ({"rewards": torch.zeros(2), "truncated": torch.zeros(3, dtype=torch.bool)}, "number of rows"),
+        (
+            {"responses": torch.zeros(2, 3, dtype=torch.int64), "old_log_probs": torch.zeros(2, 4)},
+            "4 response positions wide",
+        ),
+        ({"problem": torch.zeros(2)}, "one Python object a row"),
+        ({"rewards": [1.0, 2.0]}, "asks for a tensor"),
+        ({}, "at least one column"),
+    ],
+)
+def test_breaking_the_schema_is_an_error_that_says_how(columns, message):
+    with pytest.raises(errors.BatchError, match=message):
+        DataProto(columns)
+
+
+def test_metadata_hold_json_only():
+    with pytest.raises(errors.BatchError, match=r"meta 'a.b\[1\]' is a Tensor"):
+        DataProto({"rewards": torch.zeros(1)}, {"a": {"b": [1, torch.zeros(1)]}})
+
+
+def test_a_missing_column_names_the_stage_that_writes_it():
+    with pytest.raises(errors.BatchError, match="which the stage 'reward' writes"):
+        make_batch()["rewards"]
+
+
+def test_transforms_return_new_batches():
+    batch = make_batch()
+    more = batch.with_columns(rewards=torch.ones(4)).with_meta(note="x")
+    assert "rewards" not in batch and dict(batch.meta) == {"step": 7}
+    assert dict(more.meta) == {"step": 7, "note": "x"} and more["rewards"].sum() == 4
+    assert more.without("problem").column_names == ("prompt_lengths", "prompts", "rewards")
+    assert more.select("rewards").widths == {}
+    with pytest.raises(errors.BatchError, match="3 rows"):
+        batch.with_columns(rewards=torch.ones(3))
+    with pytest.raises(errors.BatchError, match="no column 'nothing'"):
+        batch.without("nothing")
+
+
+def test_rows_are_chosen_by_index_or_mask_and_chosen_again():
+    batch = make_batch()
+    assert batch.rows([3, 1])["prompt_lengths"].tolist() == [3, 2]
+    assert batch.rows(torch.tensor([True, False, False, True]))["problem"].tolist() == ["problem 0", "problem 3"]
+    again = batch.rows([3, 1, 0]).rows([2, 0])  # rows 0 and 3
+    assert again["prompts"].tolist() == [[0, 1, 2], [9, 10, 11]] and again.meta["step"] == 7
+    assert len(batch.rows([])) == 0 and batch.rows([])["prompts"].shape == (0, 3)
+    with pytest.raises(errors.BatchError, match="asked of a batch of 4"):
+        batch.rows([4])
+
+
+def test_columns_added_after_a_choice_of_rows_belong_to_the_chosen_rows():
+    chosen = make_batch().rows([2, 0]).with_columns(rewards=torch.tensor([20.0, 0.0]))
+    assert chosen.rows([1])["rewards"].tolist() == [0.0] and chosen.rows([1])["prompt_lengths"].tolist() == [1]
+
+
+def test_concat_pads_to_the_widest_and_undoes_a_split():
+    narrow, wide = make_batch(2, 2), make_batch(3, 4)
+    both = DataProto.concat([narrow, wide])
+    assert both["prompts"][:2].tolist() == [[0, 1, 0, 0], [2, 3, 0, 0]] and both.widths == {"prompt": 4}
+    assert both["prompts"][2:].equal(wide["prompts"])
+    whole = make_batch(5)
+    parts = [torch.tensor([4, 1]), torch.tensor([0, 2, 3])]
+    together = DataProto.concat([whole.rows(part) for part in parts]).rows(torch.argsort(torch.cat(parts)))
+    for name in whole.column_names:
+        assert np.array_equal(np.asarray(together[name]), np.asarray(whole[name])), name
+
+
+def test_concat_needs_the_same_columns_and_metadata():
+    with pytest.raises(errors.BatchError, match="different columns"):
+        DataProto.concat([make_batch(), make_batch().without("problem")])
+    with pytest.raises(errors.BatchError, match="different meta"):
+        DataProto.concat([make_batch(), make_batch().with_meta(step=8)])
+    assert DataProto.concat([make_batch(), make_batch().with_meta(step=8)], meta={}).meta == {}
+
+
+def test_merge_joins_columns_of_the_same_rows():
+    batch = make_batch()
+    merged = batch.rows([3, 2, 1, 0]).merge(DataProto({"rewards": torch.tensor([3.0, 2.0, 1.0, 0.0])}, {"other": 1}))
+    assert merged.rows([0])["prompt_lengths"].item() == 3 and merged.rows([0])["rewards"].item() == 3
+    assert dict(merged.meta) == {"step": 7}
+    with pytest.raises(errors.BatchError, match="both have"):
+        batch.merge(batch)
+    with pytest.raises(errors.BatchError, match="rows differ"):
+        batch.merge(DataProto({"rewards": torch.zeros(3)}))
+    left = DataProto({"responses": torch.zeros(2, 3, dtype=torch.int64)})
+    with pytest.raises(errors.BatchError, match="widths"):
+        left.merge(DataProto({"old_log_probs": torch.zeros(2, 4)}))
+
+
+def test_repeat_interleave_and_num_tokens():
+    batch = make_batch(2).repeat_interleave(3)
+    assert batch["prompt_lengths"].tolist() == [1, 1, 1, 2, 2, 2]
+    lengths = torch.tensor([4, 0, 1, 0, 0, 9])
+    assert batch.with_columns(response_lengths=lengths).num_tokens.tolist() == [5, 1, 2, 2, 2, 11]
+
+
+def test_pickling_carries_tensors_out_of_band_and_gathers_what_was_deferred():
+    batch = make_batch(64, 128).rows(range(0, 64, 2))
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
+    assert len(data) < 4096 < 32 * 128 * 8 == max(buffer.raw().nbytes for buffer in buffers)
+    back = pickle.loads(data, buffers=buffers)
+    assert back["prompts"].equal(batch["prompts"]) and back["problem"].tolist() == batch["problem"].tolist()
+    assert dict(back.meta) == {"step": 7}
+
+
+def test_all_rows_in_order_are_a_view_without_a_copy():
+    batch = make_batch()
+    assert batch.rows(range(4))["prompts"].data_ptr() == batch["prompts"].data_ptr()
+    assert DataProto.concat([batch])["prompts"].data_ptr() == batch["prompts"].data_ptr()
+
+
+def test_fetch_brings_every_value_here():
+    chosen = make_batch().rows([1, 2])
+    assert set(chosen.deferred) == set(chosen.column_names)
+    assert not chosen.fetch().deferred and chosen.fetch("prompts").column_names == ("prompts",)

@@ -1,0 +1,69 @@
+"""balanced_partition: a partition, even in weight, within every stratum too, and fast."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfpo_hybrid.protocol import balanced_partition
+from cfpo_hybrid.protocol.partition import contiguous_partition
+
+
+def imbalance(weights: torch.Tensor, parts: list[torch.Tensor]) -> float:
+    totals = torch.stack([weights[part].sum() for part in parts]).double()
+    return float(totals.max() / totals.mean())
+
+
+def test_worked_example():
+    # 5 -> first, 4 -> second, 3 -> second (7), 2 -> first (7)
+    assert [part.tolist() for part in balanced_partition(torch.tensor([5, 4, 3, 2]), 2)] == [[0, 3], [1, 2]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 3)), max_size=60),
+    st.integers(1, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_in_one_part_and_graham_holds_in_every_stratum(rows, num_parts):
+    weights = torch.tensor([weight for weight, _ in rows], dtype=torch.int64)
+    strata = torch.tensor([stratum for _, stratum in rows], dtype=torch.int64)
+    parts = balanced_partition(weights, num_parts, strata)
+    assert len(parts) == num_parts
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(rows)))
+    assert all(part.tolist() == sorted(part.tolist()) for part in parts)
+    for stratum in set(strata.tolist()):
+        loads = [int(weights[part][strata[part] == stratum].sum()) for part in parts]
+        # Longest processing time first: no part is above the lightest by more than one row.
+        assert max(loads) - min(loads) <= int(weights[strata == stratum].max())
+
+
+@pytest.mark.parametrize(("rows", "num_parts", "limit"), [(1536, 8, 1.0005), (1536, 64, 1.01), (12288, 512, 1.01)])
+def test_token_loads_are_even(rows, num_parts, limit):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randint(100, 3584, (rows,), generator=generator)
+    assert imbalance(weights, balanced_partition(weights, num_parts)) < limit
+
+
+def test_equal_weights_give_equal_counts_even_when_they_are_zero():
+    for weight in (0, 3):
+        parts = balanced_partition(torch.full((10,), weight), 4)
+        assert sorted(len(part) for part in parts) == [2, 2, 3, 3]
+
+
+def test_leftovers_of_strata_do_not_pile_up_on_one_part():
+    # Four mini-batches of three equal rows over two parts: each leaves one part a row ahead, in turn.
+    parts = balanced_partition(torch.full((12,), 5), 2, torch.arange(12) // 3)
+    assert [len(part) for part in parts] == [6, 6]
+
+
+def test_a_large_batch_is_cut_in_well_under_a_second():
+    weights, start = torch.randint(1, 4096, (12288,)), time.perf_counter()
+    balanced_partition(weights, 64, torch.arange(12288) % 16)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_contiguous_parts_differ_by_one_row_at_most():
+    assert [part.tolist() for part in contiguous_partition(5, 3)] == [[0, 1], [2, 3], [4]]
+    assert [len(part) for part in contiguous_partition(1, 3)] == [1, 0, 0]

@@ -1,0 +1,81 @@
+"""Hugging Face tensors of a small shape, cut by shard specs, for tests of plans and transfers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.resharding import ReshardPlan, ShardSpec
+
+SMALL = ModelShape(
+    family="qwen2",
+    num_layers=3,
+    hidden_size=16,
+    intermediate_size=8,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    vocab_size=19,
+    max_position_embeddings=64,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    rms_norm_eps=1e-6,
+    qkv_bias=True,
+    tied_embeddings=False,
+)
+
+
+def small_shape(**changes: Any) -> ModelShape:
+    """A few hundred parameters; families differ by bias as the real ones do."""
+    shape = replace(SMALL, **changes)
+    return replace(shape, qkv_bias=shape.family == "qwen2")
+
+
+def distinct_tensors(shape: ModelShape, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """All Hugging Face tensors; no two elements of the model are equal (in fp32)."""
+    tensors, first = {}, 1
+    for name, size in hf_shapes(shape).items():
+        count = int(torch.Size(size).numel())
+        tensors[name] = torch.arange(first, first + count, dtype=torch.float32).view(size).to(dtype)
+        first += count
+    return tensors
+
+
+def shards_of(specs: Iterable[ShardSpec], tensors: Mapping[str, Tensor], padding: float = 0.0) -> dict[str, Tensor]:
+    """The local parameters that the specs describe."""
+    parameters = {}
+    for spec in specs:
+        local = torch.full(spec.shape, padding, dtype=next(iter(tensors.values())).dtype)
+        for piece in spec.pieces:
+            local[piece.local.slices] = tensors[piece.hf_name][piece.hf.slices]
+        parameters[spec.name] = local
+    return parameters
+
+
+def megatron_world(shape: ModelShape, layout: ParallelLayout, **stages: Any) -> list[list[ShardSpec]]:
+    """Specs of every training rank."""
+    return [megatron_specs(shape, layout, layout.coordinate(rank), **stages) for rank in range(layout.world_size)]
+
+
+def vllm_world(shape: ModelShape, world_size: int, tp: int) -> list[list[ShardSpec]]:
+    """Specs of every rollout rank."""
+    return [vllm_specs(shape, tp, rank % tp) for rank in range(world_size)]
+
+
+def execute_in_one_process(
+    plan: ReshardPlan, sources: Sequence[Mapping[str, Tensor]], destinations: Sequence[Mapping[str, Tensor]]
+) -> list[dict[str, Tensor]]:
+    """Carries a plan out without messages; returns how often each destination element was written."""
+    writes = [{name: torch.zeros_like(tensor) for name, tensor in rank.items()} for rank in destinations]
+    for copy in plan.copies:
+        source = sources[copy.source_rank][copy.source_name][copy.source.slices]
+        destinations[copy.destination_rank][copy.destination_name][copy.destination.slices] = source
+        writes[copy.destination_rank][copy.destination_name][copy.destination.slices] += 1
+    return writes

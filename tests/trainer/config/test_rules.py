@@ -1,0 +1,147 @@
+"""Each rule of the configuration: broken once, with the legal values nearby in its message."""
+
+from pathlib import Path
+
+import pytest
+from tiny_recipe import write_recipe
+
+from cfpo_hybrid.errors import ConfigError
+from trainer.config.load import load_config
+from trainer.config.root import Config
+from trainer.config.rules.bounds import RANGES, value_at
+from trainer.config.rules.nearby import divisors, nearest_multiples
+
+BROKEN = {
+    "world by tp": (
+        ["trainer.num_workers=6", "actor.megatron.tensor_parallel_size=4"],
+        ["6 workers cannot be divided", "nearest numbers of workers: 4, 8", "tensor_parallel_size can be 1, 2, 3, 6"],
+    ),
+    "world by tp x pp": (
+        ["trainer.num_workers=6", "actor.megatron.tensor_parallel_size=2", "actor.megatron.pipeline_parallel_size=2"],
+        ["= 4 ranks", "nearest numbers of workers: 4, 8"],
+    ),
+    "world by rollout tp": (
+        ["trainer.num_workers=3", "rollout.tensor_parallel_size=2"],
+        ["3 workers cannot be divided into vLLM replicas", "it can be 1, 3"],
+    ),
+    "workers by nodes": (["trainer.num_workers=5", "trainer.nodes=2"], ["nearest numbers of workers: 4, 6"]),
+    "nodes x workers a node": (
+        ["trainer.num_workers=5", "trainer.nodes=2", "trainer.workers_per_node=4"],
+        ["is not trainer.nodes=2 x trainer.workers_per_node=4 = 8", "set it to 8"],
+    ),
+    "context parallelism": (["actor.megatron.context_parallel_size=2"], ["reserved", "leave it at 1"]),
+    "sequence parallelism": (
+        ["actor.megatron.sequence_parallel=true"],
+        ["needs actor.megatron.tensor_parallel_size of at least 2"],
+    ),
+    "heads by tp": (
+        ["trainer.num_workers=3", "actor.megatron.tensor_parallel_size=3"],
+        ["4 attention heads", "intermediate size 64", "sizes that fit: 1, 2, 4"],
+    ),
+    "heads by rollout tp": (
+        ["trainer.num_workers=8", "rollout.tensor_parallel_size=8"],
+        ["rollout.tensor_parallel_size=8", "4 attention heads", "sizes that fit: 1, 2, 4"],
+    ),
+    "layers by pp": (
+        ["trainer.num_workers=3", "actor.megatron.pipeline_parallel_size=3"],
+        ["4 layers cannot be cut into 3 pipeline stages", "equally: 1, 2, 4", "last_stage_layers=2"],
+    ),
+    "uneven stages": (
+        ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=4"],
+        ["first=4"],
+    ),
+    "mini-batches": (
+        ["algorithm.batch_ratio=5"],
+        ["cannot be divided into algorithm.batch_ratio=5", "nearest batch sizes: 15, 20", "16: 1, 2, 4, 8, 16"],
+    ),
+    "groups": (["rollout.group_size=1"], ["needs at least 2 responses"]),
+    "top-p": (["rollout.top_p=0.95"], ["rollout.top_p=0.95 truncates sampling", "set rollout.top_p=1.0"]),
+    "top-k": (["rollout.top_k=50"], ["rollout.top_k=50 truncates sampling", "set rollout.top_k=-1"]),
+    "lengths": (
+        ["data.max_response_length=100"],
+        ["32 + data.max_response_length=100 = 132 tokens, but the model has 128 positions", "can have 96"],
+    ),
+    "decoding room": (["rollout.max_num_batched_tokens=8"], ["less than rollout.max_num_seqs=256"]),
+    "advantage": (["algorithm.advantage=grpo_nostd"], ["did you mean 'grpo_no_std'"]),
+    "aggregation": (["algorithm.loss_aggregation=token-mean"], ["did you mean 'token_mean'", "seq_mean_token_sum"]),
+    "estimator": (["algorithm.kl_estimator=k4"], ["known: k1, k2, k3"]),
+    "schedule": (["actor.optimizer.schedule=cosin"], ["did you mean 'cosine'"]),
+    "actor dtype": (["actor.dtype=bf16"], ["actor.dtype='bf16'", "known: auto, float32, bfloat16"]),
+    "rollout dtype": (["rollout.dtype=half"], ["rollout.dtype='half'"]),
+    "attention": (["actor.attention=flash"], ["did you mean 'flash_attn'"]),
+    "load format": (["rollout.load_format=load_weight"], ["did you mean 'load_weights'"]),
+    "device": (["trainer.device=gpu"], ["known: auto, cpu, cuda"]),
+    "offload": (["actor.megatron.offload=true"], ["trainer.device=cpu", "set it false"]),
+    "flash attention": (["actor.attention=flash_attn"], ["needs a GPU", "sdpa or auto"]),
+    "trackers": (["trainer.trackers=[tensorbord]"], ["did you mean 'tensorboard'"]),
+    "data files": (["data.train_files=[nowhere.jsonl]"], ["data.train_files", "nowhere.jsonl"]),
+    "data columns": (["data.problem_key=question"], ["question"]),
+    "rows for a batch": (["data.train_batch_size=20", "algorithm.batch_ratio=1"], ["16 rows, fewer than one batch"]),
+    "reward": (["reward.name=maths"], ["did you mean 'math'"]),
+    "reward file": (["reward.name=nowhere.py:score"], ["there is no file 'nowhere.py'"]),
+    "resume": (["trainer.resume=latest"], ["neither 'auto' nor 'never'"]),
+    "model": (["model.path=/no/such/folder"], ["/no/such/folder"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_the_only_mistake(name: str, tmp_path: Path):
+    words, parts = BROKEN[name]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_recipe(tmp_path), words)
+    assert len(caught.value.problems) == 1, caught.value
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_kv_heads_may_be_fewer_than_ranks(tmp_path: Path):
+    """2 key-value heads over 4 ranks: Megatron gathers them, vLLM holds each twice."""
+    words = ["trainer.num_workers=4", "actor.megatron.tensor_parallel_size=4", "rollout.tensor_parallel_size=4"]
+    load_config(write_recipe(tmp_path), words)
+
+
+def test_uneven_stages_that_add_up_pass(tmp_path: Path):
+    words = ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=1"]
+    load_config(write_recipe(tmp_path), words)
+
+
+def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):
+    load_config(write_recipe(tmp_path), ["actor.dtype=bfloat16"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "actor.lr=0",
+        "actor.lr=-1e-6",
+        "actor.lr=.nan",
+        "rollout.temperature=0",
+        "algorithm.iterations=0",
+        "algorithm.kl_coef=-0.1",
+        "actor.optimizer.warmup_ratio=1.5",
+        "actor.optimizer.adam_beta2=1",
+        "rollout.gpu_memory_utilization=1",
+        "trainer.total_steps=0",
+        "trainer.save_every=-1",
+        "trainer.num_workers=0",
+        "reward.timeout_seconds=0",
+    ],
+)
+def test_numbers_out_of_range(word: str, tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_recipe(tmp_path), [word])
+    key = word.partition("=")[0]
+    assert [problem for problem in caught.value.problems if problem.startswith(f"{key}=") and " must be " in problem]
+
+
+def test_every_range_is_about_a_number_that_exists():
+    config = Config()
+    for key, allowed in RANGES.items():
+        value = value_at(config, key)
+        assert value is None or allowed.holds(value), f"the default of {key} breaks its own range"
+
+
+def test_values_nearby():
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+    assert nearest_multiples(100, 16) == [96, 112]
+    assert nearest_multiples(3, 16) == [16]

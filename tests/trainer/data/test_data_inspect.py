@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import pyarrow
+import pyarrow.parquet
+from data_world import numbered_rows, write_rows
+
+from trainer.config.data_config import DataConfig
+from trainer.data import inspect_files
+
+
+def messages(config):
+    return [problem.message for problem in inspect_files(config)]
+
+
+def test_good_files_have_no_problem(tmp_path):
+    jsonl = write_rows(tmp_path / "train.jsonl", numbered_rows(3))
+    parquet = str(tmp_path / "train.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(numbered_rows(2)), parquet)
+    config = DataConfig(train_files=[jsonl, parquet], val_files=[parquet], train_batch_size=5)
+    assert messages(config) == []
+    (problem,) = inspect_files(replace(config, train_batch_size=6))
+    assert "have 5 rows, fewer than one batch of data.train_batch_size=6" in problem.message
+    assert problem.keys == ("data.train_files", "data.train_batch_size")
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{')
+    parquet = str(tmp_path / "test.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["1+1"], "answer": ["2"]}), parquet)
+    config = DataConfig(
+        train_files=[str(tmp_path / "gone.jsonl"), str(tmp_path / "bad.jsonl"), "hub:openai/gsm8k"],
+        val_files=[parquet],
+        overlong="drop",
+        chat_template=str(tmp_path / "gone.jinja"),
+    )
+    found = messages(config)
+    assert len(found) == 6
+    for part, message in zip(
+        (
+            "data.overlong='drop'",
+            "gone.jinja",
+            "gone.jsonl' does not exist",
+            "line 2 is not JSON",
+            "hub:NAME",
+            "question",
+        ),
+        found,
+        strict=True,
+    ):
+        assert part in message
+
+
+def test_a_data_set_of_the_hub_is_not_fetched():
+    assert messages(DataConfig(train_files=["hub:nobody/nothing:train"])) == []
+
+
+def test_no_training_file(tmp_path):
+    assert messages(DataConfig(train_files=[])) == ["data.train_files is empty; name at least one file to train on"]

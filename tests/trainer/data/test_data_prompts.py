@@ -1,0 +1,155 @@
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from data_world import char_tokenizer, numbered_rows, run_config, text_of, write_rows
+
+from cfpo_hybrid.errors import DataError, ModelError
+from cfpo_hybrid.protocol import DataProto
+from trainer.config.data_config import DataConfig
+from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from workers.config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return char_tokenizer()
+
+
+@pytest.fixture
+def data(tmp_path):
+    return DataConfig(
+        train_files=[write_rows(tmp_path / "train.jsonl", numbered_rows(12))],
+        val_files=[write_rows(tmp_path / "val.jsonl", numbered_rows(5))],
+        train_batch_size=4,
+        max_prompt_length=20,
+    )
+
+
+def prompt_texts(tokenizer, batch):
+    return [
+        text_of(tokenizer, ids[:length])
+        for ids, length in zip(batch["prompts"].tolist(), batch["prompt_lengths"].tolist(), strict=True)
+    ]
+
+
+def test_a_training_batch(tokenizer, data):
+    batch = TrainPrompts(run_config(data, group_size=3), tokenizer).next_batch(0)
+    assert len(batch) == 12
+    assert batch["group_ids"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert batch["sample_ids"].tolist() == [0, 1, 2] * 4
+    assert len(set(batch["seeds"].tolist())) == 12 and int(batch["seeds"].min()) >= 0
+    assert prompt_texts(tokenizer, batch) == [f"u:{problem};a:" for problem in batch["problem"]]
+    for problem, truth, extra in zip(batch["problem"], batch["ground_truth"], batch["extra"], strict=True):
+        number = int(problem[1:])
+        assert truth == f"So \\boxed{{{number}}}."
+        assert extra == {"level": f"Level {number % 5 + 1}", "type": "Algebra"}
+
+
+def test_prompts_are_padded_on_the_right_with_zeros_to_the_widest(tokenizer, data):
+    whole = replace(data, train_batch_size=12)
+    batch = TrainPrompts(run_config(whole, group_size=1), tokenizer).next_batch(0)
+    assert batch["prompts"].shape == (12, len("u:p10;a:"))  # p10 and p11 are the widest
+    padding = torch.arange(8) >= batch["prompt_lengths"][:, None]
+    assert (batch["prompts"][padding] == 0).all() and (batch["prompts"][~padding] != 0).all()
+
+
+def test_a_restart_continues_with_the_same_prompts_and_seeds(tokenizer, data):
+    config = run_config(data)
+    walked = TrainPrompts(config, tokenizer)
+    before = [walked.next_batch(step) for step in range(5)][4]
+    after = TrainPrompts(config, tokenizer).next_batch(4)
+    for name in before.column_names:
+        assert (
+            list(before[name]) == list(after[name]) if before[name].ndim == 1 else (before[name] == after[name]).all()
+        )
+
+
+def test_every_prompt_comes_once_an_epoch_in_an_order_of_the_seed(tokenizer, data):
+    def epoch(seed, first_step, shuffle=True):
+        prompts = TrainPrompts(run_config(replace(data, shuffle=shuffle), group_size=1, seed=seed), tokenizer)
+        return [
+            problem for step in range(first_step, first_step + 3) for problem in prompts.next_batch(step)["problem"]
+        ]
+
+    first = epoch(1, 0)
+    assert sorted(first) == sorted(f"p{n}" for n in range(12))
+    assert sorted(epoch(1, 3)) == sorted(first) and epoch(1, 3) != first and epoch(2, 0) != first
+    assert epoch(1, 0, shuffle=False) == epoch(1, 3, shuffle=False) == [f"p{n}" for n in range(12)]
+
+
+def test_seeds_differ_from_step_to_step(tokenizer, data):
+    prompts = TrainPrompts(run_config(data), tokenizer)
+    seeds = torch.cat([prompts.next_batch(step)["seeds"] for step in range(6)])
+    assert len(seeds.unique()) == len(seeds)
+
+
+def test_the_system_prompt_and_the_chat_template(tokenizer, data, tmp_path):
+    data = replace(data, system_prompt="Be brief", max_prompt_length=40, shuffle=False)
+    batch = TrainPrompts(run_config(data), tokenizer).next_batch(0)
+    assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:p0;a:"
+    (tmp_path / "own.jinja").write_text("Q {{ messages[-1].content }} A ")
+    own = replace(data, chat_template=str(tmp_path / "own.jinja"))
+    batch = TrainPrompts(run_config(own), char_tokenizer(template=None)).next_batch(0)
+    assert prompt_texts(tokenizer, batch)[0] == "Q p0 A "
+
+
+def test_templates_that_do_not_work(data, tmp_path):
+    with pytest.raises(DataError, match=r"has no chat template; name a Jinja file in data\.chat_template"):
+        TrainPrompts(run_config(data), char_tokenizer(template=None))
+    refusing = char_tokenizer("{{ raise_exception('no system role') }}")
+    with pytest.raises(DataError, match=r"with a system message \(data\.system_prompt\): no system role"):
+        TrainPrompts(run_config(replace(data, system_prompt="x")), refusing)
+    with pytest.raises(DataError, match=r"gone\.jinja cannot be read"):
+        TrainPrompts(run_config(replace(data, chat_template=str(tmp_path / "gone.jinja"))), refusing)
+
+
+def test_overlong_prompts_are_left_out_and_counted(tokenizer, data, caplog):
+    with caplog.at_level(logging.WARNING):
+        prompts = TrainPrompts(run_config(replace(data, max_prompt_length=7)), tokenizer)  # p10 and p11 have 8 tokens
+    assert (len(prompts.prompts), prompts.prompts.overlong) == (10, 2)
+    assert "2 of 12 prompts are over 7 tokens and were left out" in caplog.text
+
+
+def test_overlong_prompts_are_cut_from_the_left(tokenizer, data):
+    cut = replace(data, max_prompt_length=7, overlong="cut", shuffle=False, train_batch_size=12)
+    prompts = TrainPrompts(run_config(cut, group_size=1), tokenizer)
+    assert (len(prompts.prompts), prompts.prompts.overlong) == (12, 2)
+    assert prompt_texts(tokenizer, prompts.next_batch(0))[9:] == ["u:p9;a:", ":p10;a:", ":p11;a:"]
+
+
+def test_too_few_prompts(tokenizer, data):
+    with pytest.raises(DataError, match=r"have 12 prompts, fewer than one batch of data\.train_batch_size=13"):
+        TrainPrompts(run_config(replace(data, train_batch_size=13)), tokenizer)
+    with pytest.raises(DataError, match=r"have 10 prompts \(2 were over data\.max_prompt_length=7\), fewer"):
+        TrainPrompts(run_config(replace(data, train_batch_size=11, max_prompt_length=7)), tokenizer)
+    with pytest.raises(DataError, match=r"all 12 prompts of .*train\.jsonl are over data\.max_prompt_length=3"):
+        TrainPrompts(run_config(replace(data, max_prompt_length=3)), tokenizer)
+
+
+def test_validation_goes_once_through_the_file_in_order(tokenizer, data):
+    validation = load_validation(run_config(replace(data, val_batch_size=2), val_samples=3), tokenizer)
+    batches = list(validation.batches())
+    assert len(validation) == 5 and [len(batch) for batch in batches] == [6, 6, 3]
+    whole = DataProto.concat(batches)
+    assert list(whole["problem"]) == [f"p{n}" for n in range(5) for _ in range(3)]
+    assert whole["group_ids"].tolist() == [n for n in range(5) for _ in range(3)]
+    assert whole["sample_ids"].tolist() == [0, 1, 2] * 5
+    assert len(whole["seeds"].unique()) == 15
+    (at_once,) = load_validation(run_config(data, val_samples=3), tokenizer).batches()
+    assert at_once["seeds"].tolist() == whole["seeds"].tolist()  # however it is cut into batches
+
+
+def test_validation_may_be_limited_or_absent(tokenizer, data):
+    assert len(load_validation(run_config(replace(data, val_limit=2)), tokenizer)) == 2
+    assert load_validation(run_config(replace(data, val_files=None)), tokenizer) is None
+
+
+def test_a_tokenizer_is_saved_and_opened(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "model")
+    opened = open_tokenizer(ModelConfig(path=str(tmp_path / "model")))
+    assert opened("p1")["input_ids"] == tokenizer("p1")["input_ids"]
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ModelError, match="nothing has no tokenizer that can be loaded"):
+        open_tokenizer(ModelConfig(path=str(tmp_path / "nothing")))

@@ -1,0 +1,142 @@
+"""Safetensors in and out of every layout, bit for bit, reading and holding no more than needed."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo import run_gloo
+from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape
+from safetensors.torch import load_file, save_file
+from tiny_model import save_tiny_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.resharding import ShardSpec
+from workers.megatron.hf_weights import export_hf, load_hf
+
+
+@dataclass
+class Holder:
+    """The weights of one rank, as an engine would tell them."""
+
+    shape: ModelShape
+    specs: list[list[ShardSpec]]
+    parameters: dict[str, Tensor]
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        return self.parameters
+
+    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
+        return self.specs[rank]
+
+
+def empty_parameters(specs: list[ShardSpec], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {spec.name: torch.full(spec.shape, torch.nan, dtype=dtype) for spec in specs}
+
+
+def write_source(folder: Path, tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "qwen2", "torch_dtype": "bfloat16"}')
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("layout", [ParallelLayout(), ParallelLayout(tp=2, pp=3), ParallelLayout(tp=4)])
+def test_a_folder_loads_into_every_layout(tmp_path, tied, layout):
+    shape = small_shape(tied_embeddings=tied)
+    tensors = distinct_tensors(shape)
+    folder = write_source(tmp_path / "source", tensors)
+    for specs in megatron_world(shape, layout):
+        parameters = empty_parameters(specs)
+        load_hf(folder, specs, parameters)
+        expected = shards_of(specs, tensors)  # padding 0
+        assert all(torch.equal(parameters[name], expected[name]) for name in expected)
+
+
+def test_several_files_and_another_dtype(tmp_path):
+    shape = small_shape()
+    tensors = distinct_tensors(shape, torch.bfloat16)
+    names = sorted(tensors)
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, tmp_path / f"part{number}.safetensors")
+    weight_map = {name: f"part{index % 2}.safetensors" for index, name in enumerate(names)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    specs = megatron_world(shape, ParallelLayout(tp=2))[1]
+    parameters = empty_parameters(specs)
+    load_hf(tmp_path, specs, parameters)
+    expected = shards_of(specs, {name: tensor.float() for name, tensor in tensors.items()})
+    assert all(torch.equal(parameters[name], expected[name]) for name in expected)
+
+
+def test_folders_that_cannot_be_loaded(tmp_path):
+    shape = small_shape()
+    specs = megatron_world(shape, ParallelLayout())[0]
+    with pytest.raises(ModelError, match="neither"):
+        load_hf(tmp_path, specs, empty_parameters(specs))
+    tensors = distinct_tensors(shape)
+    norm = tensors.pop("model.norm.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"no tensor model\.norm\.weight"):
+        load_hf(tmp_path, specs, empty_parameters(specs))
+    save_file({**tensors, "model.norm.weight": norm[:5]}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.norm\.weight.*too small"):
+        load_hf(tmp_path, specs, empty_parameters(specs))
+
+
+def export_on_this_rank(source: Path, out: Path, shape: ModelShape, layout: ParallelLayout, max_file_bytes: int):
+    world = megatron_world(shape, layout)
+    specs = world[dist.get_rank()]
+    parameters = empty_parameters(specs)
+    load_hf(source, specs, parameters)
+    export_hf(out, Holder(shape, world, parameters), source, max_file_bytes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [ParallelLayout(tp=2, pp=2), ParallelLayout(tp=2, dp=2)])
+def test_round_trip_through_four_processes(tmp_path, layout):
+    shape = small_shape(num_layers=4, tied_embeddings=layout.pp > 1)
+    tensors = distinct_tensors(shape)
+    source, out = write_source(tmp_path / "source", tensors), tmp_path / "out"
+    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000)
+    found = read_folder(out)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * shape.num_parameters
+    assert all(name in load_file(out / file) for name, file in index["weight_map"].items())
+    # 4000 bytes hold a thousand numbers: no file is larger, its header of names aside.
+    assert all(sum(t.nbytes for t in load_file(file).values()) <= 4000 for file in out.glob("*.safetensors"))
+
+
+def test_an_exported_folder_opens_in_transformers(tmp_path):
+    from cfpo_hybrid.models import load_hf_config, model_shape
+
+    source, out = tmp_path / "source", tmp_path / "out"
+    model = save_tiny_model(source, "llama", tie_word_embeddings=True)
+    (source / "tokenizer.json").write_text("{}")
+    shape = model_shape(load_hf_config(str(source)))
+    world = megatron_world(shape, ParallelLayout())
+    parameters = empty_parameters(world[0])
+    load_hf(source, world[0], parameters)
+    export_hf(out, Holder(shape, world, parameters), source)
+    assert sorted(file.name for file in out.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    again = AutoModelForCausalLM.from_pretrained(out)
+    expected = dict(model.named_parameters())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.named_parameters())

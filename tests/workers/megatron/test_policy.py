@@ -1,0 +1,117 @@
+"""The policy's contracts: ratios of exactly 1, ranks without rows, reference, refusal of broken gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo import run_gloo
+from megatron.core import parallel_state
+from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
+
+from cfpo_hybrid.errors import DispatchError, NumericsError
+from cfpo_hybrid.protocol import DataProto
+
+
+def ratio_metrics(case: Case) -> dict[str, float]:
+    policy = build_policy(case)
+    batch = rows_of_rank(mini_batch(rows=13), policy)
+    batch = batch.with_columns(old_log_probs=policy.log_probs(batch)["old_log_probs"])
+    return policy.update(batch, objective(kl_coef=0.0, entropy_coef=0.0))
+
+
+def ratio_metrics_of(cases: list[Case]) -> list[dict[str, float]]:
+    found = []
+    for case in cases:
+        found.append(ratio_metrics(case))
+        parallel_state.destroy_model_parallel()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "cases"),
+    [
+        (1, [Case(micro_batch_tokens=40), Case(micro_batch_tokens=40, recompute=True)]),
+        (2, [Case(tp=2, sequence_parallel=True, micro_batch_tokens=40), Case(pp=2, micro_batch_tokens=40), Case()]),
+    ],
+)
+def test_one_iteration_and_one_mini_batch_have_ratios_of_exactly_one(world: int, cases: list[Case]) -> None:
+    for by_case in run_gloo(world, ratio_metrics_of, cases, timeout=200):
+        for metrics in by_case:
+            if "actor/ratio_deviation" in metrics:  # the last stage answers
+                assert metrics["actor/ratio_deviation"] == 0.0
+                assert metrics["actor/log_ratio_max"] == 0.0
+                assert metrics["actor/clip_fraction"] == 0.0
+
+
+def update_with_an_idle_rank() -> tuple[dict[str, float], dict[str, float]]:
+    """The same two rows: spread over both ranks, and all on rank 1."""
+    batch, found = mini_batch(rows=2), []
+    for mine in ([dist.get_rank()], [] if dist.get_rank() == 0 else [0, 1]):
+        policy = build_policy(Case(distributed_optimizer=True))
+        rows = batch.rows(torch.tensor(mine, dtype=torch.int64))
+        rows = rows.with_columns(old_log_probs=policy.log_probs(rows)["old_log_probs"])
+        found.append(policy.update(rows, objective()))
+        parallel_state.destroy_model_parallel()
+    return found[0], found[1]
+
+
+@pytest.mark.slow
+def test_a_rank_without_rows_takes_part() -> None:
+    for spread, lumped in run_gloo(2, update_with_an_idle_rank):
+        assert lumped == pytest.approx(spread, rel=1e-5, abs=1e-6)
+
+
+def mini_batches_apart_and_together() -> tuple[torch.Tensor, torch.Tensor]:
+    policy = build_policy(Case(micro_batch_tokens=40))
+    batch = mini_batch(rows=12).with_columns(mini_batch=torch.arange(12) % 3)
+    together = policy.score(batch)
+    apart = torch.zeros_like(together)
+    for index in range(3):
+        rows = torch.nonzero(batch["mini_batch"] == index).flatten()
+        apart[rows] = policy.score(batch.rows(rows))
+    return together, apart
+
+
+def test_old_log_probs_of_a_rollout_are_those_of_its_mini_batches_bit_for_bit() -> None:
+    together, apart = run_gloo(1, mini_batches_apart_and_together)[0]
+    assert torch.equal(together, apart)
+
+
+def reference_and_policy_after_a_step() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+    policy, batch = build_policy(Case()), mini_batch()
+    try:
+        policy.ref_log_probs(batch)
+        refused = False
+    except DispatchError:
+        refused = True
+    before = policy.score(batch)
+    policy.build_reference()
+    policy.update(batch, objective())
+    return before, policy.ref_log_probs(batch)["ref_log_probs"], policy.score(batch), refused
+
+
+def test_reference_keeps_the_weights_it_was_built_from() -> None:
+    before, reference, after, refused = run_gloo(1, reference_and_policy_after_a_step)[0]
+    assert refused
+    assert torch.equal(reference, before)
+    assert not torch.equal(after, before)
+
+
+def broken_update() -> tuple[bool, bool]:
+    policy, batch = build_policy(Case()), mini_batch()
+    weights = {name: tensor.clone() for name, tensor in policy.parameters_by_name().items()}
+    broken = DataProto({name: batch[name] for name in batch.column_names if name != "advantages"})
+    broken = broken.with_columns(advantages=torch.full((len(batch),), math.inf))
+    try:
+        policy.update(broken, objective())
+        refused = False
+    except NumericsError:
+        refused = True
+    now = policy.parameters_by_name()
+    return refused, all(torch.equal(now[name], weight) for name, weight in weights.items())
+
+
+def test_a_broken_gradient_stops_before_the_weights_change() -> None:
+    assert run_gloo(1, broken_update) == [(True, True)]

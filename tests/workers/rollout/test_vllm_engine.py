@@ -1,0 +1,318 @@
+"""The real vLLM on tiny random models: one engine a module, questioned in a process of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from gloo import run_gloo
+from resharding_world import megatron_world, shards_of
+from tiny_model import save_tiny_model, tiny_model
+from torch import Tensor
+
+from cfpo_hybrid.errors import BatchError
+from cfpo_hybrid.models import model_shape
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.resharding import Resharder, build_plan
+
+pytestmark = pytest.mark.slow
+
+MAX_LEN = 220
+STOP = 3
+TEMPERATURE = 0.7
+
+
+def start_engine(folder: Path, tp: int = 1):
+    """An engine of this rank; vLLM is imported only here, after its environment is set."""
+    from workers.process import worker_environment
+
+    os.environ.update(worker_environment("cpu", 1))
+    from workers.config import RolloutConfig
+    from workers.rollout.vllm_engine import EngineSettings, VllmEngine
+
+    config = RolloutConfig(tensor_parallel_size=tp, kv_cache_bytes=32 << 20, max_num_seqs=16)
+    settings = EngineSettings(
+        folder=str(folder),
+        shape=shape_of(folder),
+        rank=int(os.environ["RANK"]),
+        dtype=torch.float32,
+        max_model_len=MAX_LEN,
+        stop_token_ids=(STOP,),
+        job=folder.name,
+        device=torch.device("cpu"),
+    )
+    return VllmEngine(config, settings)
+
+
+def shape_of(folder: Path):
+    from cfpo_hybrid.models import load_hf_config
+
+    return model_shape(load_hf_config(str(folder)))
+
+
+def sampling(**changes):
+    from workers.rollout.engine import SamplingSettings
+
+    return SamplingSettings(**{"max_tokens": 20, "temperature": TEMPERATURE, **changes})
+
+
+def prompts(rows: int = 24, width: int = 9) -> DataProto:
+    generator = torch.Generator().manual_seed(1)
+    return DataProto(
+        {
+            "prompts": torch.randint(4, 101, (rows, width), generator=generator),
+            "prompt_lengths": torch.randint(1, width + 1, (rows,), generator=generator),
+            "seeds": torch.randint(2**62, (rows,), generator=generator),
+        }
+    )
+
+
+@torch.no_grad()
+def log_probs_of(model, tokens: list[int], temperature: float = 1.0) -> Tensor:
+    """Hugging Face's log-probs of tokens 1, 2, ..."""
+    logits = model(torch.tensor([tokens])).logits[0, :-1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+
+
+@torch.no_grad()
+def greedy(model, tokens: list[int], count: int) -> list[int]:
+    tokens = list(tokens)
+    for _ in range(count):
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[-count:]
+
+
+def write_directly(engine, model, tp: int = 1) -> None:
+    """New weights by the resharder, from training shards of another tensor-parallel size than the engine's."""
+    shape = model_shape(model.config.to_dict())
+    rank = int(os.environ["RANK"])
+    tensors = dict(model.named_parameters())
+    sources = megatron_world(shape, ParallelLayout(tp=tp))
+    from cfpo_hybrid.models.vllm_specs import vllm_specs
+
+    size = int(os.environ["WORLD_SIZE"])
+    plan = build_plan(sources, [vllm_specs(shape, size, other) for other in range(size)], size)
+    resharder = Resharder(plan, rank=rank, dtype=torch.float32, bucket_bytes=1 << 20)
+    resharder.run(shards_of(sources[rank], tensors), engine.parameters())
+    engine.finish_update()
+
+
+def real_parameters(engine) -> dict[str, Tensor]:
+    """Copies without the padding, which nobody writes."""
+    copies = {}
+    for spec in engine.specs():
+        tensor = engine.parameters()[spec.name].clone()
+        for area in spec.padding:
+            tensor[area.slices] = 0
+        copies[spec.name] = tensor
+    return copies
+
+
+def question(folder: Path, family: str) -> dict:
+    """Everything the tests below want to know of an engine with tp=1."""
+    torch.manual_seed(5)
+    random_state = torch.get_rng_state()
+    engine = start_engine(folder)
+    facts: dict = {"random_state_kept_by_start": torch.equal(random_state, torch.get_rng_state())}
+    first, second = tiny_model(family, seed=0), tiny_model(family, seed=1)
+
+    engine.load_weights(first.state_dict().items())
+    engine.finish_update()
+    loaded = real_parameters(engine)
+    write_directly(engine, second)
+    write_directly(engine, first)
+    written = real_parameters(engine)
+    facts["direct_write_equals_load_weights"] = all(torch.equal(loaded[name], written[name]) for name in loaded)
+
+    sequences = [[5, 6, 7, 8, 99, 100], [0, 50], list(range(4, 44))]
+    gaps = [
+        float((found - log_probs_of(first, tokens)).abs().max())
+        for tokens, found in zip(sequences, engine.score(sequences), strict=True)
+    ]
+    facts["score_gap"] = max(gaps)
+
+    batch = prompts()
+    whole = engine.generate(batch, sampling(), 32)
+    facts["random_state_kept_by_generate"] = torch.equal(random_state, torch.get_rng_state())
+    again = engine.generate(batch, sampling(), 32)
+    order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(2))
+    parts = DataProto.concat([engine.generate(batch.rows(order[i : i + 5]), sampling(), 32) for i in range(0, 24, 5)])
+    facts["repeats"] = same_answers(whole, again)
+    facts["independent_of_batch"] = same_answers(whole.rows(order), parts)
+    facts["whole"] = {name: whole[name] for name in whole.column_names}
+    facts["sampled_gap"] = sampled_gap(first, whole)
+
+    facts["greedy"] = engine.generate(batch.rows(torch.arange(4)), sampling(greedy=True, ignore_stop=True), 20)[
+        "responses"
+    ].tolist()
+    facts["greedy_expected"] = [
+        greedy(first, batch["prompts"][row, : batch["prompt_lengths"][row]].tolist(), 20) for row in range(4)
+    ]
+
+    long = [7 * i % 97 + 4 for i in range(200)]
+    facts["stale"] = prefix_cache_answers(engine, (first, second), long)
+    write_directly(engine, first)
+    facts["refused"] = refusals(engine, batch)
+    facts["after_refusals"] = same_answers(whole, engine.generate(batch, sampling(), 32))
+    facts["empty"] = len(engine.generate(batch.rows(torch.arange(0)), sampling(), 32))
+    engine.sleep()
+    engine.wake_weights()
+    engine.wake_kv_cache()
+    facts["after_sleep"] = same_answers(whole, engine.generate(batch, sampling(), 32))
+    engine.close()
+    return facts
+
+
+def same_answers(first: DataProto, second: DataProto) -> bool:
+    names = ("responses", "response_lengths", "rollout_log_probs", "response_mask", "truncated")
+    return all(torch.equal(first[name], second[name]) for name in names)
+
+
+def sampled_gap(model, answers: DataProto) -> float:
+    gaps = []
+    for row in range(len(answers)):
+        prompt = answers["prompts"][row, : answers["prompt_lengths"][row]].tolist()
+        response = answers["responses"][row, : answers["response_lengths"][row]].tolist()
+        expected = log_probs_of(model, prompt + response, TEMPERATURE)[len(prompt) - 1 :]
+        gaps.append((answers["rollout_log_probs"][row, : len(response)] - expected).abs().max())
+    return float(max(gaps))
+
+
+def prefix_cache_answers(engine, models, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
+    """(answer, expected) to one long prompt under one model after the other; the prompt fills cache blocks."""
+    answers = []
+    batch = DataProto(
+        {
+            "prompts": torch.tensor([tokens]),
+            "prompt_lengths": torch.tensor([len(tokens)]),
+            "seeds": torch.tensor([0]),
+        }
+    )
+    for model in models:
+        write_directly(engine, model)
+        found = engine.generate(batch, sampling(greedy=True, ignore_stop=True, max_tokens=8), 8)
+        answers.append((found["responses"][0].tolist(), greedy(model, tokens, 8)))
+    return answers
+
+
+def refusals(engine, batch: DataProto) -> list[str]:
+    """The messages to wrong batches."""
+    first = batch.rows(torch.arange(2))
+    wide = torch.ones(2, MAX_LEN, dtype=torch.int64)
+    wrong = [
+        first.with_columns(prompts=first["prompts"].fill_(101)),
+        first.with_columns(prompts=first["prompts"] * 0 - 1),
+        first.with_columns(prompt_lengths=first["prompt_lengths"] * 0),
+        first.without("prompts").with_columns(prompts=wide, prompt_lengths=torch.tensor([MAX_LEN, MAX_LEN])),
+    ]
+    messages = []
+    for each in wrong:
+        with pytest.raises(BatchError) as caught:
+            engine.generate(each, sampling(), 32)
+        messages.append(str(caught.value))
+    with pytest.raises(BatchError) as caught:
+        engine.generate(first.with_columns(prompts=first["prompts"] * 0), sampling(), 10)
+    return [*messages, str(caught.value)]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("qwen2-engine")
+    save_tiny_model(folder, "qwen2")
+    return run_gloo(1, question, folder, "qwen2", timeout=300)[0]
+
+
+def test_direct_write_equals_vllms_own_loader(facts):
+    assert facts["direct_write_equals_load_weights"]
+
+
+def test_log_probs_are_hugging_faces(facts):
+    assert facts["score_gap"] < 1e-4
+    assert facts["sampled_gap"] < 1e-4
+
+
+def test_greedy_tokens_are_hugging_faces(facts):
+    assert facts["greedy"] == facts["greedy_expected"]
+
+
+def test_seeded_generation_repeats_whatever_the_batch(facts):
+    assert facts["repeats"] and facts["independent_of_batch"]
+
+
+def test_seeds_differ_between_rows(facts):
+    assert len({tuple(row) for row in facts["whole"]["responses"].tolist()}) == 24
+
+
+def test_response_columns_fit_together(facts):
+    whole = facts["whole"]
+    assert whole["responses"].shape == (24, 32)
+    for row, length in enumerate(whole["response_lengths"].tolist()):
+        tokens = whole["responses"][row, :length].tolist()
+        stopped = tokens[-1] == STOP
+        assert STOP not in tokens[:-1]
+        assert whole["truncated"][row] == (not stopped) and (stopped or length == 20)
+        assert whole["response_mask"][row].tolist() == [True] * length + [False] * (32 - length)
+        assert (whole["rollout_log_probs"][row, length:] == 0).all() and (whole["responses"][row, length:] == 0).all()
+    assert whole["truncated"].any() and not whole["truncated"].all()
+
+
+def test_new_weights_answer_long_prompts_afresh(facts):
+    (first, first_expected), (second, second_expected) = facts["stale"]
+    assert first == first_expected and second == second_expected and first != second
+
+
+def test_what_would_poison_the_engine_is_refused(facts):
+    messages = facts["refused"]
+    assert "token id 101" in messages[0] and "101 tokens" in messages[0]
+    assert "token id -1" in messages[1]
+    assert "0 tokens" in messages[2]
+    assert f"{MAX_LEN} tokens" in messages[3]
+    assert "10 positions" in messages[4]
+    assert facts["after_refusals"]
+
+
+def test_an_empty_batch_is_an_empty_answer(facts):
+    assert facts["empty"] == 0
+
+
+def test_sleep_does_nothing_on_a_cpu(facts):
+    assert facts["after_sleep"]
+
+
+def test_the_random_state_of_the_process_is_kept(facts):
+    assert facts["random_state_kept_by_start"] and facts["random_state_kept_by_generate"]
+
+
+def question_tensor_parallel(folder: Path, family: str) -> dict:
+    engine = start_engine(folder, tp=2)
+    left_over = [file.name for file in Path("/dev/shm").glob(f"*{folder.name}*")]
+    model = tiny_model(family, tie_word_embeddings=True)
+    engine.load_weights(model.state_dict().items())
+    loaded = real_parameters(engine)
+    for parameter in engine.parameters().values():
+        parameter.zero_()
+    write_directly(engine, model, tp=2)
+    written = real_parameters(engine)
+    batch = prompts()
+    answers = engine.generate(batch, sampling(), 32)
+    facts = {
+        "left_over": left_over,
+        "direct_write_equals_load_weights": all(torch.equal(loaded[name], written[name]) for name in loaded),
+        "gap": sampled_gap(model, answers),
+        "responses": answers["responses"],
+        "repeats": same_answers(answers, engine.generate(batch, sampling(), 32)),
+    }
+    engine.close()
+    return facts
+
+
+def test_two_ranks_of_a_tied_llama_agree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama-engine")
+    save_tiny_model(folder, "llama", tie_word_embeddings=True)
+    ranks = run_gloo(2, question_tensor_parallel, folder, "llama", timeout=300)
+    for facts in ranks:
+        assert facts["direct_write_equals_load_weights"] and facts["repeats"]
+        assert facts["gap"] < 1e-4
+        assert facts["left_over"] == []
+    assert torch.equal(ranks[0]["responses"], ranks[1]["responses"])

@@ -1,0 +1,56 @@
+"""What is wrong with the data files, found without a tokenizer, a download or a process."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cfpo_hybrid.errors import DataError
+from trainer.config.data_config import OVERLONG, DataConfig
+from trainer.config.problem import Problem, one_of
+from trainer.data.records import check_columns, read_records
+from trainer.data.source import HubSplit, Parquet, open_source
+
+
+def inspect_files(config: DataConfig) -> Iterator[Problem]:
+    """Every file that is missing or malformed, columns that are not there, and too few rows for one batch.
+
+    JSONL is read through, of parquet only the footer; of ``hub:`` data sets no more than the name is checked.
+    """
+    yield from one_of("data.overlong", config.overlong, OVERLONG)
+    if config.chat_template is not None and not Path(config.chat_template).is_file():
+        key = "data.chat_template"
+        yield Problem((key,), f"{key}={config.chat_template}: there is no such file")
+    if not config.train_files:
+        yield Problem(("data.train_files",), "data.train_files is empty; name at least one file to train on")
+    else:
+        yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
+    yield from _inspect("data.val_files", config.val_files or [], config, 0)
+
+
+def _inspect(key: str, files: Sequence[str], config: DataConfig, rows_needed: int) -> Iterator[Problem]:
+    counts: list[int | None] = []
+    for file in files:
+        try:
+            counts.append(_count_rows(file, config))
+        except DataError as error:
+            counts.append(None)
+            yield Problem((key,), f"{key}: {error}")
+    known = [count for count in counts if count is not None]
+    if len(known) == len(files) and sum(known) < rows_needed:
+        yield Problem(
+            (key, "data.train_batch_size"),
+            f"{key} have {sum(known)} rows, fewer than one batch of data.train_batch_size={rows_needed}; "
+            "add files or take a smaller batch",
+        )
+
+
+def _count_rows(file: str, config: DataConfig) -> int | None:
+    source = open_source(file)
+    if isinstance(source, HubSplit):
+        return None
+    if not isinstance(source, Parquet):
+        return len(read_records([file], config))
+    columns, rows = source.columns()
+    if rows == 0:
+        raise DataError(f"data file '{file}' has no rows")
+    check_columns(file, columns, config)
+    return rows

@@ -1,0 +1,112 @@
+"""`cfpo train`: from a checked configuration to a finished run directory."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.checkpoint import CheckpointStore, load_state
+from trainer.config import Config, resolved
+from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from trainer.loop import TrainingLoop
+from trainer.plots import plot_run
+from trainer.pressure import pressure_line
+from trainer.progress import RunProgress
+from trainer.run_dir import RunDirectory
+from trainer.session import checkpoint_layout, open_session
+from trainer.summary import print_summary
+from trainer.tracking import open_trackers
+from trainer.trainer_state import TrainerState, check_resumable
+from workers.hybrid_worker import HybridWorker
+
+MAY_DIFFER = (
+    "trainer.resume",
+    "trainer.total_steps",
+    "trainer.save_every",
+    "trainer.keep_checkpoints",
+    "trainer.val_every",
+    "trainer.trackers",
+    "trainer.progress",
+    "trainer.generations_every",
+    "trainer.ray_address",
+)
+"""Settings that may change when a run directory is used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a run goes on from.
+
+    Args:
+        checkpoint: its folder; None for a fresh start.
+        state: the driver's part of it.
+    """
+
+    checkpoint: Path | None = None
+    state: TrainerState | None = None
+
+    @property
+    def step(self) -> int:
+        """Rollout steps done before."""
+        return self.state.step if self.state else 0
+
+
+def train(config: Config) -> None:
+    """Trains as configured, from the start or from a checkpoint, and leaves a complete run directory.
+
+    Raises:
+        UserError: data or a checkpoint that cannot be used; nothing has been started.
+        WorkerError: a worker raised or died; what was saved before stays.
+    """
+    run = RunDirectory(config.trainer.run_dir)
+    store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
+    resume = _resume(store, config)
+    tokenizer = open_tokenizer(config.model)
+    prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
+    _open_run_directory(run, store, resume, config)
+    with ExitStack() as stack:
+        progress = stack.enter_context(RunProgress(config.trainer.total_steps, first_step=resume.step))
+        progress.note(f"{config.policy_loss.name}: {pressure_line(config)}")
+        progress.stage("start")
+        session = stack.enter_context(open_session(config, prompts, on_stage=progress.stage))
+        tracker = open_trackers(
+            run,
+            config.trainer.trackers,
+            resumed_step=resume.state.step if resume.state else None,
+            project=config.trainer.project,
+        )
+        stack.callback(tracker.close)
+        checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
+        with session.timed("start"):
+            session.actors.run(HybridWorker.initialize, checkpoint, resume.state.policy_version if resume.state else 0)
+        loop = TrainingLoop(session, run, store, tracker=tracker, progress=progress, validation=validation)
+        loop.run_from(resume.step)
+    plot_run(run.path)
+    print_summary(progress.console, run, _next_commands(run))
+
+
+def _resume(store: CheckpointStore, config: Config) -> Resume:
+    checkpoint = store.resolve(config.trainer.resume)
+    if checkpoint is None:
+        return Resume()
+    state = load_state(checkpoint)
+    check_resumable(state, layout=checkpoint_layout(config), config=resolved(config))
+    return Resume(checkpoint, state)
+
+
+def _open_run_directory(run: RunDirectory, store: CheckpointStore, resume: Resume, config: Config) -> None:
+    resumed_step = resume.state.step if resume.state else None
+    run.start(resolved(config), resumed_step=resumed_step, checkpoint=resume.checkpoint, may_differ=MAY_DIFFER)
+    if resume.checkpoint is not None and resume.checkpoint.absolute().parent == store.directory.absolute():
+        store.set_aside_after(resume.step)
+
+
+def _next_commands(run: RunDirectory) -> list[str]:
+    commands = []
+    if run.export.is_dir():
+        val_files = run.config().get("data", {}).get("val_files") or ["FILE.jsonl"]
+        commands.append(f"cfpo eval {run.export} {val_files[0]} --samples 4")
+    commands += [
+        f"tensorboard --logdir {run.tensorboard}",
+        f"cfpo train {run.config_file} trainer.run_dir=NEW actor.lr=...",
+    ]
+    return commands

@@ -1,0 +1,113 @@
+"""Builds the parts of a hybrid worker from its settings."""
+
+import torch
+
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
+from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_shape
+from cfpo_hybrid.single_controller import WorkerContext
+from workers.config import ModelConfig, RolloutConfig
+from workers.megatron.hf_weights import load_hf
+from workers.megatron.policy import MegatronPolicy
+from workers.rollout.engine import RolloutEngine
+from workers.rollout.stop_tokens import stop_token_ids
+from workers.rollout.vllm_engine import EngineSettings, VllmEngine
+from workers.settings import HybridSettings
+from workers.weight_sync import WeightSync
+
+
+def build_objective(settings: HybridSettings) -> PolicyObjective:
+    """What the actor minimises, with the loss of that name, a user's own included."""
+    algorithm, chosen = settings.algorithm, settings.policy_loss
+    load_plugins(chosen.plugins)
+    return PolicyObjective(
+        loss=build_policy_loss(chosen.name, **chosen.knobs),
+        aggregation=algorithm.loss_aggregation,
+        kl_coef=algorithm.kl_coef,
+        kl_estimator=algorithm.kl_estimator,
+        entropy_coef=algorithm.entropy_coef,
+    )
+
+
+def build_policy(settings: HybridSettings, context: WorkerContext, device: torch.device) -> MegatronPolicy:
+    """The Megatron rank with the weights of ``model.path``, and the frozen reference where KL is on."""
+    policy = MegatronPolicy(
+        shape_of(settings.model),
+        settings.actor,
+        settings.train_layout,
+        rank=context.rank,
+        device=device,
+        seed=settings.seed,
+        total_optimizer_steps=settings.total_optimizer_steps,
+        temperature=settings.rollout.temperature,
+    )
+    folder = model_folder(settings.model.path, settings.model.revision)
+    load_hf(folder, policy.specs(), policy.parameters_by_name())
+    policy.weights_changed()
+    if settings.algorithm.kl_coef:
+        policy.build_reference()
+    return policy
+
+
+def build_generation(settings: HybridSettings, context: WorkerContext, device: torch.device) -> VllmEngine:
+    """The vLLM rank of a hybrid worker; its weights come by resharding."""
+    return build_engine(
+        settings.model,
+        settings.rollout,
+        context,
+        dtype=resolve_dtype(settings.rollout.dtype, settings.actor.dtype, device=device),
+        device=device,
+        max_model_len=settings.max_prompt_length + settings.max_response_length,
+    )
+
+
+def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightSync:
+    """The way from one engine to the other."""
+    return WeightSync(policy, engine, policy.shape, settings)
+
+
+def build_engine(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    context: WorkerContext,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_model_len: int,
+) -> VllmEngine:
+    """A vLLM rank with weights yet to be written; collective over the world.
+
+    Args:
+        model: whose config.json vLLM reads.
+        rollout: engine knobs.
+        context: the rank's place.
+        dtype: of weights and activations.
+        device: of the rank.
+        max_model_len: longest prompt + response, in tokens.
+    """
+    folder = model_folder(model.path, model.revision)
+    settings = EngineSettings(
+        folder=str(folder),
+        shape=shape_of(model),
+        rank=context.rank,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        stop_token_ids=stop_token_ids(folder),
+        job=context.job_id,
+        device=device,
+    )
+    return VllmEngine(rollout, settings)
+
+
+def resolve_dtype(*names: str, device: torch.device) -> torch.dtype:
+    """The first dtype that is not "auto"; bfloat16 on a GPU and float32 on a CPU when all are."""
+    for name in names:
+        if name != "auto":
+            return getattr(torch, name)
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def shape_of(model: ModelConfig) -> ModelShape:
+    """The shape of the model that a configuration names."""
+    return model_shape(load_hf_config(model.path, model.revision))

@@ -32,6 +32,7 @@ class Case:
     distributed_optimizer: bool = False
     micro_batch_tokens: int = 10_000
     recompute: bool = False
+    bf16: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     first_stage_layers: int | None = None
 
@@ -40,6 +41,7 @@ class Case:
             lr=1e-2,
             micro_batch_tokens=self.micro_batch_tokens,
             log_prob_chunk_tokens=16,
+            dtype="bfloat16" if self.bf16 else "auto",
             megatron=MegatronConfig(
                 tensor_parallel_size=self.tp,
                 pipeline_parallel_size=self.pp,

@@ -20,9 +20,14 @@ OBJECT_STORE_BYTES = 2 * 1024**3
 def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
     """Connects the driver to Ray and disconnects it at the end; a Ray of its own ends with the run.
 
+    A driver that is connected already stays so: several runs of one process share its Ray.
+
     Raises:
         ConfigError: no cluster answers at ``trainer.ray_address``.
     """
+    if ray.is_initialized():
+        yield
+        return
     # Ray's start-up message and its usage question are noise on a user's terminal.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}

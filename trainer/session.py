@@ -15,6 +15,7 @@ from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.metrics import StageTimer
 from trainer.ray_cluster import ray_cluster
+from workers.config import ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
 from workers.reports import SyncReport, UpdateRecord
@@ -160,7 +161,7 @@ def open_session(config: Config, prompts: TrainPrompts, on_stage: Callable[[str]
     device = resolve_device(config.trainer.device)
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(config.trainer, device))
-        graders = stack.enter_context(start_graders(config))
+        graders = stack.enter_context(start_graders(config.model, config.reward))
         actors = stack.enter_context(start_actors(config, device))
         timer = StageTimer(on_enter=on_stage)
         yield Session(config=config, actors=actors, graders=graders, prompts=prompts, timer=timer)
@@ -185,11 +186,11 @@ def start_actors(config: Config, device: str) -> RayWorkerGroup:
     )
 
 
-def start_graders(config: Config) -> RayWorkerGroup:
+def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
     """One reward worker on the driver's side of the cluster; its own processes do the grading."""
     return RayWorkerGroup.create(
         RewardWorker,
-        args=(config.model, config.reward),
+        args=(model, reward),
         pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),
         layouts={"reward": ParallelLayout()},
         role="reward",

@@ -77,7 +77,9 @@ def train(config: Config) -> None:
         stack.callback(tracker.close)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
         with session.timed("start"):
-            session.actors.run(HybridWorker.initialize, checkpoint, resume.state.policy_version if resume.state else 0)
+            version = resume.state.policy_version if resume.state else 0
+            first_sync = session.actors.run(HybridWorker.initialize, checkpoint, version)
+        progress.note(f"vLLM and Megatron agree on the probe to {first_sync.probe_difference:.1e} nats")
         loop = TrainingLoop(session, run, store, tracker=tracker, progress=progress, validation=validation)
         loop.run_from(resume.step)
     plot_run(run.path)

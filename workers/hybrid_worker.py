@@ -113,18 +113,16 @@ class HybridWorker:
 
     @dispatch(Dispatch.BROADCAST)
     def save(self, directory: str) -> None:
-        """Writes this rank's part of a checkpoint; the driver makes it final."""
+        """Writes this rank's part of a checkpoint, the weights also as a Hugging Face folder; the driver makes it final."""
         self._start_training()
         self.policy.save(Path(directory))
+        self._export(Path(directory) / "model")
 
     @dispatch(Dispatch.BROADCAST)
     def export(self, directory: str) -> None:
         """Writes the weights as a Hugging Face folder; every rank writes what it holds."""
-        from workers.megatron.hf_weights import export_hf
-
         self._start_training()
-        model = self.settings.model
-        export_hf(Path(directory), self.policy, model_folder(model.path, model.revision))
+        self._export(Path(directory))
 
     def close(self) -> None:
         """Frees what was built, however far that went."""
@@ -135,3 +133,8 @@ class HybridWorker:
             self.engine.sleep()
             self.policy.onload(training=True)
             self.phase = Phase.TRAINING
+
+    def _export(self, folder: Path) -> None:
+        from workers.megatron.hf_weights import export_hf  # loaded on workers only, as the engines are
+
+        export_hf(folder, self.policy, model_folder(self.settings.model.path, self.settings.model.revision))

@@ -32,7 +32,8 @@ class WeightSync:
         rank = dist.get_rank()
         self.policy, self.engine = policy, engine
         self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, rank)
-        self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length)
+        # vLLM always samples one token more than it scores.
+        self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
         self.probe_every = settings.rollout.probe_every
         self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
         self.syncs = 0

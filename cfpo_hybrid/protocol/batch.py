@@ -1,7 +1,7 @@
 """DataProto, the batch that every stage reads and writes: columns by name, checked against the schema, frozen."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from cfpo_hybrid.protocol.columns import (
     common_length,
     common_widths,
     padded_axis,
+    tensor_view,
 )
 
 
 class DataProto:
-    """Rows of a rollout batch: tensors in a TensorDict, object columns, metadata.
+    """Rows of a rollout batch: tensors (as a TensorDict: ``batch.tensors``), object columns, metadata.
 
     Frozen: every transform returns a new batch, and nobody writes into a column (its memory may be shared with other
     processes). A column may be *deferred*: rows of this batch that lie in another batch, possibly in an object store,
@@ -41,10 +42,9 @@ class DataProto:
         BatchError: a column that the schema does not know or that breaks it, or columns that do not fit together.
     """
 
-    __slots__ = ("_deferred", "_length", "_meta", "_objects", "_tensors", "_widths")
+    __slots__ = ("_deferred", "_length", "_local", "_meta", "_widths")
 
-    _tensors: TensorDict
-    _objects: dict[str, np.ndarray]
+    _local: dict[str, Values]
     _deferred: dict[str, Block]
     _length: int
     _widths: dict[str, int]
@@ -62,7 +62,7 @@ class DataProto:
         return self._length
 
     def __contains__(self, name: object) -> bool:
-        return name in self.column_names
+        return name in self._local or name in self._deferred
 
     def __getitem__(self, name: str) -> Any:
         """One column: a Tensor, or a numpy object array. A deferred column is gathered now and kept.
@@ -71,12 +71,10 @@ class DataProto:
             BatchError: the batch has no such column; the message names the stage that writes it.
         """
         if name in self._deferred:
-            self._keep(name, self._deferred[name].gather(name, self._width_of(name)))
+            self._local[name] = self._deferred[name].gather(name, self._width_of(name))
             del self._deferred[name]
-        if name in self._objects:
-            return self._objects[name]
-        if name in self._tensors.keys():  # noqa: SIM118
-            return self._tensors[name]
+        if name in self._local:
+            return self._local[name]
         raise BatchError(
             f"the batch has no column '{name}', which the stage '{column_of(name).writer}' writes; "
             f"it has {', '.join(self.column_names)}"
@@ -85,7 +83,7 @@ class DataProto:
     @property
     def column_names(self) -> tuple[str, ...]:
         """Names of all columns, sorted."""
-        return tuple(sorted((*cast(Iterable[str], self._tensors.keys()), *self._objects, *self._deferred)))
+        return tuple(sorted((*self._local, *self._deferred)))
 
     @property
     def deferred(self) -> Mapping[str, Block]:
@@ -93,9 +91,9 @@ class DataProto:
         return self._deferred
 
     @property
-    def local_columns(self) -> dict[str, Values]:
+    def local_columns(self) -> Mapping[str, Values]:
         """Columns whose values are at hand."""
-        return {**{name: self._tensors[name] for name in cast(Iterable[str], self._tensors.keys())}, **self._objects}
+        return self._local
 
     @property
     def tensors(self) -> TensorDict:
@@ -128,7 +126,7 @@ class DataProto:
     def with_columns(self, **columns: Values | Sequence[object]) -> "DataProto":
         """A batch with these columns added or replaced."""
         checked = {name: checked_column(name, values) for name, values in columns.items()}
-        kept = {name: values for name, values in self.local_columns.items() if name not in checked}
+        kept = {name: values for name, values in self._local.items() if name not in checked}
         deferred = {name: block for name, block in self._deferred.items() if name not in checked}
         merged = {**kept, **checked}
         known = _widths_of(deferred, self._widths)
@@ -139,7 +137,7 @@ class DataProto:
     def with_meta(self, **meta: JsonValue) -> "DataProto":
         """A batch with these metadata added or replaced."""
         merged = {**self._meta, **checked_meta(meta)}
-        return self._make(self.local_columns, self._deferred, self._length, self._widths, merged)
+        return self._make(self._local, self._deferred, self._length, self._widths, merged)
 
     def without(self, *names: str) -> "DataProto":
         """A batch that lacks these columns; each must be there."""
@@ -151,7 +149,7 @@ class DataProto:
         self._require(names)
         if not names:
             raise BatchError("select needs the name of at least one column, else the number of rows is unknown")
-        local = {name: values for name, values in self.local_columns.items() if name in names}
+        local = {name: values for name, values in self._local.items() if name in names}
         deferred = {name: block for name, block in self._deferred.items() if name in names}
         return self._make(local, deferred, self._length, _widths_of((*local, *deferred), self._widths), self._meta)
 
@@ -169,7 +167,7 @@ class DataProto:
         widths = {axis: other.widths.get(axis, width) for axis, width in self._widths.items()}
         if widths != self._widths:
             raise BatchError(f"cannot merge batches of widths {dict(other.widths)} and {self._widths}")
-        local, deferred = self.local_columns | other.local_columns, self._deferred | dict(other.deferred)
+        local, deferred = self._local | dict(other.local_columns), self._deferred | dict(other.deferred)
         return self._make(local, deferred, self._length, {**other.widths, **self._widths}, self._meta)
 
     def fetch(self, *names: str) -> "DataProto":
@@ -189,7 +187,7 @@ class DataProto:
             raise BatchError(f"rows {int(wanted.min())}..{int(wanted.max())} asked of a batch of {self._length}")
         taken = {key: block.take(wanted) for key, block in {id(b): b for b in self._deferred.values()}.items()}
         deferred = {name: taken[id(block)] for name, block in self._deferred.items()}
-        deferred.update(dict.fromkeys(self.local_columns, Block((self,), None, wanted)))
+        deferred.update(dict.fromkeys(self._local, Block((self,), None, wanted)))
         return self._make({}, deferred, len(wanted), self._widths, self._meta)
 
     def repeat_interleave(self, times: int) -> "DataProto":
@@ -236,9 +234,9 @@ class DataProto:
     # --- pickling: numpy arrays, which pickle-5 transports carry out of band without a copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        local = self.fetch().local_columns if self._deferred else self.local_columns
+        local = self.fetch().local_columns if self._deferred else self._local
         arrays = {n: v.detach().cpu().contiguous().numpy() if isinstance(v, Tensor) else v for n, v in local.items()}
-        return _unpickle, (arrays, self._meta)
+        return _restore, (arrays, self._length, self._widths, self._meta)
 
     # --- private
 
@@ -263,17 +261,8 @@ class DataProto:
         widths: Mapping[str, int],
         meta: Mapping[str, JsonValue],
     ) -> None:
+        self._local, self._deferred = dict(local), dict(deferred)
         self._length, self._widths, self._meta = length, dict(widths), dict(meta)
-        self._tensors = TensorDict({}, batch_size=[length])
-        self._objects, self._deferred = {}, dict(deferred)
-        for name, values in local.items():
-            self._keep(name, values)
-
-    def _keep(self, name: str, values: Values) -> None:
-        if isinstance(values, np.ndarray):
-            self._objects[name] = values
-        else:
-            self._tensors.set(name, values)
 
     def _width_of(self, name: str) -> int | None:
         axis = padded_axis(name)
@@ -290,5 +279,9 @@ def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int
     return {axis: width for axis, width in widths.items() if axis in axes}
 
 
-def _unpickle(arrays: Mapping[str, np.ndarray], meta: Mapping[str, JsonValue]) -> DataProto:
-    return DataProto(arrays, meta)
+def _restore(
+    arrays: Mapping[str, np.ndarray], length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
+) -> DataProto:
+    """The batch that was pickled; it was checked when it was made."""
+    local = {name: array if array.dtype == object else tensor_view(array) for name, array in arrays.items()}
+    return DataProto._make(local, {}, length, widths, meta)

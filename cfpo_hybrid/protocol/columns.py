@@ -154,6 +154,8 @@ def tensor_view(array: np.ndarray) -> Tensor:
 
     Batches are frozen, so nobody writes through it; torch's warning that one could is silenced.
     """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)

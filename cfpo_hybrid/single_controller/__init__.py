@@ -9,4 +9,13 @@ from cfpo_hybrid.single_controller.group import Future, WorkerGroup
 from cfpo_hybrid.single_controller.in_process import InProcessWorkerGroup
 from cfpo_hybrid.single_controller.resources import ResourcePool
 
-__all__ = ["Dispatch", "Future", "InProcessWorkerGroup", "ResourcePool", "WorkerContext", "WorkerGroup", "WorkerMethod", "dispatch"]
+__all__ = [
+    "Dispatch",
+    "Future",
+    "InProcessWorkerGroup",
+    "ResourcePool",
+    "WorkerContext",
+    "WorkerGroup",
+    "WorkerMethod",
+    "dispatch",
+]

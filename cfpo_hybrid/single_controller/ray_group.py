@@ -18,11 +18,11 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller.context import WorkerContext
 from cfpo_hybrid.single_controller.failures import Failure, worker_error
 from cfpo_hybrid.single_controller.group import Future, WorkerGroup
-from cfpo_hybrid.single_controller.parcel import BatchReply, pack, share, unpack_reply
+from cfpo_hybrid.single_controller.parcel import pack, share, unpack_reply
 from cfpo_hybrid.single_controller.ray_host import Place, RayHost
 from cfpo_hybrid.single_controller.ray_resources import node_of, reserve
 from cfpo_hybrid.single_controller.resources import ResourcePool
-from cfpo_hybrid.single_controller.split import Arguments, CallPlan, collect
+from cfpo_hybrid.single_controller.split import CallPlan, collect
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ class _Call:
         unread = {ref: rank for rank, ref in self.replies.items() if rank not in self.outcomes}
         if not unread:
             return True
+        if len(unread) == len(self.replies):
+            if self._read_all(seconds):
+                return True
+            seconds = 0.0
         ready, pending = ray.wait(list(unread), num_returns=len(unread), timeout=seconds)
         for ref in ready:
             self.outcomes[unread[ref]] = self._read(unread[ref], ref)
@@ -61,6 +65,14 @@ class _Call:
     @property
     def failures(self) -> list[Failure]:
         return [outcome for outcome in self.outcomes.values() if isinstance(outcome, Failure)]
+
+    def _read_all(self, seconds: float) -> bool:
+        """The usual case in one step: every worker answers in time."""
+        try:
+            self.outcomes = dict(zip(self.replies, ray.get(list(self.replies.values()), timeout=seconds), strict=True))
+        except RayError:
+            return False
+        return True
 
     def _read(self, rank: int, ref: ObjectRef) -> Any:
         try:
@@ -75,18 +87,13 @@ class _Call:
 class _RayFuture:
     """A call that has been started on a Ray group."""
 
-    def __init__(self, group: "RayWorkerGroup", call: _Call, plan: CallPlan, stored: Mapping[int, ObjectRef]) -> None:
-        self._group, self._call, self._plan, self._stored = group, call, plan, stored
+    def __init__(self, group: "RayWorkerGroup", call: _Call, plan: CallPlan) -> None:
+        self._group, self._call, self._plan = group, call, plan
 
     def result(self) -> Any:
         """Waits for the call; see :meth:`Future.result`."""
-        self._group._await(self._call)
-        results = [self._result_of(rank) for rank in self._plan.answering]
-        return collect(self._plan, results)
-
-    def _result_of(self, rank: int) -> Any:
-        outcome = self._call.outcomes[rank]
-        return unpack_reply(outcome, self._stored[rank]) if isinstance(outcome, BatchReply) else outcome
+        outcomes = self._group._await(self._call)
+        return collect(self._plan, [unpack_reply(outcomes[rank]) for rank in self._plan.answering])
 
 
 class RayWorkerGroup(WorkerGroup):
@@ -135,14 +142,14 @@ class RayWorkerGroup(WorkerGroup):
         super().__init__(worker_class, role=role, world_size=world_size, layouts=layouts)
         self.places: list[Place] = []
         self._reservation: PlacementGroup | None = None
-        self._hosts: list[Any] = []
+        self.hosts: list[Any] = []
         self._calls: list[_Call] = []
         self._error: WorkerError | None = None
 
     def shutdown(self) -> None:
         """Lets every worker close within a bounded time, kills what is left and frees the resources."""
         if self._stopped is None:
-            closing = [host.close.remote() for host in self._hosts]
+            closing = [host.close.remote() for host in self.hosts]
             late = ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)[1] if closing else []
             if late:
                 logger.warning("%d of %d %s workers did not close in time", len(late), len(closing), self.role)
@@ -154,16 +161,16 @@ class RayWorkerGroup(WorkerGroup):
         return share(batch)
 
     def _submit(self, method: str, plan: CallPlan) -> Future[Any]:
-        packed: dict[int, tuple[Arguments, list[ObjectRef]]] = {}
+        packed: dict[tuple[int, bool], tuple[Any, list[ObjectRef]]] = {}
         replies: dict[int, ObjectRef] = {}
-        stored: dict[int, ObjectRef] = {}
         for rank, arguments in plan.arguments.items():
-            if id(arguments) not in packed:
-                packed[id(arguments)] = pack(arguments)
-            payload, refs = packed[id(arguments)]
             answers = rank in plan.answering
-            replies[rank], stored[rank] = self._hosts[rank].execute.remote(method, payload, answers, *refs)
-        return _RayFuture(self, self._begin(method, replies), plan, stored)
+            key = (id(arguments), answers)
+            if key not in packed:
+                packed[key] = pack(method, arguments, answers)
+            message, refs = packed[key]
+            replies[rank] = self.hosts[rank].execute.remote(message, *refs)
+        return _RayFuture(self, self._begin(method, replies), plan)
 
     def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _Call:
         call = _Call(method, replies)
@@ -207,7 +214,7 @@ class RayWorkerGroup(WorkerGroup):
         )
         for rank in range(pool.world_size):
             node = node_of(self._reservation, rank // pool.workers_per_node)
-            self._hosts.append(actor.options(scheduling_strategy=node).remote(rank))
+            self.hosts.append(actor.options(scheduling_strategy=node).remote(rank))
         self.places = self._on_all("start", lambda host, _: host.place.remote())
 
     def _build(self, args: tuple[Any, ...]) -> None:
@@ -224,12 +231,12 @@ class RayWorkerGroup(WorkerGroup):
         return {**context.environment(), **visible}
 
     def _on_all(self, method: str, start: Callable[[Any, int], ObjectRef]) -> list[Any]:
-        outcomes = self._await(self._begin(method, {rank: start(host, rank) for rank, host in enumerate(self._hosts)}))
+        outcomes = self._await(self._begin(method, {rank: start(host, rank) for rank, host in enumerate(self.hosts)}))
         return [outcomes[rank] for rank in range(self.world_size)]
 
     def _stop(self, reason: str) -> None:
         self._stopped = self._stopped or reason
-        hosts, self._hosts, self._calls = self._hosts, [], []
+        hosts, self.hosts, self._calls = self.hosts, [], []
         for host in hosts:
             ray.kill(host, no_restart=True)
         if self._reservation is not None:

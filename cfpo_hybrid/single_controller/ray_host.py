@@ -15,7 +15,6 @@ from cfpo_hybrid.single_controller.context import WorkerContext, free_port
 from cfpo_hybrid.single_controller.failures import Failure
 from cfpo_hybrid.single_controller.group import Closable
 from cfpo_hybrid.single_controller.parcel import pack_reply, unpack
-from cfpo_hybrid.single_controller.split import Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +62,15 @@ class RayHost:
             return self._failure("__init__", error)
         return None
 
-    @ray.method(num_returns=2)
-    def execute(self, method: str, arguments: Arguments, answers: bool, *parts: DataProto) -> tuple[Any, Any]:
-        """Runs a method; the second result is what stays in the object store.
-
-        Args:
-            method: its name.
-            arguments: with parcels in the place of batches.
-            answers: whether the driver collects this rank's result.
-            parts: what the parcels refer to.
-        """
+    def execute(self, message: bytes, *parts: DataProto) -> Any:
+        """Runs the method that a message tells; ``parts`` are what the message's parcels refer to."""
+        method = "a call that could not be read"
         try:
-            whole = unpack(arguments, parts)
+            method, answers, whole = unpack(message, parts)
             result = methodcaller(method, *whole.args, **whole.kwargs)(self.worker)
-            if not answers:
-                return None, None
-            return pack_reply(result) if isinstance(result, DataProto) else (result, None)
+            return pack_reply(result if answers else None)
         except Exception as error:  # the driver raises it as WorkerError
-            return self._failure(method, error), None
+            return self._failure(method, error)
 
     def close(self) -> None:
         """Lets the worker clean up, if it can."""

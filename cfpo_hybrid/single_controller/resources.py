@@ -37,7 +37,9 @@ class ResourcePool:
         if self.gpus_per_worker not in (0, 1):
             problems.append(f"gpus_per_worker={self.gpus_per_worker} must be 0 or 1: a worker drives one device")
         if self.books_nothing and self.num_nodes > 1:
-            problems.append(f"workers without CPUs or GPUs run on the driver's node only, not on {self.num_nodes} nodes")
+            problems.append(
+                f"workers without CPUs or GPUs run on the driver's node only, not on {self.num_nodes} nodes"
+            )
         if problems:
             raise ConfigError(problems)
 

@@ -2,7 +2,7 @@
 
 Train with it:  cfpo train RECIPE policy_loss.plugins=[examples/custom_loss/my_loss.py] \
                     policy_loss.name=soft_gate policy_loss.sharpness=2
-Check it:       cfpo check-loss soft_gate policy_loss.plugins=[examples/custom_loss/my_loss.py]
+Check it:       cfpo check-loss soft_gate --plugins examples/custom_loss/my_loss.py
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 Example = tuple[str, str]
 """A problem and the solution to learn."""
@@ -37,7 +37,7 @@ class WarmUp:
     weight_decay: float = 0.01
 
 
-def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def build_model(size: ModelSize, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
     """A random model in fp32 with tied embeddings for the tokenizer's vocabulary."""
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -58,7 +58,7 @@ def build_model(size: ModelSize, tokenizer: PreTrainedTokenizerFast) -> Qwen2For
 
 def warm_up(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Qwen2Tokenizer,
     draw: Callable[[], Example],
     plan: WarmUp,
     report: Callable[[int, float], None],
@@ -89,7 +89,7 @@ def warm_up(
     model.eval()
 
 
-def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def encode_examples(tokenizer: Qwen2Tokenizer, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Token ids of chats and what to learn of them, ``[examples, width]`` each.
 
     Padding is on the right, where causal attention never sees it; it and the prompts are not counted.
@@ -108,7 +108,7 @@ def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Examp
 
 
 def answer_problems(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: Sequence[str], *, temperature: float = 0.0
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, problems: Sequence[str], *, temperature: float = 0.0
 ) -> list[str]:
     """The model's responses: greedy at temperature 0, otherwise sampled."""
     chats = [[{"role": "user", "content": problem}] for problem in problems]

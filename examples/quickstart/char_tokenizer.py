@@ -1,9 +1,11 @@
-"""A Hugging Face fast tokenizer with one token a character and a chat template of three role tokens."""
+"""A Hugging Face tokenizer with one token a character: Qwen2's own byte-level one without any merges.
 
-import string
+Qwen2's class, because ``AutoTokenizer`` takes it for every model of that type, whatever the tokenizer's files say.
+A character outside ASCII becomes one token a byte.
+"""
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import Qwen2Tokenizer
 
 PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END = (
     "<|pad|>",
@@ -13,8 +15,7 @@ PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END = (
     "<|assistant|>",
     "<|end|>",
 )
-_CHARACTERS = string.printable[:95] + "\n"
-"""The 95 printable ASCII characters and the line feed."""
+"""Special tokens; a role costs one token, not its letters."""
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -25,15 +26,17 @@ _CHAT_TEMPLATE = (
 )
 
 
-def build_char_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
-    """The tokenizer; a character outside its alphabet becomes ``<|unknown|>``."""
+def build_char_tokenizer(max_positions: int) -> Qwen2Tokenizer:
+    """The tokenizer: six special tokens and the 256 bytes.
+
+    Args:
+        max_positions: the longest sequence of its model.
+    """
     special = [PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
-    vocabulary = {token: index for index, token in enumerate([*special, *_CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate([*special, *bytes_])},
+        merges=[],
         pad_token=PAD,
         unk_token=UNKNOWN,
         eos_token=END,

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.export import export
+from trainer.saved_model import export
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

@@ -83,15 +83,19 @@ class _Merger:
                 self._unknown(key, source)
 
     def draft(self) -> Draft[Any]:
-        """The result; missing values are mistakes too."""
+        """The result; interpolations that lead nowhere and missing values are mistakes too."""
+        for key in self._types:
+            try:
+                OmegaConf.select(self._tree, key)
+            except OmegaConfBaseException as error:
+                self._problem(key, f"{key}: {str(error).splitlines()[0]}")
+                self._clear(key)
         for key in sorted(OmegaConf.missing_keys(self._tree)):
             if key not in self._doubtful:
                 self._problem(key, f"{key} is not set; it has no default: write it in the recipe or give {key}=...")
-            self._doubtful.add(key)
-            OmegaConf.update(self._tree, key, _empty(self._types[key]))
-        value = self._to_object()
+            self._clear(key)
         return Draft(
-            value=value,
+            value=OmegaConf.to_object(self._tree),
             problems=self._problems,
             origins=self._origins,
             extras=self._extras,
@@ -99,14 +103,10 @@ class _Merger:
             doubtful=self._doubtful | (self._perhaps_meant - self._origins.keys()),
         )
 
-    def _to_object(self) -> Any:
-        for key in self._types:
-            try:
-                OmegaConf.select(self._tree, key)
-            except OmegaConfBaseException as error:  # an interpolation that leads nowhere, or to a wrong type
-                self._problem(key, f"{key}: {str(error).splitlines()[0]}")
-                OmegaConf.update(self._tree, key, _empty(self._types[key]))
-        return OmegaConf.to_object(self._tree)
+    def _clear(self, key: str) -> None:
+        """An empty value of the right type, so that there is a config for the other rules to look at."""
+        OmegaConf.update(self._tree, key, _empty(self._types[key]))
+        self._doubtful.add(key)
 
     def _collect(self, schema: type, prefix: str) -> None:
         hints = get_type_hints(schema)

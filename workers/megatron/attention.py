@@ -13,7 +13,7 @@ micro-batch, and Megatron's layer spec takes :class:`PackedAttention` as the cor
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -41,8 +41,8 @@ class PackedSequences(PackedSeqParams):
     """
 
     lengths: tuple[int, ...] = ()
-    cos: Tensor = cast(Tensor, None)
-    sin: Tensor = cast(Tensor, None)
+    cos: Tensor = field(default_factory=torch.Tensor)
+    sin: Tensor = field(default_factory=torch.Tensor)
     slots: Tensor | None = None
 
     @property
@@ -100,9 +100,7 @@ class PackedAttention(nn.Module):
     def __init__(self, config: TransformerConfig, *, kernel: Kernel, **_: Any) -> None:
         super().__init__()
         if config.context_parallel_size != 1:
-            raise ConfigError(
-                "actor.megatron.context_parallel_size must be 1: packed attention does not split sequences"
-            )
+            raise ConfigError("actor.megatron.context_parallel_size must be 1: sequences are not split over ranks")
         self.kernel = kernel
 
     def forward(
@@ -160,9 +158,9 @@ def _torch_varlen(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSe
 def _padded_sdpa(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
     """One call for all rows: padding is on the right, where a causal mask already hides it from every real token."""
     shape = (len(sequences.lengths), sequences.longest)
-    heads = [_pad(tensor, sequences.slots, shape).transpose(1, 2) for tensor in (query, key, value)]
+    queries, keys, values = (_pad(tensor, sequences.slots, shape).transpose(1, 2) for tensor in (query, key, value))
     enable_gqa = query.shape[1] != key.shape[1]
-    attended = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=enable_gqa)
+    attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=enable_gqa)
     flat = attended.transpose(1, 2).reshape(shape[0] * shape[1], *query.shape[1:])
     return flat if sequences.slots is None else _Gather.apply(flat, sequences.slots)
 

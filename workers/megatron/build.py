@@ -38,9 +38,10 @@ class PolicyModel(GPTModel):
     @property
     def head_weight(self) -> Tensor:
         """``[local vocabulary, hidden]`` of the language-model head, on the last stage."""
-        if self.share_embeddings_and_output_weights:
-            return self.shared_embedding_or_output_weight()
-        return self.output_layer.weight
+        tied = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        weight = self.output_layer.weight if tied is None else tied
+        assert weight is not None
+        return weight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +132,7 @@ def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
         use_cpu_initialization=recipe.device.type != "cuda",
         perform_initialization=False,  # weights are always loaded
         variable_seq_lengths=True,  # micro-batches differ in length...
-        moe_token_dispatcher_type="alltoall",  # ...which Megatron-core allows only with this, although there are no experts
+        moe_token_dispatcher_type="alltoall",  # ...which Megatron-core allows only with this, experts or not
         calculate_per_token_loss=True,  # our loss is normalised already: neither the schedule nor DDP may rescale it
         bias_dropout_fusion=False,
         bias_activation_fusion=False,
@@ -148,7 +149,7 @@ def _block_spec(recipe: ModelRecipe) -> TransformerBlockSubmodules:
         recipe.shape.num_layers, groups.layout.pp, megatron.first_stage_layers, megatron.last_stage_layers
     )
     layer = _layer_spec(choose_kernel(recipe.actor.attention, recipe.device, recipe.dtype))
-    return TransformerBlockSubmodules(layer_specs=[layer] * len(stages[groups.coordinate.pp]), layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[layer] * len(stages[groups.coordinate.pp]), layer_norm=RMSNorm)  # pyright: ignore[reportArgumentType]
 
 
 def _layer_spec(kernel: Kernel) -> ModuleSpec:

@@ -2,7 +2,7 @@
 
     policy.json                           layout, steps taken, dtype
     model-pp0-tp1.safetensors             weights of a shard, written by its first data-parallel rank
-    optimizer-pp0-tp1-dp0.safetensors     AdamW's state; of every dp rank with the distributed optimizer, else of the first
+    optimizer-pp0-tp1-dp0.safetensors     AdamW's state: of every dp rank with the distributed optimizer, else of one
     random-rank3.safetensors              random state of a rank
 
 Resuming needs the layout that wrote the checkpoint; exported Hugging Face weights fit any.
@@ -114,7 +114,7 @@ def _random_state() -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-    return state | {_TRACKER + name: value for name, value in get_cuda_rng_tracker().get_states().items()}
+    return state | {_TRACKER + name: value for name, value in _tracker().get_states().items()}
 
 
 def _restore_random_state(state: Mapping[str, Tensor]) -> None:
@@ -122,4 +122,10 @@ def _restore_random_state(state: Mapping[str, Tensor]) -> None:
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
     names = [name for name in state if name.startswith(_TRACKER)]
-    get_cuda_rng_tracker().set_states({name.removeprefix(_TRACKER): state[name] for name in names})
+    _tracker().set_states({name.removeprefix(_TRACKER): state[name] for name in names})
+
+
+def _tracker() -> Any:
+    tracker = get_cuda_rng_tracker()
+    assert tracker is not None
+    return tracker

@@ -1,10 +1,10 @@
 """Lets Megatron-core 0.16 run where no CUDA device exists; does nothing where one does.
 
-Megatron-core names CUDA in places that a CPU run reaches. All of them are redirected here and nowhere else, only while a
-``with megatron_on(device):`` block is open, so that other engines in the process see an untouched torch. What is
+Megatron-core names CUDA in places that a CPU run reaches. All of them are redirected here and nowhere else, only while
+a ``with megatron_on(device):`` block is open, so that other engines in the process see an untouched torch. What is
 redirected, and who needs it:
 
-    torch.cuda.current_device     buffers of tensor- and pipeline-parallel communication: ``device=`` must accept the answer
+    torch.cuda.current_device     buffers of tensor- and pipeline-parallel communication pass the answer as ``device=``
     torch.cuda.synchronize        called after every pipeline send and receive
     torch.cuda.manual_seed,       the random-number tracker, which keeps one generator state for tensor-parallel regions
     torch.cuda.get_rng_state,     (its own getter and setter reach into ``torch.cuda.default_generators``)

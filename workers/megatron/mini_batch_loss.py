@@ -1,4 +1,4 @@
-"""The loss of one mini-batch as the schedule sees it: columns packed for the objective, global denominators, metrics."""
+"""The loss of one mini-batch as the schedule sees it: packed columns, global denominators, metrics."""
 
 from typing import Literal
 
@@ -23,6 +23,9 @@ INPUTS = {
 """Inputs of a policy loss and the columns they come from, packed when the batch has them."""
 
 
+REQUIRED = {"old_log_probs", "advantages", "mask"}
+
+
 class MiniBatchLoss:
     """Turns the log-probs of each micro-batch into its share of the loss, and gathers metrics.
 
@@ -33,24 +36,38 @@ class MiniBatchLoss:
         objective: what is minimised.
         device: of the model.
         dp: ranks with the other rows.
+        on_policy: the weights are those that old_log_probs would be computed with, so the batch may lack them.
+
+    Raises:
+        BatchError: a column that every loss reads is missing.
     """
 
     def __init__(
-        self, batch: DataProto, objective: PolicyObjective, *, device: torch.device, dp: dist.ProcessGroup
+        self,
+        batch: DataProto,
+        objective: PolicyObjective,
+        *,
+        device: torch.device,
+        dp: dist.ProcessGroup,
+        on_policy: bool = False,
     ) -> None:
         self.objective, self.device, self.dp = objective, device, dp
-        self.columns = {name: batch[column].to(device) for name, column in INPUTS.items() if column in batch}
+        required = REQUIRED - {"old_log_probs"} if on_policy else REQUIRED
+        wanted = {name: column for name, column in INPUTS.items() if name in required or column in batch}
+        self.columns = {name: batch[column].to(device) for name, column in wanted.items()}
         self.denominators = self._count(batch)
         self.differentiates_entropy = "entropy" in objective.needs
 
     def __call__(self, micro_batch: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, dict[str, Metric]]:
         """Loss and metrics of one micro-batch; the losses of all micro-batches and dp ranks add up."""
+        picked = {"old_log_probs": log_probs.detach()}
+        picked |= {name: micro_batch.pick(column) for name, column in self.columns.items()}
         inputs = PolicyLossInputs(
             log_probs=log_probs,
             entropy=entropy if self.differentiates_entropy else entropy.detach(),
             sequence_ids=micro_batch.sequence_ids,
             num_sequences=len(micro_batch.rows),
-            **{name: micro_batch.pick(column) for name, column in self.columns.items()},
+            **picked,
         )
         output = self.objective(inputs, self.denominators)
         return output.loss, output.metrics
@@ -65,12 +82,14 @@ class MiniBatchLoss:
     def _metrics_of_nothing(self) -> dict[str, Metric]:
         """What a rank without rows puts in: the names that every rank reduces."""
         nothing = torch.zeros(0, device=self.device)
+        columns = {"old_log_probs": nothing}
+        columns |= {name: nothing.to(column.dtype) for name, column in self.columns.items()}
         inputs = PolicyLossInputs(
             log_probs=nothing.clone().requires_grad_(),
             entropy=nothing,
             sequence_ids=nothing.to(torch.int64),
             num_sequences=0,
-            **{name: nothing.to(column.dtype) for name, column in self.columns.items()},
+            **columns,
         )
         return self.objective(inputs, self.denominators).metrics
 

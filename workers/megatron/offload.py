@@ -1,7 +1,7 @@
 """Frees the device of a sleeping model by emptying storages in place, so that every view of them stays valid.
 
-Megatron-core's parameters are views of flat buffers, and with fp32 weights the optimizer's masters are views of the same
-buffers: moving tensors one by one would tear them apart. A storage that is emptied and later refilled keeps them joined.
+Megatron-core's parameters are views of flat buffers, and with fp32 weights the optimizer's masters are views of the
+same buffers: moving tensors one by one would tear them apart. A storage that is emptied and refilled keeps them joined.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ class Offload:
     Args:
         weights: what inference and a reshard need.
         state: what only an optimizer step needs.
-        gradients: zero between optimizer steps.
+        gradients: of no value between optimizer steps.
     """
 
     def __init__(self, *, weights: Tensors, state: Tensors, gradients: Tensors) -> None:
@@ -42,9 +42,8 @@ class Offload:
                 storage.resize_(copy.nbytes())
                 storage.copy_(copy)
         if training:
-            for storage, size in self._dropped:
+            for storage, size in self._dropped:  # the optimizer clears them before the first micro-batch
                 storage.resize_(size)
-                storage.fill_(0)
             self._dropped = []
 
 

@@ -103,8 +103,8 @@ class PolicyOptimizer:
         grad_norm = float(self.megatron.get_grad_norm())
         if not math.isfinite(grad_norm):
             raise NumericsError(
-                f"the gradient norm of optimizer step {self.steps_taken} is {grad_norm}; the weights are those of the step "
-                "before. Look at actor/log_ratio_max and actor/loss of earlier steps; a lower actor.lr or more gradient "
+                f"the gradient norm of optimizer step {self.steps_taken} is {grad_norm}; the weights are those before "
+                "it. Look at actor/log_ratio_max and actor/loss of earlier steps; a lower actor.lr or more gradient "
                 "clipping (actor.optimizer.clip_grad) usually helps"
             )
         if self.clip_grad:

@@ -55,8 +55,8 @@ def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.devi
         multiple: packed lengths are filled up to a multiple of this.
         device: where the micro-batches shall be.
     """
-    strata = batch["mini_batch"] if "mini_batch" in batch else None
-    plan = plan_micro_batches(batch.num_tokens, max_tokens, strata)
+    has_mini_batches = "mini_batch" in batch
+    plan = plan_micro_batches(batch.num_tokens, max_tokens, batch["mini_batch"] if has_mini_batches else None)
     columns = {name: batch[name] for name in ("prompts", "prompt_lengths", "responses", "response_lengths")}
     return [_pack_rows(columns, rows, multiple, device) for rows in plan]
 

@@ -1,6 +1,7 @@
 """The one place that sets up process groups for Megatron-core and asks it where this rank sits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,12 +68,12 @@ def initialize_parallel(layout: ParallelLayout, *, rank: int, device: torch.devi
     found = (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank())
     if found != (coordinate.tp, coordinate.pp):
         raise DispatchError(f"Megatron-core places rank {rank} at (tp, pp)={found}, {layout} at {coordinate}")
-    tp = parallel_state.get_tensor_model_parallel_group()
+    megatron: Any = parallel_state  # its own annotations also allow "no group", which cannot be here
     return ParallelGroups(
         layout=layout,
         rank=rank,
         coordinate=coordinate,
-        tp=tp if layout.tp > 1 else None,
-        pp=parallel_state.get_pipeline_model_parallel_group() if layout.pp > 1 else None,
-        dp=parallel_state.get_data_parallel_group(),
+        tp=megatron.get_tensor_model_parallel_group() if layout.tp > 1 else None,
+        pp=megatron.get_pipeline_model_parallel_group() if layout.pp > 1 else None,
+        dp=megatron.get_data_parallel_group(),
     )

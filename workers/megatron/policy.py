@@ -5,6 +5,7 @@ get the same rows; a data-parallel rank may get none and still takes part.
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -119,17 +120,19 @@ class MegatronPolicy:
         return DataProto({"ref_log_probs": self._infer(self.reference, batch)[0]})
 
     def score(self, batch: DataProto) -> Tensor:
-        """Log-probs ``[batch, response]`` of every response token, on the CPU; the same on every rank of the replica."""
+        """Log-probs ``[batch, response]`` of every response token, on the CPU of every rank of the replica."""
         return self._infer(self.model, batch)[0]
 
     # --- training
 
-    def update(self, batch: DataProto, objective: PolicyObjective) -> dict[str, float]:
+    def update(self, batch: DataProto, objective: PolicyObjective, *, on_policy: bool = False) -> dict[str, float]:
         """Step 6: one optimizer step on a mini-batch.
 
         Args:
             batch: this dp rank's rows, with old_log_probs, advantages and response_mask.
             objective: what is minimised.
+            on_policy: no optimizer step lies between sampling and this one (one iteration, one mini-batch). The batch
+                may then lack old_log_probs: the update's own log-probs take their place, and step 4 can be left out.
 
         Returns:
             Metrics over all dp ranks, on the last stage's ranks; ``actor/grad_norm`` and ``actor/lr`` on every rank.
@@ -138,7 +141,7 @@ class MegatronPolicy:
             NumericsError: the gradient norm is not finite.
         """
         micro_batches = self._pack(batch)
-        loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp)
+        loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp, on_policy=on_policy)
         with megatron_on(self.device):
             self.optimizer.zero_grad()
             metrics = run_forward_backward(self.model, micro_batches, self._head(), loss)
@@ -170,15 +173,17 @@ class MegatronPolicy:
 
     # --- private
 
-    def _infer(self, model: PolicyModel | DistributedDataParallel, batch: DataProto) -> tuple[Tensor, Tensor]:
-        """Padded log-probs and entropy on the CPU, on every rank of the replica."""
+    def _infer(
+        self, model: PolicyModel | DistributedDataParallel, batch: DataProto, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Padded log-probs and entropy on the CPU, on every rank of the replica; by default at the rollout's temperature."""
         micro_batches = self._pack(batch)
 
         def keep(_: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
             return log_probs, torch.stack([log_probs, entropy])
 
         with megatron_on(self.device):
-            packed = run_forward(model, micro_batches, self._head(), keep)
+            packed = run_forward(model, micro_batches, self._head(temperature), keep)
         padded = unpack(micro_batches, packed, (2, *batch["responses"].shape), self.device)
         if self.groups.pp is not None:
             dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
@@ -193,13 +198,13 @@ class MegatronPolicy:
             device=self.device,
         )
 
-    def _head(self) -> Head:
+    def _head(self, temperature: float | None = None) -> Head:
         rows = self.recipe.padded_vocab // self.groups.layout.tp
         first = self.groups.coordinate.tp * rows
         return Head(
             first_token=first,
             num_tokens=min(max(self.shape.vocab_size - first, 0), rows),
-            temperature=self._temperature,
+            temperature=temperature or self._temperature,
             chunk_tokens=self.config.log_prob_chunk_tokens,
             tp_group=self.groups.tp,
         )
@@ -216,7 +221,8 @@ class MegatronPolicy:
         return list(self.optimizer.state_tensors().values())
 
     def _gradients(self) -> list[Tensor]:
-        return [buffer.grad_data for buffer in [*self.model.buffers, *self.model.expert_parallel_buffers]]
+        # Megatron-core's gradient buffers, under a name that hides Module.buffers().
+        return [buffer.grad_data for buffer in cast(list[Any], self.model.buffers)]
 
     def _state(self) -> PolicyState:
         return PolicyState(

@@ -1,7 +1,7 @@
 """Runs packed micro-batches through Megatron-core's schedules: plain, or 1F1B over pipeline stages.
 
-Megatron-core rescales losses in two places, by the number of micro-batches and by dp; ours carry global denominators and
-must reach the gradients untouched. So ``calculate_per_token_loss`` is on (which turns both off), the loss function
+Megatron-core rescales losses in two places, by the number of micro-batches and by dp; ours carry global denominators
+and must reach the gradients untouched. So ``calculate_per_token_loss`` is on (which turns both off), the loss function
 answers with the three-tuple form, and gradients are finalised here without a token count.
 """
 

@@ -129,7 +129,7 @@ def test_a_method_of_another_class_is_refused():
 
 def test_layouts_must_fill_the_group():
     layouts = {"train": ParallelLayout(dp=2), "rollout": ParallelLayout(tp=4)}
-    with pytest.raises(ConfigError, match="'rollout'.*has 4 ranks; the group has 2 workers"):
+    with pytest.raises(ConfigError, match=r"'rollout'.*has 4 ranks; the group has 2 workers"):
         InProcessWorkerGroup(EchoWorker, layouts=layouts)
 
 

@@ -14,7 +14,9 @@ def test_a_bundle_holds_all_workers_of_a_node():
 def test_nodes_are_counted_one_by_one_not_summed():
     pool = ResourcePool(num_nodes=2, workers_per_node=4)
     pool.check([{"CPU": 4.0}, {"CPU": 1.0}, {"CPU": 8.0}])
-    with pytest.raises(ConfigError, match=r"2 nodes x 4 workers \(each node: 4 CPU\): 1 of its 2 nodes could; .* 16 CPU; 3 CPU"):
+    with pytest.raises(
+        ConfigError, match=r"2 nodes x 4 workers \(each node: 4 CPU\): 1 of its 2 nodes could; .* 16 CPU; 3 CPU"
+    ):
         pool.check([{"CPU": 16.0, "memory": 1e9}, {"CPU": 3.0}])
     with pytest.raises(ConfigError, match="each node: 1 CPU, 1 GPU"):
         ResourcePool(gpus_per_worker=1).check([{"CPU": 64.0}])

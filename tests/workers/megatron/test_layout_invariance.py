@@ -66,9 +66,7 @@ def run_cases(cases: dict[str, Case]) -> dict[str, Run]:
         policy = build_policy(case)
         score = policy.score(mini_batch())
         metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()) for seed in (0, 1)]
-        runs[name] = Run(
-            policy.specs(), policy.parameters_by_name(), score, metrics, policy.groups.is_last_stage
-        )
+        runs[name] = Run(policy.specs(), policy.parameters_by_name(), score, metrics, policy.groups.is_last_stage)
         parallel_state.destroy_model_parallel()
     return runs
 
@@ -88,7 +86,7 @@ def reference_of(name: str) -> str:
 
 
 def weights_of(runs: list[Run], model: dict[str, Any]) -> Weights:
-    like = {name: tensor for name, tensor in tiny_model(**model).state_dict().items()}
+    like = dict(tiny_model(**model).state_dict())
     if model.get("tie_word_embeddings"):
         del like["lm_head.weight"]
     return whole_weights([(run.specs, run.parameters) for run in runs], like)
@@ -103,7 +101,7 @@ def case_of(name: str) -> Case:
 def test_weights_after_two_steps(runs: dict[str, list[Run]], name: str) -> None:
     model = case_of(name).model
     found, expected = weights_of(runs[name], model), weights_of(runs[reference_of(name)], model)
-    start = {key: tensor for key, tensor in tiny_model(**model).state_dict().items()}
+    start = tiny_model(**model).state_dict()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
         assert not torch.equal(tensor, start[key]), f"{key} was not trained"

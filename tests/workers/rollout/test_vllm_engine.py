@@ -133,14 +133,16 @@ def question(folder: Path, family: str) -> dict:
     facts["score_gap"] = max(gaps)
 
     batch = prompts()
+    random_state = torch.get_rng_state()
     whole = engine.generate(batch, sampling(), 32)
     facts["random_state_kept_by_generate"] = torch.equal(random_state, torch.get_rng_state())
     again = engine.generate(batch, sampling(), 32)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(2))
     parts = DataProto.concat([engine.generate(batch.rows(order[i : i + 5]), sampling(), 32) for i in range(0, 24, 5)])
     facts["repeats"] = same_answers(whole, again)
-    facts["independent_of_batch"] = same_answers(whole.rows(order), parts)
-    facts["whole"] = {name: whole[name] for name in whole.column_names}
+    facts["independent_of_batch"] = torch.equal(whole["responses"][order], parts["responses"])
+    facts["log_prob_gap_by_batch"] = float((whole["rollout_log_probs"][order] - parts["rollout_log_probs"]).abs().max())
+    facts["whole"] = {name: whole[name].numpy() for name in whole.column_names}
     facts["sampled_gap"] = sampled_gap(first, whole)
 
     facts["greedy"] = engine.generate(batch.rows(torch.arange(4)), sampling(greedy=True, ignore_stop=True), 20)[
@@ -237,7 +239,8 @@ def test_greedy_tokens_are_hugging_faces(facts):
 
 
 def test_seeded_generation_repeats_whatever_the_batch(facts):
-    assert facts["repeats"] and facts["independent_of_batch"]
+    assert facts["repeats"]  # bit for bit
+    assert facts["independent_of_batch"] and facts["log_prob_gap_by_batch"] < 1e-5  # rounding follows the batch size
 
 
 def test_seeds_differ_between_rows(facts):
@@ -300,7 +303,7 @@ def question_tensor_parallel(folder: Path, family: str) -> dict:
         "left_over": left_over,
         "direct_write_equals_load_weights": all(torch.equal(loaded[name], written[name]) for name in loaded),
         "gap": sampled_gap(model, answers),
-        "responses": answers["responses"],
+        "responses": answers["responses"].tolist(),
         "repeats": same_answers(answers, engine.generate(batch, sampling(), 32)),
     }
     engine.close()
@@ -315,4 +318,4 @@ def test_two_ranks_of_a_tied_llama_agree(tmp_path_factory):
         assert facts["direct_write_equals_load_weights"] and facts["repeats"]
         assert facts["gap"] < 1e-4
         assert facts["left_over"] == []
-    assert torch.equal(ranks[0]["responses"], ranks[1]["responses"])
+    assert ranks[0]["responses"] == ranks[1]["responses"]

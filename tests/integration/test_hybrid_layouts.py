@@ -1,0 +1,88 @@
+"""Whole training steps through Ray, Megatron-core and vLLM: every layout tells the same story."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import ray
+from integration_world import overrides, write_world
+
+from trainer.config.load import load_config
+from trainer.train import train
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+LAYOUTS = [(2, 1, 1, 2), (2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
+"""(train tp, pp, dp; rollout tp); each is compared with (1, 1, 2; 1)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+def run(
+    recipe: Path, name: str, layout: tuple[int, int, int, int], **settings: object
+) -> tuple[list[dict], list[dict]]:
+    tp, pp, dp, rollout_tp = layout
+    run_dir = recipe.parent / name
+    words = overrides(
+        trainer__run_dir=run_dir,
+        trainer__num_workers=tp * pp * dp,
+        actor__megatron__tensor_parallel_size=tp,
+        actor__megatron__pipeline_parallel_size=pp,
+        rollout__tensor_parallel_size=rollout_tp,
+        **settings,
+    )
+    train(load_config(recipe, words))
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    updates = [json.loads(line) for line in (run_dir / "updates.jsonl").read_text().splitlines()]
+    return metrics, updates
+
+
+@pytest.fixture(scope="module")
+def baseline(recipe: Path) -> tuple[list[dict], list[dict]]:
+    return run(recipe, "baseline", (1, 1, 2, 1))
+
+
+def test_the_data_parallel_run_is_sound(baseline):
+    metrics, updates = baseline
+    assert [line["step"] for line in metrics] == [0, 1]
+    assert [(line["iteration"], line["mini_batch"]) for line in updates] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    # The first optimizer step trains the policy that sampled: every ratio is exactly 1.
+    assert updates[0]["actor/ratio_deviation"] == 0.0
+    assert updates[0]["actor/clip_fraction"] == 0.0
+    assert updates[3]["actor/ratio_deviation"] > 0.0
+    assert metrics[1]["reshard/probe_difference"] < 1e-4
+    assert metrics[1]["reshard/bytes_moved"] == 0.0
+    assert metrics[1]["rollout/log_prob_diff_max"] < 1e-4
+    assert metrics[1]["reward/std"] > 0.0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "tp{}-pp{}-dp{}-rollout{}".format(*layout))
+def test_layouts_agree(recipe: Path, baseline, layout):
+    name = "-".join(map(str, layout))
+    metrics, updates = run(recipe, name, layout, actor__megatron__sequence_parallel=layout[0] > 1)
+    expected_metrics, expected_updates = baseline
+    for key in ("reward/mean", "response_length/mean", "val/response_length"):
+        assert metrics[-1][key] == pytest.approx(expected_metrics[-1][key], rel=1e-6)
+    assert metrics[-1]["reshard/probe_difference"] < 1e-4
+    for update, expected in zip(updates, expected_updates, strict=True):
+        for key in ("actor/loss", "actor/grad_norm", "actor/kl_k3", "actor/entropy"):
+            assert math.isclose(update[key], expected[key], rel_tol=1e-3, abs_tol=1e-6), key
+
+
+def test_the_loader_receiver_gives_the_same_run(recipe: Path, baseline):
+    metrics, updates = run(
+        recipe, "loader", (2, 1, 1, 1), rollout__load_format="load_weights", trainer__val_before_train=False
+    )
+    assert metrics[-1]["reshard/probe_difference"] < 1e-4
+    assert updates[-1]["actor/loss"] == pytest.approx(baseline[1][-1]["actor/loss"], rel=1e-3, abs=1e-6)

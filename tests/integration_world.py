@@ -1,0 +1,68 @@
+"""A complete little run: random model, tokenizer, problems and a reward that random responses earn a part of."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from data_world import char_tokenizer, numbered_rows, write_rows
+from tiny_model import save_tiny_model
+
+END_TOKEN = 3
+REWARD = """
+def vowels(problem, response, ground_truth, extra):
+    return sum(letter in "aeiou" for letter in response) / 8
+"""
+
+
+def write_world(folder: Path) -> Path:
+    """The recipe of a run in ``folder`` for two workers, two iterations and two mini-batches."""
+    save_tiny_model(folder / "model", eos_token_id=END_TOKEN)
+    char_tokenizer().save_pretrained(folder / "model")
+    (folder / "reward.py").write_text(REWARD)
+    recipe = {
+        "model": {"path": str(folder / "model")},
+        "data": {
+            "train_files": [write_rows(folder / "train.jsonl", numbered_rows(16))],
+            "val_files": [write_rows(folder / "val.jsonl", numbered_rows(4))],
+            "train_batch_size": 4,
+            "max_prompt_length": 16,
+            "max_response_length": 12,
+        },
+        "rollout": {"group_size": 4, "kv_cache_bytes": 2**25, "probe_every": 1},
+        "reward": {"name": f"{folder / 'reward.py'}:vowels", "num_processes": 1},
+        "algorithm": {"iterations": 2, "batch_ratio": 2},
+        "policy_loss": {"name": "cfpo"},
+        "actor": {"lr": 1e-3, "micro_batch_tokens": 64},
+        "trainer": {
+            "num_workers": 2,
+            "device": "cpu",
+            "total_steps": 1,
+            "run_dir": str(folder / "run"),
+            "generations_every": 1,
+            "trackers": [],
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes whose environment or command line holds a word, this one excepted."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if word.encode() in text:
+            found.append(int(entry.name))
+    return found
+
+
+def overrides(**settings: Any) -> list[str]:
+    """``key=value`` words; two underscores stand for a dot."""
+    return [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]

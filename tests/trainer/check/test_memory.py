@@ -1,0 +1,120 @@
+"""Memory estimates: by hand for one layout, and the direction in which each setting moves them."""
+
+from dataclasses import replace
+
+import pytest
+
+from cfpo_hybrid.models import model_shape
+from trainer.check.fitting import alternatives
+from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, Phase, estimate_memory
+from trainer.config import Config, TrainerConfig
+from trainer.config.data_config import DataConfig
+from trainer.config.known_models import known_config
+from workers.config import ActorConfig, MegatronConfig, ModelConfig, RolloutConfig
+
+SHAPE = model_shape(known_config("Qwen/Qwen2.5-1.5B") or {})
+PARAMETERS = 1_543_714_304  # 151,936 rows need no padding
+GPU = Device(is_gpu=True, bytes=80 * GIB)
+CPU = Device(is_gpu=False, bytes=0)
+
+
+def config_of(workers: int = 4, actor: ActorConfig | None = None, **megatron: bool | int) -> Config:
+    actor = replace(actor or ActorConfig(micro_batch_tokens=8192), megatron=MegatronConfig(**megatron))  # type: ignore[arg-type]
+    return Config(
+        model=ModelConfig(path="Qwen/Qwen2.5-1.5B"),
+        data=DataConfig(train_files=[], max_prompt_length=512, max_response_length=3072),
+        actor=actor,
+        rollout=RolloutConfig(gpu_memory_utilization=0.5),
+        trainer=TrainerConfig(num_workers=workers, device="cuda"),
+    )
+
+
+def phases(config: Config, device: Device = GPU) -> dict[str, Phase]:
+    return {phase.name: phase for phase in estimate_memory(config, SHAPE, device).phases}
+
+
+def test_training_state_by_hand():
+    update = phases(config_of(workers=4))["update"].parts
+    assert update["weights"] == 2 * PARAMETERS  # bf16
+    assert update["gradients"] == 4 * PARAMETERS  # fp32
+    assert update["optimizer"] == 12 * PARAMETERS // 4  # fp32 master and two moments over dp=4
+    assert update["overhead"] == GPU_OVERHEAD
+
+
+def test_activations_by_hand():
+    # h = 1536, queries 1536, keys 256, MLP 8960; 28 layers; 8192 tokens; 2 bytes
+    per_token = 4 * 1536 + 2 * 1536 + 2 * 256 + 3 * 8960
+    assert phases(config_of())["update"].parts["activations"] == 2 * 8192 * 28 * per_token
+    recomputed = phases(config_of(recompute=True))["update"].parts["activations"]
+    assert recomputed == 2 * 8192 * (28 * 1536 + per_token)
+
+
+def test_the_longest_sequence_gets_a_micro_batch_of_its_own():
+    small = config_of(actor=ActorConfig(micro_batch_tokens=100))
+    exact = config_of(actor=ActorConfig(micro_batch_tokens=3584))
+    assert phases(small)["update"] == phases(exact)["update"]
+
+
+def test_kv_cache_is_what_is_left_of_vllms_share():
+    estimate = estimate_memory(config_of(), SHAPE, GPU)
+    assert estimate.kv_cache_bytes == 40 * GIB - 2 * PARAMETERS
+    # keys and values of 2 heads of 128 in 28 layers, 2 bytes each
+    assert estimate.kv_token_bytes == 2 * 2 * 2 * 128 * 28
+
+
+def test_full_precision_has_no_master_copy():
+    parts = phases(config_of(actor=ActorConfig(dtype="float32")))["update"].parts
+    assert parts["weights"] == 4 * PARAMETERS
+    assert parts["optimizer"] == 8 * PARAMETERS // 4
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+        {"recompute": True},
+        {"tensor_parallel_size": 2, "sequence_parallel": True},
+    ],
+)
+def test_settings_that_save_memory_in_the_update(setting: dict):
+    assert phases(config_of(**setting))["update"].total < phases(config_of())["update"].total
+
+
+def test_settings_that_cost_memory():
+    base = phases(config_of())
+    assert phases(config_of(distributed_optimizer=False))["update"].total > base["update"].total
+    with_kl = replace(config_of(), algorithm=replace(config_of().algorithm, kl_coef=0.1))
+    assert phases(with_kl)["update"].parts["reference"] == 2 * PARAMETERS
+
+
+def test_offload_empties_the_device_for_generation():
+    resident, moved = phases(config_of()), phases(config_of(offload=True))
+    assert "optimizer" in resident["generate"].parts
+    assert set(moved["generate"].parts) == {"vLLM weights", "KV cache", "overhead"}
+    assert set(moved["wake and reshard"].parts) == {"weights", "vLLM weights", "transfer buckets", "overhead"}
+    assert moved["update"] == resident["update"]
+
+
+def test_a_cpu_keeps_both_engines_in_fp32():
+    update = phases(config_of(), CPU)["update"].parts
+    assert update["weights"] == update["vLLM weights"] == 4 * PARAMETERS
+    assert update["KV cache"] == RolloutConfig().kv_cache_bytes
+    assert update["overhead"] == CPU_OVERHEAD
+
+
+def test_alternatives_fit_and_change_little():
+    shape = model_shape(known_config("Qwen/Qwen2.5-7B") or {})
+    config = config_of(workers=8)
+    assert estimate_memory(config, shape, GPU).peak > GPU.bytes
+    found = alternatives(config, shape, GPU)
+    assert found
+    assert all(alternative.peak <= GPU.bytes for alternative in found)
+    assert {"actor.megatron.tensor_parallel_size": "2"} in [alternative.changes for alternative in found]
+    sizes = [len(alternative.changes) for alternative in found]
+    assert sizes == sorted(sizes)
+
+
+def test_no_alternative_where_nothing_helps():
+    shape = model_shape(known_config("Qwen/Qwen2.5-72B") or {})
+    assert alternatives(config_of(workers=1), shape, GPU) == []

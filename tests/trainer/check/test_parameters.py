@@ -1,0 +1,58 @@
+"""Counts of parameters per rank: by hand, and against the shard specs that the engines are built from."""
+
+from math import prod
+
+import pytest
+
+from cfpo_hybrid.models import model_shape
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from trainer.check.parameters import layer_parameters, rollout_parameters, stage_parameters
+from trainer.config.known_models import known_config
+from workers.config import MegatronConfig
+
+TINY = {
+    "model_type": "qwen2",
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def test_by_hand():
+    shape = model_shape(TINY)
+    # query 8 rows, key and value 4 each: (8 + 8) x (8 + bias) = 144; out 64; MLP 3 x 8 x 16 = 384; norms 16
+    assert layer_parameters(shape, 1) == 144 + 64 + 384 + 16
+    # all but the norms halve
+    assert layer_parameters(shape, 2) == (144 + 64 + 384) // 2 + 16
+    # the vocabulary is padded to 104 rows: 832; a final norm of 8
+    assert stage_parameters(shape, MegatronConfig()) == [2 * 608 + 832 + 8]
+    # tied embeddings: the last stage has a copy
+    assert stage_parameters(shape, MegatronConfig(pipeline_parallel_size=2)) == [608 + 832, 608 + 832 + 8]
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B"])
+@pytest.mark.parametrize("tp", [1, 2, 4])
+@pytest.mark.parametrize("pp", [1, 2])
+def test_megatron_ranks_hold_what_their_specs_say(name: str, tp: int, pp: int):
+    shape = model_shape(known_config(name) or {})
+    layout = ParallelLayout(tp=tp, pp=pp)
+    counts = stage_parameters(shape, MegatronConfig(tensor_parallel_size=tp, pipeline_parallel_size=pp))
+    for rank in range(layout.world_size):
+        coordinate = layout.coordinate(rank)
+        specs = megatron_specs(shape, layout, coordinate)
+        assert sum(prod(spec.shape) for spec in specs) == counts[coordinate.pp]
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B"])
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_vllm_ranks_hold_what_their_specs_say(name: str, tp: int):
+    shape = model_shape(known_config(name) or {})
+    held = sum(prod(spec.shape) for spec in vllm_specs(shape, tp, 0))
+    assert rollout_parameters(shape, tp) == held

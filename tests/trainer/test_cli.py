@@ -1,0 +1,135 @@
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from tiny_recipe import write_recipe
+
+from cfpo_hybrid.errors import WorkerError
+from trainer import cli
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path)
+
+
+def test_check_prints_the_report(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["check", str(recipe), "algorithm.iterations=4"]) == 0
+    out, err = capsys.readouterr()
+    assert "16 optimizer steps a rollout, 15 of them off-policy, largest lag 15, each sample used 4 times\n" in out
+    assert err == ""
+
+
+@pytest.mark.slow
+def test_check_needs_neither_ray_nor_the_engines(recipe: Path):
+    code = (
+        "import sys; from trainer.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'ray', 'vllm', 'megatron', 'transformers'} & {name.split('.')[0] for name in sys.modules}; "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, "check", str(recipe)], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_user_mistake_exits_with_2_and_no_traceback(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["check", str(recipe), "actor.lrr=1", "rollout.group_size=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "2 mistakes in the configuration" in err
+    assert "did you mean actor.lr?" in err
+    assert "Traceback" not in err
+
+
+def test_memory_that_does_not_fit_a_named_device_exits_with_2(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["check", str(recipe), "trainer.device=cuda"]
+    assert cli.main([*words, "--gpu-memory", "2"]) == 2
+    assert "does not fit" in capsys.readouterr().out
+    assert cli.main([*words, "--gpu-memory", "80"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["chek"], ["train"], ["eval", "model"], ["check", "r.yaml", "--gpu-memory", "x"]]
+)
+def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert "usage: cfpo" in capsys.readouterr().err
+
+
+def test_losses_lists_knobs_and_files(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["losses"]) == 0
+    out = capsys.readouterr().out
+    for part in ("cfpo", "dual_clip", "policy_loss.epsilon: float = 0.2", "policy_loss/clip.py:"):
+        assert part in out
+
+
+def test_check_loss_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["check-loss", "clip", "clip_high=0.3"]) == 0
+    assert "8 of 8 checks passed" in capsys.readouterr().out
+    plugin = tmp_path / "wrong_loss.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from cfpo_hybrid import register_policy_loss\n"
+        "@dataclass(frozen=True)\n"
+        "class WrongConfig:\n"
+        "    pass\n"
+        "@register_policy_loss('wrong_for_cli_test', config=WrongConfig)\n"
+        "def wrong(inputs, config):\n"
+        "    return inputs.ratio * inputs.advantages\n"  # the sign is wrong
+    )
+    assert cli.main(["check-loss", "wrong_for_cli_test", "--plugins", str(plugin)]) == 1
+    assert "FAILED  gradient at r = 1" in capsys.readouterr().out
+
+
+def test_check_loss_refuses_unknown_names_and_knobs(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["check-loss", "cfop"]) == 2
+    assert cli.main(["check-loss", "cfpo", "eps=0.1"]) == 2
+    assert cli.main(["check-loss", "cfpo", "epsilon"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'cfpo'" in err
+    assert "no such knob" in err
+    assert "write key=value" in err
+
+
+def test_plot_of_nothing_exits_with_2(tmp_path: Path):
+    assert cli.main(["plot", str(tmp_path / "nowhere")]) == 2
+    assert cli.main(["plot", str(tmp_path)]) == 2
+
+
+def replace_command(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, seen: list) -> None:
+    def run(arguments: object, write: object) -> int:
+        seen.append(arguments)
+        if error is not None:
+            raise error
+        return 0
+
+    module = types.ModuleType("command_for_cli_test")
+    vars(module)["run"] = run
+    monkeypatch.setitem(sys.modules, "command_for_cli_test", module)
+    monkeypatch.setitem(cli.MODULES, "train", "command_for_cli_test")
+
+
+def test_a_failed_run_exits_with_1_and_names_the_worker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    replace_command(monkeypatch, WorkerError("hybrid", 3, "update_policy", "Traceback: out of memory"), [])
+    assert cli.main(["train", "r.yaml"]) == 1
+    assert "worker hybrid[rank 3] failed in update_policy:\nTraceback: out of memory" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_exits_with_130(monkeypatch: pytest.MonkeyPatch):
+    replace_command(monkeypatch, KeyboardInterrupt(), [])
+    assert cli.main(["train", "r.yaml"]) == 130
+
+
+def test_train_gets_its_recipe_and_overrides(monkeypatch: pytest.MonkeyPatch):
+    seen: list = []
+    replace_command(monkeypatch, None, seen)
+    assert cli.main(["train", "r.yaml", "a.b=1", "rollout.top_k=-1"]) == 0
+    assert seen[0].recipe == "r.yaml"
+    assert seen[0].overrides == ["a.b=1", "rollout.top_k=-1"]

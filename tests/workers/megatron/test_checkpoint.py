@@ -1,0 +1,76 @@
+"""A policy that is saved and restored goes on bit for bit as if nothing had happened."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gloo import run_gloo
+from megatron.core import parallel_state
+from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank
+
+from cfpo_hybrid.errors import ConfigError, DataError
+from workers.megatron.policy import MegatronPolicy
+
+Steps = tuple[list[dict[str, float]], Weights, float]
+
+
+def steps(policy: MegatronPolicy, seeds: range) -> Steps:
+    metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()) for seed in seeds]
+    weights = {name: tensor.clone() for name, tensor in policy.parameters_by_name().items()}
+    return metrics, weights, float(torch.rand(()))
+
+
+def straight_and_resumed(case: Case, folder: Path) -> tuple[Steps, Steps]:
+    policy = build_policy(case)
+    steps(policy, range(2))
+    policy.save(folder)
+    straight = steps(policy, range(2, 4))
+    parallel_state.destroy_model_parallel()
+    resumed = build_policy(case, seed=99)
+    resumed.load(folder)
+    return straight, steps(resumed, range(2, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [
+        (1, Case(distributed_optimizer=True, bf16=True)),
+        (2, Case(distributed_optimizer=True)),
+        (2, Case(distributed_optimizer=True, bf16=True)),
+        (2, Case(tp=2, sequence_parallel=True)),
+        (2, Case(pp=2, model={"tie_word_embeddings": True})),
+    ],
+)
+def test_resumes_bit_for_bit(world: int, case: Case, tmp_path: Path) -> None:
+    for straight, resumed in run_gloo(world, straight_and_resumed, case, tmp_path):
+        assert straight[0] == resumed[0]
+        assert straight[1].keys() == resumed[1].keys()
+        assert all(torch.equal(straight[1][name], tensor) for name, tensor in resumed[1].items())
+        assert straight[2] == resumed[2]  # random state
+
+
+def refusals(folder: Path) -> list[str]:
+    policy = build_policy(Case())
+    policy.save(folder)
+    parallel_state.destroy_model_parallel()
+    other = build_policy(Case(distributed_optimizer=True))
+    messages = []
+    for place in (folder, folder / "nothing"):
+        try:
+            other.load(place)
+        except (ConfigError, DataError) as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_refuses_other_layouts_and_empty_folders(tmp_path: Path) -> None:
+    (messages,) = run_gloo(1, refusals, tmp_path)
+    assert len(messages) == 2
+    assert "resume with the same layout" in messages[0]
+    assert "no policy checkpoint" in messages[1]
+
+
+def test_files_hold_no_code(tmp_path: Path) -> None:
+    run_gloo(1, refusals, tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}

@@ -1,0 +1,112 @@
+"""Chunked vocabulary-parallel log-probs and entropy against log_softmax in double precision."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from gloo import run_gloo
+from torch import Tensor
+
+from workers.megatron.log_probs import Head, vocabulary_log_probs
+
+VOCAB, PADDED, HIDDEN, TOKENS, TEMPERATURE = 11, 16, 6, 7, 0.5
+
+
+def operands() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, padded weight, targets, and the gradients that come in."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TOKENS, HIDDEN, generator=generator)
+    weight = torch.randn(PADDED, HIDDEN, generator=generator)
+    weight[VOCAB:] = 1e4  # padding rows would win every softmax
+    targets = torch.randint(VOCAB, (TOKENS,), generator=generator)
+    grads = torch.randn(2, TOKENS, generator=generator)
+    return hidden, weight, targets, grads[0], grads[1]
+
+
+def expected() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hidden, weight, targets, grad_log_prob, grad_entropy = operands()
+    hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    distribution = F.log_softmax(hidden @ weight[:VOCAB].t() / TEMPERATURE, dim=-1)
+    log_probs = distribution.gather(1, targets.unsqueeze(1)).squeeze(1)
+    entropy = -(distribution.exp() * distribution).sum(dim=-1)
+    (log_probs @ grad_log_prob.double() + entropy @ grad_entropy.double()).backward()
+    assert hidden.grad is not None and weight.grad is not None
+    return log_probs.detach(), entropy.detach(), hidden.grad, weight.grad
+
+
+def head(rank: int = 0, ranks: int = 1, chunk: int = 3) -> Head:
+    rows = PADDED // ranks
+    return Head(
+        first_token=rank * rows,
+        num_tokens=min(max(VOCAB - rank * rows, 0), rows),
+        temperature=TEMPERATURE,
+        chunk_tokens=chunk,
+        tp_group=dist.group.WORLD if ranks > 1 else None,
+    )
+
+
+def computed(place: Head) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hidden, weight, targets, grad_log_prob, grad_entropy = operands()
+    rows = PADDED if place.tp_group is None else PADDED // dist.get_world_size()
+    hidden = hidden.requires_grad_()
+    weight = weight[place.first_token : place.first_token + rows].clone().requires_grad_()
+    log_probs, entropy = vocabulary_log_probs(hidden, weight, targets, place)
+    (log_probs @ grad_log_prob + entropy @ grad_entropy).backward()
+    assert hidden.grad is not None and weight.grad is not None
+    return log_probs.detach(), entropy.detach(), hidden.grad, weight.grad
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_values_and_gradients(chunk: int) -> None:
+    for found, wanted in zip(computed(head(chunk=chunk)), expected(), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_rows_get_a_gradient_of_exactly_zero() -> None:
+    assert computed(head())[3][VOCAB:].count_nonzero() == 0
+
+
+def test_log_prob_alone_needs_no_entropy_gradient() -> None:
+    hidden, weight, targets, grad, _ = operands()
+    hidden = hidden.requires_grad_()
+    log_probs, _ = vocabulary_log_probs(hidden, weight, targets, head())
+    (log_probs @ grad).backward()
+    found = hidden.grad
+    reference = operands()[0].requires_grad_()
+    distribution = F.log_softmax(reference @ weight[:VOCAB].t() / TEMPERATURE, dim=-1)
+    (distribution.gather(1, targets.unsqueeze(1)).squeeze(1) @ grad).backward()
+    torch.testing.assert_close(found, reference.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_no_tokens() -> None:
+    hidden, weight = torch.zeros(0, HIDDEN, requires_grad=True), torch.ones(PADDED, HIDDEN, requires_grad=True)
+    log_probs, entropy = vocabulary_log_probs(hidden, weight, torch.zeros(0, dtype=torch.int64), head())
+    (log_probs.sum() + entropy.sum()).backward()
+    assert weight.grad is not None and weight.grad.count_nonzero() == 0
+
+
+def test_bf16_operands_keep_fp32_logits() -> None:
+    """Rounding logits to bf16 would cost up to 2^-9 of their size; products of bf16 numbers are exact in fp32."""
+    hidden, weight, targets, _, _ = operands()
+    low_hidden, low_weight = hidden.bfloat16(), weight.bfloat16()
+    found, _ = vocabulary_log_probs(low_hidden, low_weight, targets, head())
+    exact, _ = vocabulary_log_probs(low_hidden.float(), low_weight.float(), targets, head())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6)
+
+
+def computed_on_rank() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return computed(head(dist.get_rank(), dist.get_world_size()))
+
+
+def test_vocabulary_split_over_ranks() -> None:
+    """With four ranks of four rows the last holds padding only."""
+    by_rank = run_gloo(4, computed_on_rank)
+    log_probs, entropy, grad_hidden, grad_weight = expected()
+    for rank in range(4):
+        torch.testing.assert_close(by_rank[rank][0].double(), log_probs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(by_rank[rank][1].double(), entropy, rtol=1e-5, atol=1e-5)
+    # Each rank has its share of the hidden states' gradient.
+    torch.testing.assert_close(sum(answer[2] for answer in by_rank).double(), grad_hidden, rtol=1e-5, atol=1e-5)
+    found = torch.cat([answer[3] for answer in by_rank]).double()
+    torch.testing.assert_close(found, grad_weight, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,53 @@
+"""Where the Hugging Face folder of a model lies: a plain one, a checkpoint's, or a run's newest."""
+
+import shutil
+from pathlib import Path
+
+from cfpo_hybrid.errors import ModelError
+from trainer.checkpoint import CheckpointStore, load_state
+from trainer.run_dir import RunDirectory
+from trainer.trainer_state import STATE_FILE
+
+MODEL_FOLDER = "model"
+"""Folder of a checkpoint that holds its weights as a Hugging Face model."""
+
+
+def saved_model(path: str) -> str:
+    """The Hugging Face id or folder that ``path`` means.
+
+    Args:
+        path: a Hugging Face id or folder, a checkpoint folder, or a run directory: its exported model, which is the last
+            state, or else its newest checkpoint.
+
+    Raises:
+        ModelError: a run directory without a model, or a damaged checkpoint.
+    """
+    folder = Path(path)
+    if (folder / STATE_FILE).is_file():
+        load_state(folder)
+        return str(folder / MODEL_FOLDER)
+    run = RunDirectory(folder)
+    if not run.config_file.is_file():
+        return path
+    if (run.export / "config.json").is_file():
+        return str(run.export)
+    newest = CheckpointStore(run.checkpoints).latest()
+    if newest is None:
+        raise ModelError(f"the run directory '{path}' holds neither an exported model nor a complete checkpoint")
+    return str(newest / MODEL_FOLDER)
+
+
+def export(source: Path, output: Path) -> None:
+    """Copies the model of a checkpoint or run directory to a folder of its own, for any Hugging Face tool.
+
+    Raises:
+        ModelError: there is no such model, or the output folder is not empty.
+    """
+    folder = Path(saved_model(str(source)))
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"'{source}' is neither a checkpoint nor a run directory nor a model folder; name one of these"
+        )
+    if output.exists() and any(output.iterdir()):
+        raise ModelError(f"the output folder '{output}' is not empty; name a new one")
+    shutil.copytree(folder, output, dirs_exist_ok=True)

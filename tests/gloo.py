@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -58,7 +59,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
             assert isinstance(pipe, Connection)
             rank = pipes.index(pipe)
             try:
-                succeeded, answer = pipe.recv()
+                succeeded, answer = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 succeeded, answer = False, "the process died"
             assert succeeded, f"rank {rank} of {len(pipes)} failed:\n{answer}"
@@ -75,10 +76,15 @@ def _rank_main(
         dist.init_process_group(
             "gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
         )
-        sender.send((True, function(*args)))
+        _send(sender, True, function(*args))
         dist.barrier()
     except Exception:
-        sender.send((False, traceback.format_exc()))
+        _send(sender, False, traceback.format_exc())
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _send(sender: Connection, succeeded: bool, answer: Any) -> None:
+    # Pickled by value: torch's own way shares memory that is gone when this process ends.
+    sender.send_bytes(pickle.dumps((succeeded, answer)))

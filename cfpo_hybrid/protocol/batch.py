@@ -13,6 +13,7 @@ from cfpo_hybrid.protocol.block import Block
 from cfpo_hybrid.protocol.columns import (
     JsonValue,
     Values,
+    array_view,
     checked_column,
     checked_meta,
     column_of,
@@ -177,14 +178,12 @@ class DataProto:
             batch[name]
         return batch
 
-    def rows(self, indices: Tensor | Sequence[int]) -> "DataProto":
+    def rows(self, indices: Tensor | np.ndarray | Sequence[int]) -> "DataProto":
         """The rows ``indices`` (int64, or a bool mask), in that order; values are gathered when a column is read."""
-        wanted = torch.as_tensor(indices)
-        if wanted.dtype == torch.bool:
-            wanted = wanted.nonzero().squeeze(1)
-        wanted = wanted.to(torch.int64)
-        if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= self._length):
-            raise BatchError(f"rows {int(wanted.min())}..{int(wanted.max())} asked of a batch of {self._length}")
+        wanted = np.asarray(indices)
+        wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64, copy=False)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self._length):
+            raise BatchError(f"rows {wanted.min()}..{wanted.max()} asked of a batch of {self._length}")
         taken = {key: block.take(wanted) for key, block in {id(b): b for b in self._deferred.values()}.items()}
         deferred = {name: taken[id(block)] for name, block in self._deferred.items()}
         deferred.update(dict.fromkeys(self._local, Block((self,), None, wanted)))
@@ -192,7 +191,7 @@ class DataProto:
 
     def repeat_interleave(self, times: int) -> "DataProto":
         """Every row ``times`` times in succession."""
-        return self.rows(torch.arange(self._length).repeat_interleave(times))
+        return self.rows(np.arange(self._length).repeat(times))
 
     @classmethod
     def concat(cls, batches: Sequence["DataProto"], meta: Mapping[str, JsonValue] | None = None) -> "DataProto":
@@ -235,7 +234,7 @@ class DataProto:
 
     def __reduce__(self) -> tuple[Any, ...]:
         local = self.fetch().local_columns if self._deferred else self._local
-        arrays = {n: v.detach().cpu().contiguous().numpy() if isinstance(v, Tensor) else v for n, v in local.items()}
+        arrays = {name: array_view(values) for name, values in local.items()}
         return _restore, (arrays, self._length, self._widths, self._meta)
 
     # --- private

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.protocol.columns import Values
+from cfpo_hybrid.protocol.columns import Values, tensor_dtype
 
 
 class Part(Protocol):
@@ -38,16 +38,17 @@ class Block:
         row_in_part: ``[batch]`` row of that part.
 
     Example: ``parts=(a, b)``, ``part_of_row=[0, 1, 0]``, ``row_in_part=[2, 0, 1]`` is rows a[2], b[0], a[1].
+    Indices are numpy arrays, since a small call spends its time on the overhead of every operation.
     """
 
     parts: tuple[Part, ...]
-    part_of_row: Tensor | None
-    row_in_part: Tensor
+    part_of_row: np.ndarray | None
+    row_in_part: np.ndarray
 
     @classmethod
     def whole(cls, part: Part) -> "Block":
         """All rows of one part, in order."""
-        return cls((part,), None, torch.arange(len(part)))
+        return cls((part,), None, np.arange(len(part)))
 
     @classmethod
     def stack(cls, blocks: Sequence["Block"]) -> "Block":
@@ -55,51 +56,56 @@ class Block:
         if len(blocks) == 1:
             return blocks[0]
         parts: list[Part] = []
-        part_of_row: list[Tensor] = []
+        part_of_row: list[np.ndarray] = []
         for block in blocks:
-            local = torch.zeros_like(block.row_in_part) if block.part_of_row is None else block.part_of_row
+            local = np.zeros_like(block.row_in_part) if block.part_of_row is None else block.part_of_row
             part_of_row.append(local + len(parts))
             parts.extend(block.parts)
-        return cls(tuple(parts), torch.cat(part_of_row), torch.cat([block.row_in_part for block in blocks]))
+        return cls(tuple(parts), np.concatenate(part_of_row), np.concatenate([block.row_in_part for block in blocks]))
 
-    def take(self, indices: Tensor) -> "Block":
+    def take(self, indices: np.ndarray) -> "Block":
         """The rows ``indices`` of this block; parts that no row needs are dropped."""
         rows = self.row_in_part[indices]
         if self.part_of_row is None:
             return Block(self.parts, None, rows)
-        needed, part_of_row = self.part_of_row[indices].unique(return_inverse=True)
-        parts = tuple(self.parts[index] for index in needed.tolist()) or self.parts[:1]
-        return Block(parts, part_of_row if len(parts) > 1 else None, rows)
+        part_of_row = self.part_of_row[indices]
+        needed = np.bincount(part_of_row, minlength=len(self.parts)) > 0
+        if needed.all():
+            return Block(self.parts, part_of_row, rows)
+        parts = tuple(part for part, keep in zip(self.parts, needed, strict=True) if keep) or self.parts[:1]
+        return Block(parts, (np.cumsum(needed) - 1)[part_of_row] if len(parts) > 1 else None, rows)
 
     def gather(self, name: str, width: int | None) -> Values:
         """One column, right-padded with zeros to ``width`` when it has a token axis.
 
         Rows of a single part that are wanted whole and in order are a view of it, without a copy.
         """
+        sources = [part[name] for part in self.parts]
         if self.part_of_row is None:
-            return self._gather_from_one(self.parts[0][name], width)
-        first = self.parts[0][name]
-        length = len(self.row_in_part)
-        shape = (length,) if width is None else (length, width)
-        result: Values = np.empty(shape, object) if isinstance(first, np.ndarray) else first.new_zeros(shape)
-        for index, part in enumerate(self.parts):
-            values = part[name]
-            positions = (self.part_of_row == index).nonzero().squeeze(1)
-            rows = self.row_in_part[positions]
-            if isinstance(result, np.ndarray):
-                result[positions.numpy()] = values[rows.numpy()]
-            elif width is None:
-                result[positions] = values[rows]
-            else:
-                result[positions, : values.shape[1]] = values[rows]
+            return _pad(_take_rows(sources[0], self.row_in_part), width)
+        if width is None:  # small: joined whole, then put in order
+            starts = np.cumsum([0, *(len(part) for part in self.parts[:-1])])
+            return _take_rows(_join(sources), starts[self.part_of_row] + self.row_in_part)
+        result = torch.zeros((len(self.row_in_part), width), dtype=tensor_dtype(name))
+        for index, source in enumerate(sources):
+            positions = np.flatnonzero(self.part_of_row == index)
+            chosen = _take_rows(source, self.row_in_part[positions])
+            result[torch.from_numpy(positions), : source.shape[1]] = chosen
         return result
 
-    def _gather_from_one(self, values: Values, width: int | None) -> Values:
-        rows = self.row_in_part
-        in_order = len(rows) == len(values) and bool((rows == torch.arange(len(rows))).all())
-        if isinstance(values, np.ndarray):
-            return values if in_order else values[rows.numpy()]
-        chosen = values if in_order else values.index_select(0, rows)
-        if width is None or width == chosen.shape[1]:
-            return chosen
-        return torch.nn.functional.pad(chosen, (0, width - chosen.shape[1]))
+
+def _join(sources: Sequence[Values]) -> Values:
+    tensors = [source for source in sources if isinstance(source, Tensor)]
+    return torch.cat(tensors) if tensors else np.concatenate(sources)
+
+
+def _take_rows(values: Values, rows: np.ndarray) -> Values:
+    if len(rows) == values.shape[0] and bool((rows == np.arange(len(rows))).all()):
+        return values
+    return values[rows] if isinstance(values, np.ndarray) else values.index_select(0, torch.from_numpy(rows))
+
+
+def _pad(values: Values, width: int | None) -> Values:
+    if width is None or isinstance(values, np.ndarray) or values.shape[1] == width:
+        return values
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))

@@ -38,6 +38,14 @@ def column_of(name: str) -> Column:
     return SCHEMA[name]
 
 
+def tensor_dtype(name: str) -> torch.dtype:
+    """The dtype of a tensor column."""
+    dtype = column_of(name).dtype
+    if not isinstance(dtype, torch.dtype):
+        raise BatchError(f"column '{name}' holds Python objects, not tensors")
+    return dtype
+
+
 def padded_axis(name: str) -> str | None:
     """The token axis of a column, None for a column of one value a row."""
     axes = column_of(name).axes
@@ -78,7 +86,7 @@ def common_length(columns: Mapping[str, Values]) -> int:
     """
     if not columns:
         raise BatchError("a batch needs at least one column, else its number of rows is unknown")
-    lengths = {name: len(values) for name, values in columns.items()}
+    lengths = {name: values.shape[0] for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise BatchError(f"columns differ in their number of rows: {lengths}")
     return next(iter(lengths.values()))
@@ -147,6 +155,11 @@ def _as_tensor(name: str, values: Values | Sequence[object]) -> Tensor:
     if not isinstance(values, np.ndarray) or values.dtype == object:
         raise BatchError(f"column '{name}' is a {type(values).__name__}; the schema asks for a tensor")
     return tensor_view(values)
+
+
+def array_view(values: Values) -> np.ndarray:
+    """The column as a contiguous numpy array in host memory, which is shared where the column already is one."""
+    return values if isinstance(values, np.ndarray) else values.contiguous().numpy(force=True)
 
 
 def tensor_view(array: np.ndarray) -> Tensor:

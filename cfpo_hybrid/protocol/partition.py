@@ -2,6 +2,7 @@
 
 import heapq
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,16 +25,15 @@ def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = 
 
     Example: weights [5, 4, 3, 2], two parts -> rows [0, 3] and [1, 2], 7 each.
     """
-    order = torch.argsort(weights, descending=True, stable=True)
-    if strata is not None:
-        order = order[torch.argsort(strata[order], stable=True)]
-    labels = [0] * len(weights) if strata is None else strata[order].tolist()
+    order = np.argsort(-weights.numpy(), kind="stable")
+    labels = np.zeros(len(order), dtype=np.int64) if strata is None else strata.numpy()
+    order = order[np.argsort(labels[order], kind="stable")]
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     totals = [0.0] * num_parts
     heap: list[tuple[float, int, int]] = []
     ranked: list[int] = []
     label_before: int | None = None
-    for row, weight, label in zip(order.tolist(), weights[order].tolist(), labels, strict=True):
+    for row, weight, label in zip(order.tolist(), weights.numpy()[order].tolist(), labels[order].tolist(), strict=True):
         if label != label_before:  # each stratum starts even; ties go to the part that earlier strata left lightest
             ranked = sorted(range(num_parts), key=totals.__getitem__)
             heap = [(0.0, 0, place) for place in range(num_parts)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol.batch import DataProto
-from cfpo_hybrid.protocol.columns import Values
+from cfpo_hybrid.protocol.columns import Values, array_view
 
 _MAGIC = b"CFPOBAT1"
 _ALIGNMENT = 64
@@ -36,7 +36,7 @@ def to_bytes(batch: DataProto) -> bytes:
         if isinstance(values, np.ndarray):
             objects[name] = values.tolist()
             continue
-        array = values.detach().cpu().contiguous().numpy()
+        array = array_view(values)
         tensors.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
         buffers.append(array)
         offset += _aligned(array.nbytes)

@@ -76,7 +76,7 @@ class Resharder:
                 target.copy_(_view(sources, copy.source_name, copy.source))
                 stats.bytes_local += copy.volume * target.element_size()
         if self._steps:
-            device = next(iter(destinations.values())).device
+            device = next(iter(sources.values())).device  # a rank may have nothing to receive
             _Exchange(self._steps, self._dtype, device, stats).run(sources, destinations)
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # without it the time would be that of launching the copies

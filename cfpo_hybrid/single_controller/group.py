@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, runti
 from cfpo_hybrid.errors import ConfigError, DispatchError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller.dispatch import WorkerMethod
-from cfpo_hybrid.single_controller.split import Arguments, CallPlan, plan_call
+from cfpo_hybrid.single_controller.split import Arguments, CallPlan, Replicas, plan_call
 
 Params = ParamSpec("Params")
 Collected = TypeVar("Collected")
@@ -63,6 +63,7 @@ class WorkerGroup(ABC):
                     f"workers, and both must agree"
                 )
         self.worker_class, self.role, self.world_size, self.layouts = worker_class, role, world_size, dict(layouts)
+        self._replicas = {name: Replicas.of_layout(layout) for name, layout in layouts.items()}
         self._stopped: str | None = None
 
     def run(
@@ -83,9 +84,9 @@ class WorkerGroup(ABC):
         """Begins a call and returns at once. Calls on one group run in the order in which they were started."""
         if self._stopped is not None:
             raise DispatchError(f"cannot run {method} on group '{self.role}': {self._stopped}")
-        layout = self._layout_of(method)
+        replicas = self._replicas_of(method)
         arguments = Arguments(args, kwargs).map_batches(self._share)
-        return cast(Future[Collected], self._submit(method.name, plan_call(method.rule, layout, arguments)))
+        return cast(Future[Collected], self._submit(method.name, plan_call(method.rule.mode, replicas, arguments)))
 
     @abstractmethod
     def shutdown(self) -> None:
@@ -107,13 +108,13 @@ class WorkerGroup(ABC):
     def _share(self, batch: Any) -> Any:
         """A batch whose wide columns lie where all workers reach them."""
 
-    def _layout_of(self, method: WorkerMethod[Any, Any, Any]) -> ParallelLayout:
+    def _replicas_of(self, method: WorkerMethod[Any, Any, Any]) -> Replicas:
         if not isinstance(method, WorkerMethod):
             raise DispatchError(f"{method} has no @dispatch(...), so a group cannot run it")
         if method.owner is not None and not issubclass(self.worker_class, method.owner):
             raise DispatchError(f"{method} is no method of {self.worker_class.__name__}, whose group '{self.role}' is")
         if method.rule.layout in self.layouts:
-            return self.layouts[method.rule.layout]
+            return self._replicas[method.rule.layout]
         raise DispatchError(
             f"{method} asks for the layout '{method.rule.layout}'; group '{self.role}' was made with "
             f"{', '.join(sorted(self.layouts)) or 'none'}"

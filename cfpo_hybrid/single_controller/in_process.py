@@ -87,7 +87,8 @@ class InProcessWorkerGroup(WorkerGroup):
     def _submit(self, method: str, plan: CallPlan) -> Future[Any]:
         results: dict[int, Any] = {}
         try:
-            for rank, arguments in plan.arguments.items():
+            for rank in plan.ranks:
+                arguments = plan.arguments_of(rank)
                 call = methodcaller(method, *arguments.args, **arguments.kwargs)
                 worker = self.workers[rank]
                 results[rank] = self._attempt(rank, method, lambda call=call, worker=worker: call(worker))

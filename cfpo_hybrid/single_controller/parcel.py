@@ -1,10 +1,10 @@
 """Batches between driver and Ray workers: small columns travel in the message, wide ones stay in the object store.
 
-A message is pickled once for all ranks of a replica. On the way out, the columns of a batch that lie in the object store
-become a :class:`Parcel`: which rows of which stored parts they are. The parts go along as top-level references, which
-Ray resolves on the worker's node to views of shared memory; the worker copies rows only when a column is read. On the
-way back, columns of one value a row come with the answer; wide ones stay in the store of the worker that wrote them, as
-long as it lives, and the driver gets the reference.
+A call is pickled once for all ranks, its batches whole; every rank gets its rows beside it and takes them when it reads
+a column. Columns in the object store become a :class:`Parcel`: which rows of which stored parts they are. The parts go
+along as top-level references, which Ray resolves on the worker's node to views of shared memory. On the way back,
+columns of one value a row come with the answer; wide ones stay in the store of the worker that wrote them, as long as it
+lives, and the driver gets the reference.
 """
 
 import pickle
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
-import torch
 from ray import ObjectRef, cloudpickle
 
 from cfpo_hybrid.protocol import DataProto, JsonValue
@@ -57,6 +56,21 @@ class Parcel(NamedTuple):
     meta: Mapping[str, JsonValue]
 
 
+class Message(NamedTuple):
+    """A call on its way to all ranks: pickled once, with the stored parts that its parcels refer to."""
+
+    body: "bytes | ObjectRef[bytes]"
+    parts: tuple[StoredPart, ...]
+    blocks: tuple[Block, ...]
+
+    def refs_for(self, rows: np.ndarray | None) -> list[ObjectRef | None]:
+        """The references a rank needs for its rows, None for parts that it does not: Ray need not bring those."""
+        if rows is None:
+            return [part.ref for part in self.parts]
+        needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
+        return [part.ref if id(part) in needed else None for part in self.parts]
+
+
 class BatchReply(NamedTuple):
     """A batch on its way back whose wide columns stay in the object store."""
 
@@ -78,25 +92,27 @@ def share(batch: DataProto) -> DataProto:
     return DataProto.of_blocks({**batch.deferred, **dict.fromkeys(local, block)}, len(batch), batch.widths, batch.meta)
 
 
-def pack(method: str, arguments: Arguments, answers: bool) -> tuple[Any, list[ObjectRef]]:
-    """On the driver: the message of a call, and the references that must travel beside it.
-
-    Args:
-        method: name of the worker's method.
-        arguments: with batches, shared before.
-        answers: whether the driver collects the result.
-    """
-    refs: list[ObjectRef] = []
-    packed = arguments.map_batches(lambda batch: _pack_batch(batch, refs))
-    message = _dumps((method, answers, packed.args, packed.kwargs))
-    return (message if len(message) <= INLINE_BYTES else ray.put(message)), refs
+def pack(method: str, arguments: Arguments) -> Message:
+    """On the driver: the call of a method, for all ranks; batches were shared before."""
+    parts: list[StoredPart] = []
+    blocks: list[Block] = []
+    packed = arguments.map_batches(lambda batch: _pack_batch(batch, parts, blocks))
+    body = _dumps((method, packed.args, packed.kwargs))
+    return Message(body if len(body) <= INLINE_BYTES else ray.put(body), tuple(parts), tuple(blocks))
 
 
-def unpack(message: bytes, parts: Sequence[DataProto]) -> tuple[str, bool, Arguments]:
-    """On the worker: method, whether the result is collected, and the arguments over the resolved references."""
-    method, answers, args, kwargs = pickle.loads(message)
-    named = {name: _unpack_value(value, parts) for name, value in kwargs.items()}
-    return method, answers, Arguments(tuple(_unpack_value(value, parts) for value in args), named)
+def pack_address(answers: bool, rows: np.ndarray | None) -> bytes:
+    """On the driver: what concerns one rank alone, i.e. its rows and whether its result is collected."""
+    return pickle.dumps((answers, None if rows is None else rows.tobytes()))
+
+
+def unpack(address: bytes, body: bytes, parts: Sequence[DataProto | None]) -> tuple[str, bool, Arguments]:
+    """On the worker: method, whether the result is collected, and the arguments cut to this rank's rows."""
+    answers, buffer = pickle.loads(address)
+    method, args, kwargs = pickle.loads(body)
+    rows = None if buffer is None else np.frombuffer(buffer, dtype=np.int64)
+    values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]
+    return method, answers, Arguments(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
 
 
 def pack_reply(result: Any) -> Any:
@@ -133,43 +149,44 @@ def _size(columns: Mapping[str, Any]) -> int:
     return sum(values.nbytes for values in columns.values())
 
 
-def _pack_batch(batch: DataProto, refs: list[ObjectRef]) -> Parcel | DataProto:
+def _pack_batch(batch: DataProto, parts: list[StoredPart], blocks: list[Block]) -> Parcel | DataProto:
     names_of: dict[Block, list[str]] = {}
     for name, block in batch.deferred.items():
         if all(isinstance(part, StoredPart) for part in block.parts):
             names_of.setdefault(block, []).append(name)
     if not names_of:
         return batch
+    blocks.extend(names_of)
     far = {name for names in names_of.values() for name in names}
     near = [name for name in batch.column_names if name not in far]
     return Parcel(
         local=batch.select(*near) if near else None,
-        references=tuple(_reference(block, tuple(names), refs) for block, names in names_of.items()),
+        references=tuple(_reference(block, tuple(names), parts) for block, names in names_of.items()),
         length=len(batch),
         widths=dict(batch.widths),
         meta=dict(batch.meta),
     )
 
 
-def _reference(block: Block, names: tuple[str, ...], refs: list[ObjectRef]) -> _Reference:
-    places = []
+def _reference(block: Block, names: tuple[str, ...], parts: list[StoredPart]) -> _Reference:
     for part in block.parts:
-        if isinstance(part, StoredPart):
-            if part.ref not in refs:
-                refs.append(part.ref)
-            places.append(refs.index(part.ref))
-    part_of_row = None if block.part_of_row is None else block.part_of_row.numpy()
-    return _Reference(names, tuple(places), part_of_row, block.row_in_part.numpy())
+        if isinstance(part, StoredPart) and part not in parts:
+            parts.append(part)
+    places = tuple(place for wanted in block.parts for place, part in enumerate(parts) if part is wanted)
+    return _Reference(names, places, block.part_of_row, block.row_in_part)
 
 
-def _unpack_value(value: Any, parts: Sequence[DataProto]) -> Any:
-    if not isinstance(value, Parcel):
-        return value
+def _unpack_value(value: Any, rows: np.ndarray | None, parts: Sequence[Any]) -> Any:
+    if isinstance(value, Parcel):
+        value = _unpack_parcel(value, parts)
+    return value.rows(rows) if rows is not None and isinstance(value, DataProto) else value
+
+
+def _unpack_parcel(parcel: Parcel, parts: Sequence[Any]) -> DataProto:
     blocks: dict[str, Block] = {}
-    for reference in value.references:
-        part_of_row = None if reference.part_of_row is None else torch.from_numpy(reference.part_of_row)
+    for reference in parcel.references:
         chosen = tuple(parts[place] for place in reference.places)
-        block = Block(chosen, part_of_row, torch.from_numpy(reference.row_in_part))
+        block = Block(chosen, reference.part_of_row, reference.row_in_part)
         blocks.update(dict.fromkeys(reference.names, block))
-    far = DataProto.of_blocks(blocks, value.length, value.widths, value.meta)
-    return far if value.local is None else far.with_columns(**value.local.local_columns)
+    far = DataProto.of_blocks(blocks, parcel.length, parcel.widths, parcel.meta)
+    return far if parcel.local is None else far.with_columns(**parcel.local.local_columns)

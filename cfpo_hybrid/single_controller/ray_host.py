@@ -62,11 +62,11 @@ class RayHost:
             return self._failure("__init__", error)
         return None
 
-    def execute(self, message: bytes, *parts: DataProto) -> Any:
+    def execute(self, address: bytes, body: bytes, *parts: DataProto | None) -> Any:
         """Runs the method that a message tells; ``parts`` are what the message's parcels refer to."""
         method = "a call that could not be read"
         try:
-            method, answers, whole = unpack(message, parts)
+            method, answers, whole = unpack(address, body, parts)
             result = methodcaller(method, *whole.args, **whole.kwargs)(self.worker)
             return pack_reply(result if answers else None)
         except Exception as error:  # the driver raises it as WorkerError

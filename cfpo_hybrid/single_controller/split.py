@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto, balanced_partition
 from cfpo_hybrid.protocol.partition import contiguous_partition
-from cfpo_hybrid.single_controller.dispatch import Dispatch, DispatchRule
+from cfpo_hybrid.single_controller.dispatch import Dispatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +33,69 @@ class Arguments:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """The model replicas of a layout.
+
+    Args:
+        ranks: of each replica; they receive the same rows.
+        answering: the one rank of each replica whose result is collected.
+    """
+
+    ranks: tuple[tuple[int, ...], ...]
+    answering: tuple[int, ...]
+
+    @classmethod
+    def of_layout(cls, layout: ParallelLayout) -> "Replicas":
+        """The replicas by their dp coordinate."""
+        ranks: list[list[int]] = [[] for _ in range(layout.dp)]
+        for rank in range(layout.world_size):
+            ranks[layout.coordinate(rank).dp].append(rank)
+        answering = tuple(layout.output_rank_of_dp(dp) for dp in range(layout.dp))
+        return cls(tuple(map(tuple, ranks)), answering)
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return sum(map(len, self.ranks))
+
+
+@dataclass(frozen=True, slots=True)
 class CallPlan:
     """One call on the group: who runs it with what, and whose answers count.
 
     Args:
-        arguments: by rank, for the ranks that run.
+        mode: how the method is dispatched.
+        arguments: of the call, whole; every rank that runs gets them, cut to its rows.
+        ranks: that run.
         answering: the ranks whose results are collected, in order.
-        rows: for a split, the driver's rows that each answering rank worked on.
+        rows: for a split, the driver's rows by rank.
     """
 
     mode: Dispatch
-    arguments: Mapping[int, Arguments]
+    arguments: Arguments
+    ranks: tuple[int, ...]
     answering: tuple[int, ...]
-    rows: tuple[Tensor, ...] = ()
+    rows: Mapping[int, np.ndarray]
+
+    def arguments_of(self, rank: int) -> Arguments:
+        """What that rank runs with."""
+        if rank not in self.rows:
+            return self.arguments
+        return self.arguments.map_batches(lambda batch: batch.rows(self.rows[rank]))
 
 
-def plan_call(rule: DispatchRule, layout: ParallelLayout, arguments: Arguments) -> CallPlan:
-    """Cuts the arguments of a call for the ranks that run it.
+def plan_call(mode: Dispatch, replicas: Replicas, arguments: Arguments) -> CallPlan:
+    """Decides who runs a call with which rows.
 
     Raises:
         DispatchError: a split without a batch, or with batches of different length.
     """
-    everyone = tuple(range(layout.world_size))
-    if rule.mode is Dispatch.SPLIT_BY_DP:
-        return _plan_split(layout, arguments)
-    if rule.mode is Dispatch.RANK_ZERO:
-        return CallPlan(rule.mode, {0: arguments}, (0,))
-    answering = everyone if rule.mode is Dispatch.ALL else (0,)
-    return CallPlan(rule.mode, dict.fromkeys(everyone, arguments), answering)
+    if mode is Dispatch.RANK_ZERO:
+        return CallPlan(mode, arguments, (0,), (0,), {})
+    everyone = tuple(range(replicas.world_size))
+    if mode is Dispatch.SPLIT_BY_DP:
+        return CallPlan(mode, arguments, everyone, replicas.answering, _rows_by_rank(replicas, arguments))
+    return CallPlan(mode, arguments, everyone, everyone if mode is Dispatch.ALL else (0,), {})
 
 
 def split_rows(batch: DataProto, num_parts: int) -> list[Tensor]:
@@ -83,28 +118,26 @@ def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
         return results[0]
     if not all(isinstance(result, DataProto) for result in results):
         return list(results)
-    for rank, rows, result in zip(plan.answering, plan.rows, results, strict=True):
-        if len(result) != len(rows):
+    rows = [plan.rows[rank] for rank in plan.answering]
+    for rank, given, result in zip(plan.answering, rows, results, strict=True):
+        if len(result) != len(given):
             raise DispatchError(
-                f"rank {rank} was given {len(rows)} rows and returned {len(result)}; a method that is split by dp "
+                f"rank {rank} was given {len(given)} rows and returned {len(result)}; a method that is split by dp "
                 f"returns one row for each row it was given"
             )
     metas = [dict(result.meta) for result in results]
     gathered = DataProto.concat(results, meta={"replicas": metas} if any(metas) else {})
-    return gathered.rows(torch.argsort(torch.cat(plan.rows)))
+    return gathered.rows(np.argsort(np.concatenate(rows)))
 
 
-def _plan_split(layout: ParallelLayout, arguments: Arguments) -> CallPlan:
+def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndarray]:
     batches = arguments.batches()
     lengths = {len(batch) for batch in batches}
     if len(lengths) != 1:
         raise DispatchError(
             f"a call that is split by dp needs batches of one length among its arguments; got lengths {sorted(lengths)}"
         )
-    rows = split_rows(batches[0], layout.dp)
-    by_rank: dict[int, Arguments] = {}
-    for dp, chosen in enumerate(rows):
-        share = arguments.map_batches(lambda batch, chosen=chosen: batch.rows(chosen))
-        by_rank.update(dict.fromkeys(layout.ranks_of_dp(dp), share))
-    answering = tuple(layout.output_rank_of_dp(dp) for dp in range(layout.dp))
-    return CallPlan(Dispatch.SPLIT_BY_DP, by_rank, answering, tuple(rows))
+    rows: dict[int, np.ndarray] = {}
+    for chosen, ranks in zip(split_rows(batches[0], len(replicas.ranks)), replicas.ranks, strict=True):
+        rows.update(dict.fromkeys(ranks, chosen.numpy()))
+    return rows

@@ -59,7 +59,7 @@ class _CudaCallsOnCpu(TorchFunctionMode):
         if func is Tensor.cuda:
             return args[0]
         if func is Tensor.type and len(args) == 1 and not kwargs:
-            return func(*args).replace("torch.", "torch.cuda.")
+            return f"torch.cuda.{func(*args).rpartition('.')[2]}"
         if kwargs and kwargs.get("device") == "cuda":
             return func(*args, **{**kwargs, "device": CPU})
         return func(*args, **(kwargs or {}))

@@ -1,7 +1,9 @@
 """AdamW on fp32 master weights by Megatron-core's (distributed) optimizer, and the learning rate of each step."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,14 @@ class LearningRate:
         return self.peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning that the distributed optimizer's fp32 masters, views of the weights, are no leaves."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        yield
+
+
 class PolicyOptimizer:
     """Steps, and counts steps.
 
@@ -85,7 +95,8 @@ class PolicyOptimizer:
     def zero_grad(self) -> None:
         """Clears the gradient buffers before the first micro-batch."""
         self.model.zero_grad_buffer()
-        self.megatron.zero_grad()
+        with _quiet():
+            self.megatron.zero_grad()
 
     def step(self) -> dict[str, float]:
         """Clips and steps once; the gradients must be final.
@@ -99,8 +110,9 @@ class PolicyOptimizer:
         learning_rate = self.learning_rate.at(self.steps_taken)
         for group in self.megatron.param_groups:
             group["lr"] = learning_rate
-        self.megatron.prepare_grads()
-        grad_norm = float(self.megatron.get_grad_norm())
+        with _quiet():
+            self.megatron.prepare_grads()
+            grad_norm = float(self.megatron.get_grad_norm())
         if not math.isfinite(grad_norm):
             raise NumericsError(
                 f"the gradient norm of optimizer step {self.steps_taken} is {grad_norm}; the weights are those before "

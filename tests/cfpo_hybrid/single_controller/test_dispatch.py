@@ -10,8 +10,7 @@ from cfpo_hybrid.errors import ConfigError, DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, InProcessWorkerGroup, WorkerMethod, dispatch
-from cfpo_hybrid.single_controller.dispatch import DispatchRule
-from cfpo_hybrid.single_controller.split import Arguments, plan_call, split_rows
+from cfpo_hybrid.single_controller.split import Arguments, Replicas, plan_call, split_rows
 
 
 def make_batch(rows: int = 6) -> DataProto:
@@ -73,9 +72,11 @@ def test_split_is_contiguous_before_generation_and_even_in_tokens_after_it():
 
 def test_peers_of_a_replica_get_the_same_arguments_and_every_dp_rank_runs_even_without_rows():
     layout = ParallelLayout(dp=2, pp=2, tp=2)
-    plan = plan_call(DispatchRule(Dispatch.SPLIT_BY_DP, "train"), layout, Arguments((make_batch(1), 3), {}))
-    assert plan.arguments[0] is plan.arguments[1] is plan.arguments[4] is plan.arguments[5]
-    assert plan.arguments[2] is plan.arguments[7] and len(plan.arguments[2].args[0]) == 0
+    plan = plan_call(Dispatch.SPLIT_BY_DP, Replicas.of_layout(layout), Arguments((make_batch(1), 3), {}))
+    assert plan.ranks == tuple(range(8))
+    assert plan.rows[0] is plan.rows[1] is plan.rows[4] is plan.rows[5]
+    assert plan.rows[2] is plan.rows[7] and len(plan.rows[2]) == 0
+    assert len(plan.arguments_of(0).args[0]) == 1 and len(plan.arguments_of(2).args[0]) == 0
     assert plan.answering == (4, 6)  # last pipeline stage, first tensor-parallel rank
 
 

@@ -62,6 +62,8 @@ BROKEN = {
         ["32 + data.max_response_length=100 = 132 tokens, but the model has 128 positions", "can have 96"],
     ),
     "decoding room": (["rollout.max_num_batched_tokens=8"], ["less than rollout.max_num_seqs=256"]),
+    "validation files": (["trainer.val_every=5"], ["data.val_files names no problems"]),
+    "validation samples": (["trainer.val_samples=4"], ["would all be equal", "trainer.val_temperature above 0"]),
     "advantage": (["algorithm.advantage=grpo_nostd"], ["did you mean 'grpo_no_std'"]),
     "aggregation": (["algorithm.loss_aggregation=token-mean"], ["did you mean 'token_mean'", "seq_mean_token_sum"]),
     "estimator": (["algorithm.kl_estimator=k4"], ["known: k1, k2, k3"]),

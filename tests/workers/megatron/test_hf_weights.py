@@ -12,10 +12,9 @@ from resharding_world import distinct_tensors, megatron_world, shards_of, small_
 from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
 from workers.megatron.hf_weights import export_hf, load_hf
@@ -109,7 +108,7 @@ def test_round_trip_through_four_processes(tmp_path, layout):
     shape = small_shape(num_layers=4, tied_embeddings=layout.pp > 1)
     tensors = distinct_tensors(shape)
     source, out = write_source(tmp_path / "source", tensors), tmp_path / "out"
-    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000)
+    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000, timeout=300)
     found = read_folder(out)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
@@ -121,7 +120,8 @@ def test_round_trip_through_four_processes(tmp_path, layout):
 
 
 def test_an_exported_folder_opens_in_transformers(tmp_path):
-    from cfpo_hybrid.models import load_hf_config, model_shape
+    # Not at the top: the processes of the test above import this module too, and transformers takes seconds.
+    from transformers import AutoModelForCausalLM
 
     source, out = tmp_path / "source", tmp_path / "out"
     model = save_tiny_model(source, "llama", tie_word_embeddings=True)

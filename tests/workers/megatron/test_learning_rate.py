@@ -1,5 +1,7 @@
 """The learning rate of each optimizer step."""
 
+import itertools
+
 import pytest
 
 from cfpo_hybrid.errors import ConfigError
@@ -25,7 +27,7 @@ def test_cosine() -> None:
     found = rates(schedule="cosine", warmup_ratio=0.2, min_lr_ratio=0.1)
     assert found[:3] == [1.0, 2.0, 2.0]
     assert found[6] == pytest.approx(1.1)
-    assert all(later < earlier for earlier, later in zip(found[2:], found[3:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[2:]))
 
 
 def test_beyond_the_end_stays_at_the_floor() -> None:

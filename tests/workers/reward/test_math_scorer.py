@@ -162,7 +162,6 @@ def test_hostile_answers_score_zero_and_the_pool_lives_on():
         "{" * 40_000 + "}" * 40_000,
         "1+" * 40_000 + "1",
         r"\sqrt{" * 5_000 + "}" * 5_000,
-        "9!!!!!!",
     ]
     try:
         scores = scorer.score([response("x+1", answer) for answer in hostile])

@@ -77,5 +77,21 @@ def sequence_length(config: Config, shape: ModelShape) -> Iterator[Problem]:
     )
 
 
-RULES = (mini_batches, groups, full_softmax, decoding_room)
+def validation(config: Config) -> Iterator[Problem]:
+    """Validation has problems to look at, and several samples of one only where they can differ."""
+    trainer = config.trainer
+    if trainer.val_every > 0 and not config.data.val_files:
+        yield Problem(
+            ("trainer.val_every", "data.val_files"),
+            f"trainer.val_every={trainer.val_every}, but data.val_files names no problems; name a file or set it to 0",
+        )
+    if trainer.val_samples > 1 and trainer.val_temperature == 0:
+        yield Problem(
+            ("trainer.val_samples", "trainer.val_temperature"),
+            f"trainer.val_samples={trainer.val_samples} greedy responses would all be equal; set "
+            "trainer.val_temperature above 0 (the CFPO paper has 0.6) or trainer.val_samples=1",
+        )
+
+
+RULES = (mini_batches, groups, full_softmax, decoding_room, validation)
 MODEL_RULES = (sequence_length,)

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+PRELOADED = ["megatron.core.distributed", "megatron.core.models.gpt", "megatron.core.optimizer", "transformers"]
+"""Slow to import: a server does it once for all tests, and every rank is forked from it."""
+
 
 def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
     """``function(*args)`` on every rank of a gloo world; the results by rank.
@@ -28,7 +31,8 @@ def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout:
     Raises:
         AssertionError: a rank raised, died or was too slow; the first failing rank's traceback is the message.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(world_size):

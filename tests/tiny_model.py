@@ -1,10 +1,12 @@
 """Random Hugging Face models of a few thousand parameters for tests."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SIZES: dict[str, Any] = {
     "hidden_size": 128,  # vLLM on a CPU wants head sizes of at least 32
@@ -18,8 +20,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def tiny_model(family: str = "qwen2", seed: int = 0, **sizes: Any) -> PreTrainedModel:
+def tiny_model(family: str = "qwen2", seed: int = 0, **sizes: Any) -> "PreTrainedModel":
     """A random model in fp32 whose biases and norms are random too, so that a forgotten one shows."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # seconds; not every process that sees this file needs it
+
     config = AutoConfig.for_model(family, **{**SIZES, **sizes})
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -30,7 +34,7 @@ def tiny_model(family: str = "qwen2", seed: int = 0, **sizes: Any) -> PreTrained
     return model
 
 
-def save_tiny_model(folder: Path, family: str = "qwen2", seed: int = 0, **sizes: Any) -> PreTrainedModel:
+def save_tiny_model(folder: Path, family: str = "qwen2", seed: int = 0, **sizes: Any) -> "PreTrainedModel":
     """Writes one as safetensors with its config.json, and returns it."""
     model = tiny_model(family, seed, **sizes)
     model.save_pretrained(folder)

@@ -18,7 +18,7 @@ from trainer.jsonl import write_jsonl
 from trainer.pass_at_k import pass_at_k, powers_up_to
 from trainer.ray_cluster import ray_cluster
 from trainer.saved_model import saved_model
-from trainer.session import resolve_device, start_graders
+from trainer.session import absolute_model, resolve_device, start_graders
 from trainer.validation import Evaluation, evaluate_prompts
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.generation_worker import GenerationWorker
@@ -36,7 +36,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     Raises:
         UserError: a model or files that cannot be used; nothing has been started.
     """
-    model = ModelConfig(path=saved_model(options.model))
+    model = absolute_model(ModelConfig(path=saved_model(options.model)))
     prompts = _prompts(options, model)
     answers = _answer(options, model, prompts)
     scores = _scores(answers)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
 from workers.reports import SyncReport, UpdateRecord
 from workers.reward.reward_worker import RewardWorker
+from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
 
@@ -130,10 +132,22 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def absolute_model(model: ModelConfig) -> ModelConfig:
+    """The model with a local path made absolute: workers on a cluster start in folders of their own."""
+    path = Path(model.path)
+    return replace(model, path=str(path.absolute())) if path.exists() else model
+
+
+def absolute_reward(reward: RewardConfig) -> RewardConfig:
+    """The reward with the path of a user's file made absolute."""
+    own = find_reward(reward.name)
+    return reward if own is None else replace(reward, name=f"{own.path}:{own.name}")
+
+
 def hybrid_settings(config: Config) -> HybridSettings:
     """What the hybrid workers need to know of a configuration."""
     return HybridSettings(
-        model=config.model,
+        model=absolute_model(config.model),
         actor=config.actor,
         rollout=config.rollout,
         algorithm=config.algorithm,
@@ -190,7 +204,7 @@ def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
     """One reward worker on the driver's side of the cluster; its own processes do the grading."""
     return RayWorkerGroup.create(
         RewardWorker,
-        args=(model, reward),
+        args=(absolute_model(model), absolute_reward(reward)),
         pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),
         layouts={"reward": ParallelLayout()},
         role="reward",

@@ -90,7 +90,7 @@ class Block:
         for index, source in enumerate(sources):
             positions = np.flatnonzero(self.part_of_row == index)
             chosen = _take_rows(source, self.row_in_part[positions])
-            result[torch.from_numpy(positions), : source.shape[1]] = chosen
+            result[torch.from_numpy(positions), : source.shape[1]] = torch.as_tensor(chosen)
         return result
 
 

@@ -103,14 +103,13 @@ def pack(method: str, arguments: Arguments) -> Message:
 
 def pack_address(answers: bool, rows: np.ndarray | None) -> bytes:
     """On the driver: what concerns one rank alone, i.e. its rows and whether its result is collected."""
-    return pickle.dumps((answers, None if rows is None else rows.tobytes()))
+    return pickle.dumps((answers, rows), protocol=5)
 
 
 def unpack(address: bytes, body: bytes, parts: Sequence[DataProto | None]) -> tuple[str, bool, Arguments]:
     """On the worker: method, whether the result is collected, and the arguments cut to this rank's rows."""
-    answers, buffer = pickle.loads(address)
+    answers, rows = pickle.loads(address)
     method, args, kwargs = pickle.loads(body)
-    rows = None if buffer is None else np.frombuffer(buffer, dtype=np.int64)
     values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]
     return method, answers, Arguments(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
 

@@ -26,9 +26,9 @@ class Fault(StrEnum):
 
 
 FAULT_SHARES: dict[int, dict[Fault, float]] = {
-    1: {Fault.FORGOTTEN_CARRY: 0.42, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
-    2: {Fault.FORGOTTEN_CARRY: 0.56, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
-    3: {Fault.FORGOTTEN_CARRY: 0.56, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+    1: {Fault.FORGOTTEN_CARRY: 0.32, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+    2: {Fault.FORGOTTEN_CARRY: 0.54, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
+    3: {Fault.FORGOTTEN_CARRY: 0.54, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
 }
 """Shares of faulty solutions in the base model's warm-up, by level; the rest is clean.
 

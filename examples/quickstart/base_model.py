@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from char_tokenizer import END, END_ID, PAD_ID
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
@@ -50,8 +51,8 @@ def build_model(size: ModelSize, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
             max_position_embeddings=size.max_positions,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=END_ID,
+            pad_token_id=PAD_ID,
         )
     )
 
@@ -96,9 +97,7 @@ def encode_examples(tokenizer: Qwen2Tokenizer, examples: Sequence[Example]) -> t
     """
     chats = [[{"role": "user", "content": problem}] for problem, _ in examples]
     prompts = [str(text) for text in tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)]
-    texts = [
-        prompt + solution + str(tokenizer.eos_token) for prompt, (_, solution) in zip(prompts, examples, strict=True)
-    ]
+    texts = [prompt + solution + END for prompt, (_, solution) in zip(prompts, examples, strict=True)]
     prompt_lengths = torch.tensor([len(ids) for ids in tokenizer(prompts)["input_ids"]])
     encoded = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     inputs, real = encoded["input_ids"], encoded["attention_mask"].bool()
@@ -116,7 +115,7 @@ def answer_problems(
     encoded = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     with torch.inference_mode():
-        ids = model.generate(**encoded, max_new_tokens=64, **how)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        ids = model.generate(**encoded, max_new_tokens=64, **how)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     return tokenizer.batch_decode(ids[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
 
 

@@ -7,7 +7,7 @@ A character outside ASCII becomes one token a byte.
 from tokenizers import pre_tokenizers
 from transformers import Qwen2Tokenizer
 
-PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END = (
+SPECIAL_TOKENS = PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END = (
     "<|pad|>",
     "<|unknown|>",
     "<|system|>",
@@ -15,7 +15,8 @@ PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END = (
     "<|assistant|>",
     "<|end|>",
 )
-"""Special tokens; a role costs one token, not its letters."""
+"""Their ids are their places; a role costs one token, not its letters."""
+PAD_ID, END_ID = SPECIAL_TOKENS.index(PAD), SPECIAL_TOKENS.index(END)
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -32,10 +33,10 @@ def build_char_tokenizer(max_positions: int) -> Qwen2Tokenizer:
     Args:
         max_positions: the longest sequence of its model.
     """
-    special = [PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END]
-    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     return Qwen2Tokenizer(
-        vocab={token: index for index, token in enumerate([*special, *bytes_])},
+        vocab={
+            token: index for index, token in enumerate([*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())])
+        },
         merges=[],
         pad_token=PAD,
         unk_token=UNKNOWN,

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.config.problem import Problem, one_of
+from cfpo_hybrid.errors import RewardError
+from trainer.config.problem import Problem
 from trainer.config.root import Config
 from trainer.data.inspect import inspect_files
-
-REWARDS = ("math",)
+from workers.reward.user_function import find_reward
 
 
 def data_files(config: Config) -> Iterator[Problem]:
@@ -16,15 +16,11 @@ def data_files(config: Config) -> Iterator[Problem]:
 
 
 def reward(config: Config) -> Iterator[Problem]:
-    """A built-in reward, or ``path/to/file.py:function`` with a file that exists."""
-    key, name = "reward.name", config.reward.name
-    file, colon, function = name.rpartition(":")
-    if not colon:
-        yield from one_of(key, name, (*REWARDS, "path/to/file.py:function"))
-    elif not Path(file).is_file():
-        yield Problem((key,), f"{key}={name}: there is no file '{file}'; name one as path/to/file.py:function")
-    elif not function.isidentifier():
-        yield Problem((key,), f"{key}={name}: '{function}' is no function name; write path/to/file.py:function")
+    """A built-in reward, or ``path/to/file.py:function`` with a file that defines it."""
+    try:
+        find_reward(config.reward.name)
+    except RewardError as error:
+        yield Problem(("reward.name",), str(error))
 
 
 def resume(config: Config) -> Iterator[Problem]:

@@ -1,0 +1,89 @@
+"""The order of waking and sleeping around a reshard, with fakes in the places of the engines."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cfpo_hybrid.errors import ReshardError
+from cfpo_hybrid.resharding import ReshardStats
+from workers.weight_sync import WeightSync
+
+
+class Recorder:
+    """Stands for both engines and the receiver, and writes down what it is asked to do."""
+
+    dtype = torch.float32
+
+    def __init__(self, engine_offset: float = 0.0) -> None:
+        self.calls: list[str] = []
+        self.offset = engine_offset
+
+    def onload(self, *, training: bool) -> None:
+        self.calls.append(f"policy.onload(training={training})")
+
+    def offload(self) -> None:
+        self.calls.append("policy.offload")
+
+    def wake_weights(self) -> None:
+        self.calls.append("engine.wake_weights")
+
+    def wake_kv_cache(self) -> None:
+        self.calls.append("engine.wake_kv_cache")
+
+    def finish_update(self) -> None:
+        self.calls.append("engine.finish_update")
+
+    def receive(self) -> ReshardStats:
+        self.calls.append("receive")
+        return ReshardStats(bytes_local=12, bytes_received=4)
+
+    def of_policy(self, policy: object) -> torch.Tensor:
+        self.calls.append("probe policy")
+        return torch.zeros(2, 3)
+
+    def of_engine(self, engine: object) -> torch.Tensor:
+        self.calls.append("probe engine")
+        return torch.full((2, 3), self.offset)
+
+
+@pytest.fixture(autouse=True)
+def world_of_one(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def make_sync(recorder: Recorder, probe_every: int = 2) -> WeightSync:
+    sync = WeightSync.__new__(WeightSync)
+    sync.policy, sync.engine, sync.receiver, sync.probe = recorder, recorder, recorder, recorder  # pyright: ignore
+    sync.probe_every, sync.tolerance, sync.syncs = probe_every, 1e-4, 0
+    return sync
+
+
+def test_weights_wake_first_and_the_cache_last():
+    recorder = Recorder()
+    report = make_sync(recorder).run(policy_version=7)
+    assert recorder.calls == [
+        "policy.onload(training=False)",
+        "engine.wake_weights",
+        "receive",
+        "engine.finish_update",
+        "probe policy",
+        "policy.offload",
+        "engine.wake_kv_cache",
+        "probe engine",
+    ]
+    assert (report.policy_version, report.bytes_total, report.bytes_moved) == (7, 16, 4)
+    assert report.probe_difference == 0.0
+
+
+def test_the_probe_is_due_at_first_and_every_so_often():
+    sync = make_sync(Recorder(), probe_every=2)
+    assert [sync.run(version).probe_difference is not None for version in range(5)] == [True, False, True, False, True]
+    only_first = make_sync(Recorder(), probe_every=0)
+    assert [only_first.run(version).probe_difference is not None for version in range(3)] == [True, False, False]
+
+
+def test_engines_that_disagree_stop_the_run():
+    with pytest.raises(ReshardError, match=r"differ by 0\.01 nats"):
+        make_sync(Recorder(engine_offset=0.01)).run(policy_version=0)

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PRELOADED = ["megatron.core.distributed", "megatron.core.models.gpt", "megatron.core.optimizer", "transformers"]
+PRELOADED = [
+    "megatron.core.distributed",
+    "megatron.core.models.gpt",
+    "megatron.core.optimizer",
+    "tensordict",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+]
 """Slow to import: a server does it once for all tests, and every rank is forked from it."""
 
 

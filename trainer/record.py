@@ -21,7 +21,6 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         **length_metrics(batch["response_lengths"], batch["truncated"]),
         **_counters(report.reward_meta),
         **average_updates([update.metrics for update in report.updates]),
-        **_engine_gap(report.log_prob_meta),
         **throughput_metrics(tokens, len(batch), stage_seconds["time/step"]),
         **stage_seconds,
         "reshard/seconds": sync.seconds,
@@ -37,11 +36,3 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
 def _counters(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     names = {name for counters in replicas for name in counters}
     return {name: float(sum(counters.get(name, 0) for counters in replicas)) for name in sorted(names)}
-
-
-def _engine_gap(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    tokens = sum(gap["gap_tokens"] for gap in replicas)
-    return {
-        "rollout/log_prob_diff_mean": sum(gap["gap_sum"] for gap in replicas) / max(tokens, 1.0),
-        "rollout/log_prob_diff_max": max(gap["gap_max"] for gap in replicas),
-    }

@@ -34,7 +34,6 @@ class StepReport:
         step: the rollout step, counted from 0.
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
         reward_meta: counters of each reward worker.
-        log_prob_meta: how far the engines disagree, of each model replica.
         updates: each optimizer step.
         sync: the reshard at the end.
     """
@@ -42,29 +41,8 @@ class StepReport:
     step: int
     batch: DataProto
     reward_meta: list[dict[str, Any]]
-    log_prob_meta: list[dict[str, Any]]
     updates: list[UpdateRecord]
     sync: SyncReport
-
-    @classmethod
-    def of(
-        cls,
-        step: int,
-        batch: DataProto,
-        rewards: DataProto,
-        log_probs: DataProto,
-        updates: list[UpdateRecord],
-        sync: SyncReport,
-    ) -> "StepReport":
-        """The report of a step, with what the replicas said beside their answers."""
-        return cls(
-            step=step,
-            batch=batch,
-            reward_meta=replica_meta(rewards),
-            log_prob_meta=replica_meta(log_probs),
-            updates=updates,
-            sync=sync,
-        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,6 +67,13 @@ class Session:
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
         """Adds the time of a block to a stage."""
         return self.timer.timed
+
+    @property
+    def needs_log_probs(self) -> bool:
+        """Whether step 4 has something to add: the only optimizer step of a rollout trains the policy that sampled, so its
+        ratio is 1 without a pass for old_log_probs.
+        """
+        return self.config.updates_per_step > 1 or self.config.algorithm.kl_coef > 0
 
     @property
     def sampling(self) -> SamplingSettings:

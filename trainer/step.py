@@ -2,7 +2,7 @@
 
 from cfpo_hybrid.algorithms.advantage import compute_advantages
 from trainer.mini_batches import assign_mini_batches
-from trainer.session import Session, StepReport
+from trainer.session import Session, StepReport, replica_meta
 from workers.hybrid_worker import HybridWorker
 from workers.reward.reward_worker import RewardWorker
 
@@ -17,9 +17,9 @@ def train_step(session: Session, step: int) -> StepReport:
     with timed("reward"):  # 3
         rewards = session.graders.run(RewardWorker.score, batch)
         batch = batch.merge(rewards)
-    with timed("old_log_probs"):  # 4
-        log_probs = actors.run(HybridWorker.compute_log_probs, batch)
-        batch = batch.merge(log_probs)
+    if session.needs_log_probs:
+        with timed("old_log_probs"):  # 4
+            batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
     with timed("advantages"):  # 5
         advantages = compute_advantages(config.algorithm.advantage, batch["rewards"], batch["group_ids"])
         mini_batch = assign_mini_batches(batch["group_ids"], config.algorithm.batch_ratio, config.trainer.seed, step)
@@ -28,4 +28,5 @@ def train_step(session: Session, step: int) -> StepReport:
         updates = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
-    return StepReport.of(step, batch, rewards, log_probs, updates, sync)  # 8 is in trainer/loop.py
+    # 8 is TrainingLoop's
+    return StepReport(step=step, batch=batch, reward_meta=replica_meta(rewards), updates=updates, sync=sync)

@@ -24,7 +24,9 @@ class MegatronConfig:
     """How Megatron-core lays the model out over ranks."""
 
     tensor_parallel_size: int = 1
+    """Ranks that share each layer."""
     pipeline_parallel_size: int = 1
+    """Stages that the layers are divided into."""
     context_parallel_size: int = 1
     """Only 1 is supported; the key is reserved."""
     sequence_parallel: bool = False
@@ -46,9 +48,13 @@ class OptimizerConfig:
     """AdamW, gradient clipping and the learning-rate schedule (counted in optimizer steps)."""
 
     adam_beta1: float = 0.9
+    """Decay of AdamW's mean of gradients."""
     adam_beta2: float = 0.999
+    """Decay of AdamW's mean of squared gradients."""
     adam_eps: float = 1e-8
+    """Added to AdamW's denominator."""
     weight_decay: float = 0.0
+    """Decoupled weight decay; not applied to biases and norms."""
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     schedule: str = "constant"
@@ -64,6 +70,7 @@ class ActorConfig:
     """The policy in training."""
 
     lr: float = 1e-6
+    """Peak learning rate."""
     micro_batch_tokens: int = 16384
     """Tokens (prompt and response) packed into one micro-batch, per dp rank; a longer sequence gets one of its own."""
     dtype: str = "auto"
@@ -83,10 +90,13 @@ class RolloutConfig:
     group_size: int = 8
     """Responses sampled for each prompt."""
     temperature: float = 1.0
+    """Sampling temperature in training; the actor's log-probs are taken at the same one."""
     top_p: float = 1.0
     """Must be 1 in training: truncated sampling has no full-softmax log-probs."""
     top_k: int = -1
+    """Must be -1 (all tokens) in training, as top_p."""
     tensor_parallel_size: int = 1
+    """Ranks of one vLLM replica; may differ from the training's."""
     dtype: str = "auto"
     """"float32", "bfloat16" or "auto": the actor's."""
     gpu_memory_utilization: float = 0.6
@@ -96,8 +106,11 @@ class RolloutConfig:
     max_num_seqs: int = 256
     """Most sequences decoded at one time, per replica."""
     max_num_batched_tokens: int = 8192
+    """Most tokens in one forward pass of vLLM, per replica."""
     enable_prefix_caching: bool = True
+    """Shares the keys and values of a prompt among its group; dropped at every reshard."""
     enforce_eager: bool = False
+    """Turns vLLM's CUDA graphs and compilation off (GPU only; always so on a CPU)."""
     load_format: str = "direct"
     """"direct" writes shards into vLLM's parameters; "load_weights" hands full tensors to vLLM's own loader."""
     bucket_bytes: int = 64 * 1024 * 1024
@@ -115,6 +128,7 @@ class RewardConfig:
     name: str = "math"
     """"math", or "path/to/file.py:function" of the user's own."""
     num_processes: int = 2
+    """Grader processes."""
     timeout_seconds: float = 5.0
     """For one answer; after it the process is killed and the answer scores 0."""
     max_answer_chars: int = 4096
@@ -126,6 +140,7 @@ class AlgorithmConfig:
     """Advantages, off-policy pressure, KL and aggregation."""
 
     advantage: str = "grpo"
+    """grpo (equation 9), grpo_no_std, or rloo (equation 10)."""
     iterations: int = 1
     """Passes over each rollout batch."""
     batch_ratio: int = 1
@@ -135,6 +150,7 @@ class AlgorithmConfig:
     kl_estimator: str = "k3"
     """"k1", "k2" or "k3"."""
     entropy_coef: float = 0.0
+    """Weight of the policy's entropy in what is maximised."""
     loss_aggregation: str = "seq_mean_token_mean"
     """"seq_mean_token_mean" (equation 8 of the paper), "token_mean" or "seq_mean_token_sum"."""
 
@@ -144,6 +160,7 @@ class PolicyLossConfig:
     """Which policy loss, and where user losses come from; further keys are the chosen loss's own knobs."""
 
     name: str = "cfpo"
+    """cfpo, clip, dual_clip, or a plugin's."""
     plugins: list[str] = field(default_factory=list)
     """Importable modules or paths of Python files to load in every process."""
     knobs: dict[str, Any] = field(default_factory=dict)

@@ -13,7 +13,6 @@ from pathlib import Path
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
-from workers.log_prob_gap import log_prob_gap
 from workers.process import join_process_group, leave_process_group
 from workers.reports import SyncReport, UpdateRecord
 from workers.rollout.engine import SamplingSettings
@@ -80,26 +79,27 @@ class HybridWorker:
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs where KL is on.
-
-        The metadata say how far the two engines disagree on the sampled tokens.
-        """
+        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs where KL is on."""
         self._start_training()
         answer = self.policy.log_probs(batch)
         if self.settings.algorithm.kl_coef:
             answer = answer.merge(self.policy.ref_log_probs(batch))
-        return answer.with_meta(**log_prob_gap(batch, answer["old_log_probs"]))
+        return answer
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def update_policy(self, batch: DataProto) -> list[UpdateRecord]:
-        """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks."""
+        """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks.
+
+        A single optimizer step is on-policy: the batch may then lack old_log_probs, whose place its own log-probs take.
+        """
         self._start_training()
         algorithm = self.settings.algorithm
+        on_policy = algorithm.iterations * algorithm.batch_ratio == 1
         mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
         records = []
         for iteration in range(algorithm.iterations):
             for index, mini_batch in enumerate(mini_batches):
-                metrics = self.policy.update(mini_batch, self.objective)
+                metrics = self.policy.update(mini_batch, self.objective, on_policy=on_policy)
                 records.append(UpdateRecord(iteration, index, metrics))
         self.policy_version += 1
         return records

@@ -1,11 +1,10 @@
 """DataProto, the batch that every stage reads and writes: columns by name, checked against the schema, frozen."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from cfpo_hybrid.errors import BatchError
@@ -22,6 +21,9 @@ from cfpo_hybrid.protocol.columns import (
     padded_axis,
     tensor_view,
 )
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 
 class DataProto:
@@ -97,8 +99,10 @@ class DataProto:
         return self._local
 
     @property
-    def tensors(self) -> TensorDict:
+    def tensors(self) -> "TensorDict":
         """All tensor columns as a TensorDict of batch size ``[len(self)]``."""
+        from tensordict import TensorDict  # here: its import takes as long as torch's, in every worker
+
         names = [name for name in self.column_names if column_of(name).dtype is not object]
         return TensorDict({name: self[name] for name in names}, batch_size=[self._length])
 

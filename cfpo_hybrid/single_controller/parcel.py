@@ -56,19 +56,27 @@ class Parcel(NamedTuple):
     meta: Mapping[str, JsonValue]
 
 
-class Message(NamedTuple):
-    """A call on its way to all ranks: pickled once, with the stored parts that its parcels refer to."""
+class Call(NamedTuple):
+    """A call on its way to all ranks: its body pickled once, and the stored parts that its parcels refer to."""
 
     body: "bytes | ObjectRef[bytes]"
     parts: tuple[StoredPart, ...]
     blocks: tuple[Block, ...]
 
-    def refs_for(self, rows: np.ndarray | None) -> list[ObjectRef | None]:
-        """The references a rank needs for its rows, None for parts that it does not: Ray need not bring those."""
-        if rows is None:
-            return [part.ref for part in self.parts]
-        needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
-        return [part.ref if id(part) in needed else None for part in self.parts]
+    def arguments_for(self, rows: np.ndarray | None, answers: bool) -> list[Any]:
+        """What Ray is to carry to one rank: the message, the body where it is large, and the references.
+
+        Args:
+            rows: that the rank works on, None for all; parts that they do not touch are left out, None in their place.
+            answers: whether the driver collects the rank's result.
+        """
+        inline = isinstance(self.body, bytes)
+        message = pickle.dumps((answers, rows, self.body if inline else None), protocol=5)
+        refs: list[Any] = [part.ref for part in self.parts]
+        if rows is not None and self.parts:
+            needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
+            refs = [part.ref if id(part) in needed else None for part in self.parts]
+        return [message, *refs] if inline else [message, self.body, *refs]
 
 
 class BatchReply(NamedTuple):
@@ -92,23 +100,24 @@ def share(batch: DataProto) -> DataProto:
     return DataProto.of_blocks({**batch.deferred, **dict.fromkeys(local, block)}, len(batch), batch.widths, batch.meta)
 
 
-def pack(method: str, arguments: Arguments) -> Message:
+def pack(method: str, arguments: Arguments) -> Call:
     """On the driver: the call of a method, for all ranks; batches were shared before."""
     parts: list[StoredPart] = []
     blocks: list[Block] = []
     packed = arguments.map_batches(lambda batch: _pack_batch(batch, parts, blocks))
     body = _dumps((method, packed.args, packed.kwargs))
-    return Message(body if len(body) <= INLINE_BYTES else ray.put(body), tuple(parts), tuple(blocks))
+    return Call(body if len(body) <= INLINE_BYTES else ray.put(body), tuple(parts), tuple(blocks))
 
 
-def pack_address(answers: bool, rows: np.ndarray | None) -> bytes:
-    """On the driver: what concerns one rank alone, i.e. its rows and whether its result is collected."""
-    return pickle.dumps((answers, rows), protocol=5)
+def unpack(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
+    """On the worker: method, whether the result is collected, and the arguments cut to this rank's rows.
 
-
-def unpack(address: bytes, body: bytes, parts: Sequence[DataProto | None]) -> tuple[str, bool, Arguments]:
-    """On the worker: method, whether the result is collected, and the arguments cut to this rank's rows."""
-    answers, rows = pickle.loads(address)
+    Args:
+        message: see :meth:`Call.arguments_for`.
+        beside: what Ray made of the references.
+    """
+    answers, rows, inline = pickle.loads(message)
+    body, parts = (beside[0], beside[1:]) if inline is None else (inline, beside)
     method, args, kwargs = pickle.loads(body)
     values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]
     return method, answers, Arguments(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))

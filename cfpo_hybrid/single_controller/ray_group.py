@@ -18,7 +18,7 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller.context import WorkerContext
 from cfpo_hybrid.single_controller.failures import Failure, worker_error
 from cfpo_hybrid.single_controller.group import Future, WorkerGroup
-from cfpo_hybrid.single_controller.parcel import pack, pack_address, share, unpack_reply
+from cfpo_hybrid.single_controller.parcel import pack, share, unpack_reply
 from cfpo_hybrid.single_controller.ray_host import Place, RayHost
 from cfpo_hybrid.single_controller.ray_resources import node_of, reserve
 from cfpo_hybrid.single_controller.resources import ResourcePool
@@ -161,12 +161,11 @@ class RayWorkerGroup(WorkerGroup):
         return share(batch)
 
     def _submit(self, method: str, plan: CallPlan) -> Future[Any]:
-        message = pack(method, plan.arguments)
+        call = pack(method, plan.arguments)
         replies: dict[int, ObjectRef] = {}
         for rank in plan.ranks:
-            rows = plan.rows.get(rank)
-            address = pack_address(rank in plan.answering, rows)
-            replies[rank] = self.hosts[rank].execute.remote(address, message.body, *message.refs_for(rows))
+            carried = call.arguments_for(plan.rows.get(rank), answers=rank in plan.answering)
+            replies[rank] = self.hosts[rank].execute.remote(*carried)
         return _RayFuture(self, self._begin(method, replies), plan)
 
     def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _Call:

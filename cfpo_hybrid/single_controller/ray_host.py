@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 
-from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller.context import WorkerContext, free_port
 from cfpo_hybrid.single_controller.failures import Failure
 from cfpo_hybrid.single_controller.group import Closable
@@ -62,11 +61,11 @@ class RayHost:
             return self._failure("__init__", error)
         return None
 
-    def execute(self, address: bytes, body: bytes, *parts: DataProto | None) -> Any:
-        """Runs the method that a message tells; ``parts`` are what the message's parcels refer to."""
+    def execute(self, message: bytes, *beside: Any) -> Any:
+        """Runs the method that a message tells; ``beside`` is what travels by reference."""
         method = "a call that could not be read"
         try:
-            method, answers, whole = unpack(address, body, parts)
+            method, answers, whole = unpack(message, *beside)
             result = methodcaller(method, *whole.args, **whole.kwargs)(self.worker)
             return pack_reply(result if answers else None)
         except Exception as error:  # the driver raises it as WorkerError

@@ -23,6 +23,7 @@ class TrainerConfig:
     total_steps: int = 100
     """Rollout steps: each generates, scores and trains on one batch of prompts."""
     seed: int = 1
+    """Of the order of prompts, of sampling and of mini-batches."""
     run_dir: str = "outputs/run"
     """Where config, metrics, generations, checkpoints and plots go."""
     resume: str = "auto"
@@ -37,9 +38,11 @@ class TrainerConfig:
     val_every: int = 0
     """Steps between validations; 0 validates only before and after, where val_files are given."""
     val_before_train: bool = True
+    """Validates the starting model too."""
     val_temperature: float = 0.0
     """Sampling temperature in validation; 0 is greedy."""
     val_top_p: float = 1.0
+    """Nucleus of validation sampling."""
     val_samples: int = 1
     """Responses a validation problem; accuracy is their mean."""
 

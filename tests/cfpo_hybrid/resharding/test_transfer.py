@@ -47,7 +47,7 @@ def reshard_on_this_rank(cases, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_four_processes_exchange_shards(dtype):
-    by_rank = run_gloo(4, reshard_on_this_rank, LAYOUTS, dtype)
+    by_rank = run_gloo(4, reshard_on_this_rank, LAYOUTS, dtype, timeout=300)
     assert all(right for answers in by_rank for right, _ in answers)
     # The last layout cuts what every rank has in full: nothing is received.
     assert all(answers[-1][1] == 0 for answers in by_rank)

@@ -108,7 +108,7 @@ def test_round_trip_through_four_processes(tmp_path, layout):
     shape = small_shape(num_layers=4, tied_embeddings=layout.pp > 1)
     tensors = distinct_tensors(shape)
     source, out = write_source(tmp_path / "source", tensors), tmp_path / "out"
-    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000, timeout=300)
+    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000, timeout=600)
     found = read_folder(out)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -222,7 +222,7 @@ def refusals(engine, batch: DataProto) -> list[str]:
 def facts(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("qwen2-engine")
     save_tiny_model(folder, "qwen2")
-    return run_gloo(1, question, folder, "qwen2", timeout=300)[0]
+    return run_gloo(1, question, folder, "qwen2", timeout=600)[0]
 
 
 def test_direct_write_equals_vllms_own_loader(facts):
@@ -313,7 +313,7 @@ def question_tensor_parallel(folder: Path, family: str) -> dict:
 def test_two_ranks_of_a_tied_llama_agree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama-engine")
     save_tiny_model(folder, "llama", tie_word_embeddings=True)
-    ranks = run_gloo(2, question_tensor_parallel, folder, "llama", timeout=300)
+    ranks = run_gloo(2, question_tensor_parallel, folder, "llama", timeout=600)
     for facts in ranks:
         assert facts["direct_write_equals_load_weights"] and facts["repeats"]
         assert facts["gap"] < 1e-4

@@ -1,0 +1,146 @@
+"""A whole rollout and update step beside TRL's GRPOTrainer on the same two cores: samples a second.
+
+    .venv/bin/python tests/benchmarks/bench_step.py [--steps 5] [--dtype float32] [--skip-peer]
+
+Both sides: Qwen2 shape, hidden 256, 6 layers, vocabulary 256 (4.8 million parameters, random), 64 prompts x 4, prompts of 32
+and exactly 128 new tokens, one iteration over one mini-batch, AdamW. Ours is the product's own step without the grading
+(random rewards on both sides): Ray, two workers of one thread, vLLM and Megatron-core in each, a reshard at the end.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
+
+from peers import peer_python  # noqa: E402
+
+from cfpo_hybrid.algorithms.advantage import compute_advantages  # noqa: E402
+from cfpo_hybrid.protocol import DataProto  # noqa: E402
+from trainer.config import Config, TrainerConfig  # noqa: E402
+from trainer.config.data_config import DataConfig  # noqa: E402
+from trainer.ray_cluster import ray_cluster  # noqa: E402
+from trainer.session import start_actors  # noqa: E402
+from workers.config import ActorConfig, ModelConfig, PolicyLossConfig, RolloutConfig  # noqa: E402
+from workers.hybrid_worker import HybridWorker  # noqa: E402
+from workers.rollout.engine import SamplingSettings  # noqa: E402
+
+PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS, VOCAB = 64, 4, 32, 128, 256
+ROWS = PROMPTS * GROUP
+
+
+def write_model(folder: Path) -> None:
+    config = Qwen2Config(
+        vocab_size=VOCAB,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+
+
+def make_config(folder: Path, dtype: str, micro_batch_tokens: int) -> Config:
+    return Config(
+        model=ModelConfig(path=str(folder)),
+        data=DataConfig(
+            train_files=[], train_batch_size=PROMPTS, max_prompt_length=PROMPT_TOKENS, max_response_length=NEW_TOKENS
+        ),
+        rollout=RolloutConfig(group_size=GROUP, kv_cache_bytes=2**28, probe_every=0, bucket_bytes=2**24),
+        policy_loss=PolicyLossConfig(name="cfpo"),
+        actor=ActorConfig(lr=1e-5, dtype=dtype, micro_batch_tokens=micro_batch_tokens),
+        trainer=TrainerConfig(num_workers=2, device="cpu", total_steps=100),
+    )
+
+
+def make_prompts(step: int) -> DataProto:
+    generator = torch.Generator().manual_seed(step)
+    prompts = torch.randint(3, VOCAB, (PROMPTS, PROMPT_TOKENS), generator=generator)
+    return DataProto(
+        {
+            "prompts": prompts.repeat_interleave(GROUP, dim=0),
+            "prompt_lengths": torch.full((ROWS,), PROMPT_TOKENS),
+            "group_ids": torch.arange(PROMPTS).repeat_interleave(GROUP),
+            "seeds": torch.randint(2**62, (ROWS,), generator=generator),
+        }
+    )
+
+
+def run_step(actors, step: int) -> dict[str, float]:
+    sampling = SamplingSettings(max_tokens=NEW_TOKENS, ignore_stop=True)
+    marks = [time.perf_counter()]
+    prompts = make_prompts(step)
+    batch = prompts.merge(actors.run(HybridWorker.generate, prompts, sampling))
+    marks.append(time.perf_counter())
+    assert batch["response_lengths"].eq(NEW_TOKENS).all()
+    rewards = torch.rand(ROWS, generator=torch.Generator().manual_seed(step))
+    advantages = compute_advantages("grpo", rewards, batch["group_ids"])
+    batch = batch.with_columns(advantages=advantages, mini_batch=torch.zeros(ROWS, dtype=torch.int64))
+    actors.run(HybridWorker.update_policy, batch)
+    marks.append(time.perf_counter())
+    actors.run(HybridWorker.sync_weights)
+    marks.append(time.perf_counter())
+    return {
+        "generate": marks[1] - marks[0],
+        "update": marks[2] - marks[1],
+        "reshard": marks[3] - marks[2],
+        "step": marks[3] - marks[0],
+    }
+
+
+def measure_ours(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
+    config = make_config(folder, options.dtype, options.micro_batch_tokens)
+    with ray_cluster(config.trainer, "cpu"), start_actors(config, "cpu") as actors:
+        actors.run(HybridWorker.initialize)
+        return [run_step(actors, step) for step in range(options.steps + 1)][1:]
+
+
+def measure_trl(options: argparse.Namespace) -> list[float]:
+    command = [peer_python("trl"), ROOT / "tests/benchmarks/peer_trl_step.py", "--steps", options.steps]
+    command += ["--micro-batch", options.trl_micro_batch]
+    answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise SystemExit(answer.stderr)
+    return json.loads(answer.stdout.strip().splitlines()[-1])["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--trl-micro-batch", type=int, default=32)
+    parser.add_argument("--skip-peer", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        ours = measure_ours(Path(folder), options)
+    medians = {name: statistics.median(step[name] for step in ours) for name in ours[0]}
+    print(f"{'':28}{'seconds a step':>16}{'samples/s':>12}{'x TRL':>8}")
+    trl = None if options.skip_peer else statistics.median(measure_trl(options))
+    if trl is not None:
+        print(f"{'TRL, micro-batch ' + str(options.trl_micro_batch):28}{trl:16.2f}{ROWS / trl:12.1f}{1.0:8.2f}")
+    ratio = "" if trl is None else f"{trl / medians['step']:8.2f}"
+    print(f"{'ours, ' + options.dtype:28}{medians['step']:16.2f}{ROWS / medians['step']:12.1f}{ratio}")
+    for name in ("generate", "update", "reshard"):
+        print(f"{'  ' + name:28}{medians[name]:16.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,15 +12,14 @@ from cfpo_hybrid.protocol.block import Block
 from cfpo_hybrid.protocol.columns import (
     JsonValue,
     Values,
-    array_view,
     checked_column,
     checked_meta,
     column_of,
     common_length,
     common_widths,
     padded_axis,
-    tensor_view,
 )
+from cfpo_hybrid.protocol.pickled import PickledColumns, pickled_columns, unpickled_columns
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -188,6 +187,10 @@ class DataProto:
         wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self._length):
             raise BatchError(f"rows {wanted.min()}..{wanted.max()} asked of a batch of {self._length}")
+        return self.take(wanted)
+
+    def take(self, wanted: np.ndarray) -> "DataProto":
+        """:meth:`rows` for int64 indices that are known to be in range; nothing is checked."""
         taken = {key: block.take(wanted) for key, block in {id(b): b for b in self._deferred.values()}.items()}
         deferred = {name: taken[id(block)] for name, block in self._deferred.items()}
         deferred.update(dict.fromkeys(self._local, Block((self,), None, wanted)))
@@ -217,13 +220,15 @@ class DataProto:
             if meta is None and dict(batch.meta) != dict(batches[0].meta):
                 raise BatchError(f"cannot concat batches of different meta: {batches[0].meta} and {batch.meta}")
         widths = {axis: max(batch.widths[axis] for batch in batches) for axis in batches[0].widths}
-        own = [Block.whole(batch) for batch in batches]
         stacked: dict[tuple[int, ...], Block] = {}
         deferred: dict[str, Block] = {}
+        own = [Block.whole(batch) for batch in batches]
         for name in names:
             sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
-            key = tuple(id(source) for source in sources)
-            deferred[name] = stacked.setdefault(key, Block.stack(sources))
+            key = tuple(map(id, sources))
+            if key not in stacked:
+                stacked[key] = Block.stack(sources)
+            deferred[name] = stacked[key]
         chosen = dict(batches[0].meta) if meta is None else checked_meta(meta)
         return cls._make({}, deferred, sum(len(batch) for batch in batches), widths, chosen)
 
@@ -234,12 +239,11 @@ class DataProto:
         """A batch whose columns all lie elsewhere; for the code that moves batches between processes."""
         return cls._make({}, blocks, length, widths, meta)
 
-    # --- pickling: numpy arrays, which pickle-5 transports carry out of band without a copy
+    # --- pickling
 
     def __reduce__(self) -> tuple[Any, ...]:
         local = self.fetch().local_columns if self._deferred else self._local
-        arrays = {name: array_view(values) for name, values in local.items()}
-        return _restore, (arrays, self._length, self._widths, self._meta)
+        return unpickle, (pickled_columns(local), self._length, self._widths, self._meta)
 
     # --- private
 
@@ -282,9 +286,8 @@ def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int
     return {axis: width for axis, width in widths.items() if axis in axes}
 
 
-def _restore(
-    arrays: Mapping[str, np.ndarray], length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
+def unpickle(
+    columns: PickledColumns, length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
 ) -> DataProto:
     """The batch that was pickled; it was checked when it was made."""
-    local = {name: array if array.dtype == object else tensor_view(array) for name, array in arrays.items()}
-    return DataProto._make(local, {}, length, widths, meta)
+    return DataProto._make(unpickled_columns(columns), {}, length, widths, meta)

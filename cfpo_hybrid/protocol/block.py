@@ -55,13 +55,16 @@ class Block:
         """The rows of several blocks, one block after the other."""
         if len(blocks) == 1:
             return blocks[0]
-        parts: list[Part] = []
-        part_of_row: list[np.ndarray] = []
-        for block in blocks:
-            local = np.zeros_like(block.row_in_part) if block.part_of_row is None else block.part_of_row
-            part_of_row.append(local + len(parts))
-            parts.extend(block.parts)
-        return cls(tuple(parts), np.concatenate(part_of_row), np.concatenate([block.row_in_part for block in blocks]))
+        row_in_part = np.concatenate([block.row_in_part for block in blocks])
+        parts = tuple(part for block in blocks for part in block.parts)
+        firsts = np.cumsum([0, *(len(block.parts) for block in blocks[:-1])])
+        part_of_row = np.repeat(firsts, [len(block.row_in_part) for block in blocks])
+        if len(parts) > len(blocks):
+            zero = np.zeros(1, dtype=np.int64)
+            local = [zero if block.part_of_row is None else block.part_of_row for block in blocks]
+            sizes = [block.row_in_part.shape for block in blocks]
+            part_of_row += np.concatenate([np.broadcast_to(*pair) for pair in zip(local, sizes, strict=True)])
+        return cls(parts, part_of_row, row_in_part)
 
     def take(self, indices: np.ndarray) -> "Block":
         """The rows ``indices`` of this block; parts that no row needs are dropped."""
@@ -100,9 +103,14 @@ def _join(sources: Sequence[Values]) -> Values:
 
 
 def _take_rows(values: Values, rows: np.ndarray) -> Values:
-    if len(rows) == values.shape[0] and bool((rows == np.arange(len(rows))).all()):
+    size = len(rows)
+    if size == values.shape[0] and (size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and _ascending(rows))):
         return values
     return values[rows] if isinstance(values, np.ndarray) else values.index_select(0, torch.from_numpy(rows))
+
+
+def _ascending(rows: np.ndarray) -> bool:
+    return bool((rows == np.arange(len(rows))).all())
 
 
 def _pad(values: Values, width: int | None) -> Values:

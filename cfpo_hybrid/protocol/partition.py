@@ -25,15 +25,23 @@ def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = 
 
     Example: weights [5, 4, 3, 2], two parts -> rows [0, 3] and [1, 2], 7 each.
     """
-    order = np.argsort(-weights.numpy(), kind="stable")
-    labels = np.zeros(len(order), dtype=np.int64) if strata is None else strata.numpy()
-    order = order[np.argsort(labels[order], kind="stable")]
+    labels = None if strata is None else strata.numpy()
+    return [torch.from_numpy(part) for part in partition_rows(weights.numpy(), num_parts, labels)]
+
+
+def partition_rows(weights: np.ndarray, num_parts: int, strata: np.ndarray | None = None) -> list[np.ndarray]:
+    """:func:`balanced_partition` on numpy arrays."""
+    order = np.argsort(-weights, kind="stable")
+    labels = [0] * len(order)
+    if strata is not None:
+        order = order[np.argsort(strata[order], kind="stable")]
+        labels = strata[order].tolist()
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     totals = [0.0] * num_parts
     heap: list[tuple[float, int, int]] = []
     ranked: list[int] = []
     label_before: int | None = None
-    for row, weight, label in zip(order.tolist(), weights.numpy()[order].tolist(), labels[order].tolist(), strict=True):
+    for row, weight, label in zip(order.tolist(), weights[order].tolist(), labels, strict=True):
         if label != label_before:  # each stratum starts even; ties go to the part that earlier strata left lightest
             ranked = sorted(range(num_parts), key=totals.__getitem__)
             heap = [(0.0, 0, place) for place in range(num_parts)]
@@ -42,9 +50,11 @@ def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = 
         heapq.heapreplace(heap, (load + weight, count + 1, place))
         parts[ranked[place]].append(row)
         totals[ranked[place]] += weight
-    return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
-def contiguous_partition(num_rows: int, num_parts: int) -> list[Tensor]:
+def contiguous_rows(num_rows: int, num_parts: int) -> list[np.ndarray]:
     """Cuts rows into contiguous parts whose numbers of rows differ by one at most."""
-    return list(torch.arange(num_rows).tensor_split(num_parts))
+    size, larger = divmod(num_rows, num_parts)
+    ends = [size * (part + 1) + min(part + 1, larger) for part in range(num_parts)]
+    return [np.arange(start, end) for start, end in zip([0, *ends], ends, strict=False)]

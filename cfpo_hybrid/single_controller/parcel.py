@@ -71,7 +71,8 @@ class Call(NamedTuple):
             answers: whether the driver collects the rank's result.
         """
         inline = isinstance(self.body, bytes)
-        message = pickle.dumps((answers, rows, self.body if inline else None), protocol=5)
+        indices = None if rows is None else rows.tobytes()  # bytes pickle faster than a small array
+        message = pickle.dumps((answers, indices, self.body if inline else None), protocol=5)
         refs: list[Any] = [part.ref for part in self.parts]
         if rows is not None and self.parts:
             needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
@@ -116,7 +117,8 @@ def unpack(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
         message: see :meth:`Call.arguments_for`.
         beside: what Ray made of the references.
     """
-    answers, rows, inline = pickle.loads(message)
+    answers, indices, inline = pickle.loads(message)
+    rows = None if indices is None else np.frombuffer(indices, dtype=np.int64).copy()
     body, parts = (beside[0], beside[1:]) if inline is None else (inline, beside)
     method, args, kwargs = pickle.loads(body)
     values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]
@@ -127,8 +129,8 @@ def pack_reply(result: Any) -> Any:
     """On the worker: what it returns to Ray."""
     if not isinstance(result, DataProto):
         return _dumps(result)
-    wide = [name for name in result.column_names if padded_axis(name) is not None]
-    if _size({name: result[name] for name in wide}) <= INLINE_BYTES:
+    wide = {name: result[name] for name in result.column_names if padded_axis(name) is not None}
+    if _size(wide) <= INLINE_BYTES:
         return _dumps(result)
     small = [name for name in result.column_names if name not in wide]
     near, far = result.select(*small) if small else None, ray.put(result.select(*wide))
@@ -187,7 +189,7 @@ def _reference(block: Block, names: tuple[str, ...], parts: list[StoredPart]) ->
 def _unpack_value(value: Any, rows: np.ndarray | None, parts: Sequence[Any]) -> Any:
     if isinstance(value, Parcel):
         value = _unpack_parcel(value, parts)
-    return value.rows(rows) if rows is not None and isinstance(value, DataProto) else value
+    return value.take(rows) if rows is not None and isinstance(value, DataProto) else value
 
 
 def _unpack_parcel(parcel: Parcel, parts: Sequence[Any]) -> DataProto:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.protocol import DataProto, balanced_partition
-from cfpo_hybrid.protocol.partition import contiguous_partition
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol.partition import contiguous_rows, partition_rows
 from cfpo_hybrid.single_controller.dispatch import Dispatch
 
 
@@ -81,7 +80,7 @@ class CallPlan:
         """What that rank runs with."""
         if rank not in self.rows:
             return self.arguments
-        return self.arguments.map_batches(lambda batch: batch.rows(self.rows[rank]))
+        return self.arguments.map_batches(lambda batch: batch.take(self.rows[rank]))
 
 
 def plan_call(mode: Dispatch, replicas: Replicas, arguments: Arguments) -> CallPlan:
@@ -98,12 +97,12 @@ def plan_call(mode: Dispatch, replicas: Replicas, arguments: Arguments) -> CallP
     return CallPlan(mode, arguments, everyone, everyone if mode is Dispatch.ALL else (0,), {})
 
 
-def split_rows(batch: DataProto, num_parts: int) -> list[Tensor]:
+def split_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
     """The rows of each data-parallel rank: even in tokens when responses exist, contiguous before that."""
     if "response_lengths" not in batch:
-        return contiguous_partition(len(batch), num_parts)
-    strata = batch["mini_batch"] if "mini_batch" in batch.column_names else None
-    return balanced_partition(batch.num_tokens, num_parts, strata)
+        return contiguous_rows(len(batch), num_parts)
+    strata = batch["mini_batch"].numpy() if "mini_batch" in batch else None
+    return partition_rows(batch.num_tokens.numpy(), num_parts, strata)
 
 
 def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
@@ -127,7 +126,7 @@ def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
             )
     metas = [dict(result.meta) for result in results]
     gathered = DataProto.concat(results, meta={"replicas": metas} if any(metas) else {})
-    return gathered.rows(np.argsort(np.concatenate(rows)))
+    return gathered.take(np.argsort(np.concatenate(rows)))
 
 
 def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndarray]:
@@ -139,5 +138,5 @@ def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndar
         )
     rows: dict[int, np.ndarray] = {}
     for chosen, ranks in zip(split_rows(batches[0], len(replicas.ranks)), replicas.ranks, strict=True):
-        rows.update(dict.fromkeys(ranks, chosen.numpy()))
+        rows.update(dict.fromkeys(ranks, chosen))
     return rows

@@ -79,7 +79,9 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
             "tiny": lambda: group.run(ImportableScorer.score_lengths, tiny)["rewards"],
         }
         answer = medians(small, arguments.small_rounds)
+        arrays = {name: values.numpy() for name, values in large.local_columns.items()}
         big = {
+            "put": lambda: ray.put(arrays),
             "large": lambda: group.run(ImportableScorer.score_lengths, large)["rewards"],
             "everything": lambda: group.run(ImportableScorer.score_everything, large)["rewards"],
         }
@@ -111,6 +113,7 @@ def show(systems: dict[str, dict[str, float]]) -> None:
         ("tiny batch out, score column back, ms", lambda a: f"{a['tiny'] * 1e3:.2f}"),
         ("  ratio to the bare fan-out", lambda a: f"{a['tiny'] / a['bare']:.2f}"),
         ("large batch, MB", lambda a: f"{a['bytes'] / 1e6:.0f}"),
+        ("bare ray.put of the same bytes, ms", lambda a: f"{a['put'] * 1e3:.1f}"),
         ("out, score column back, ms", lambda a: f"{a['large'] * 1e3:.1f}"),
         ("  GB/s", lambda a: f"{a['bytes'] / a['large'] / 1e9:.2f}"),
         ("the same, workers read every column, ms", lambda a: f"{a['everything'] * 1e3:.1f}"),

@@ -79,7 +79,9 @@ def main() -> None:
         "tiny": lambda: group.score_lengths(tiny).batch["rewards"],
     }
     answer = medians(small, arguments.small_rounds)
+    arrays = {name: values.numpy() for name, values in large.batch.items()}
     big = {
+        "put": lambda: ray.put(arrays),
         "large": lambda: group.score_lengths(large).batch["rewards"],
         "everything": lambda: group.score_everything(large).batch["rewards"],
     }

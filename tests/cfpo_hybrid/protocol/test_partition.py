@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfpo_hybrid.protocol import balanced_partition
-from cfpo_hybrid.protocol.partition import contiguous_partition
+from cfpo_hybrid.protocol.partition import contiguous_rows
 
 
 def imbalance(weights: torch.Tensor, parts: list[torch.Tensor]) -> float:
@@ -65,5 +65,5 @@ def test_a_large_batch_is_cut_in_well_under_a_second():
 
 
 def test_contiguous_parts_differ_by_one_row_at_most():
-    assert [part.tolist() for part in contiguous_partition(5, 3)] == [[0, 1], [2, 3], [4]]
-    assert [len(part) for part in contiguous_partition(1, 3)] == [1, 0, 0]
+    assert [part.tolist() for part in contiguous_rows(5, 3)] == [[0, 1], [2, 3], [4]]
+    assert [len(part) for part in contiguous_rows(1, 3)] == [1, 0, 0]

@@ -27,6 +27,12 @@ def data(tmp_path):
     )
 
 
+def validation_of(config, tokenizer):
+    validation = load_validation(config, tokenizer)
+    assert validation is not None
+    return validation
+
+
 def prompt_texts(tokenizer, batch):
     return [
         text_of(tokenizer, ids[:length])
@@ -129,7 +135,7 @@ def test_too_few_prompts(tokenizer, data):
 
 
 def test_validation_goes_once_through_the_file_in_order(tokenizer, data):
-    validation = load_validation(run_config(replace(data, val_batch_size=2), val_samples=3), tokenizer)
+    validation = validation_of(run_config(replace(data, val_batch_size=2), val_samples=3), tokenizer)
     batches = list(validation.batches())
     assert len(validation) == 5 and [len(batch) for batch in batches] == [6, 6, 3]
     whole = DataProto.concat(batches)
@@ -137,12 +143,12 @@ def test_validation_goes_once_through_the_file_in_order(tokenizer, data):
     assert whole["group_ids"].tolist() == [n for n in range(5) for _ in range(3)]
     assert whole["sample_ids"].tolist() == [0, 1, 2] * 5
     assert len(whole["seeds"].unique()) == 15
-    (at_once,) = load_validation(run_config(data, val_samples=3), tokenizer).batches()
+    (at_once,) = validation_of(run_config(data, val_samples=3), tokenizer).batches()
     assert at_once["seeds"].tolist() == whole["seeds"].tolist()  # however it is cut into batches
 
 
 def test_validation_may_be_limited_or_absent(tokenizer, data):
-    assert len(load_validation(run_config(replace(data, val_limit=2)), tokenizer)) == 2
+    assert len(validation_of(run_config(replace(data, val_limit=2)), tokenizer)) == 2
     assert load_validation(run_config(replace(data, val_files=None)), tokenizer) is None
 
 

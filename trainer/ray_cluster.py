@@ -30,6 +30,8 @@ def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
         return
     # Ray's start-up message and its usage question are noise on a user's terminal.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would run workers at a low priority, behind anything else on a shared machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if trainer.ray_address is None:
         # Ray counts logical CPUs only to place actors: a laptop with two cores may run four tiny workers.

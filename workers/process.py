@@ -39,8 +39,8 @@ def join_process_group(context: WorkerContext, device: str) -> torch.device:
     """Joins the world of the worker group and returns the device of this rank."""
     os.environ.setdefault("LOCAL_RANK", str(context.local_rank))
     if device == "cuda":
-        # Ray shows each actor its own GPU, so the first visible one is this rank's.
-        torch.cuda.set_device(0)
+        # A worker sees all devices that its group holds on this node; the local rank is the index of its own.
+        torch.cuda.set_device(context.local_rank)
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
         init_method=f"tcp://{context.master_address}:{context.master_port}",
@@ -49,7 +49,7 @@ def join_process_group(context: WorkerContext, device: str) -> torch.device:
         timeout=COLLECTIVE_TIMEOUT,
     )
     logger.info("rank %d of %d joined on %s", context.rank, context.world_size, device)
-    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
+    return torch.device("cuda", context.local_rank) if device == "cuda" else torch.device("cpu")
 
 
 def leave_process_group() -> None:

@@ -3,7 +3,7 @@ r"""Running sums worked step by step, cleanly or with one fault.
     Add 47+8+5.   ->   47+8=55, 55+5=60, so \boxed{60}.
 
 Reinforcement can only prefer what a model already does now and then. So the base model is warmed up on solutions of
-mixed quality, as text from the wild is: it knows how to carry and how to box an answer, but often it does not.
+mixed quality, as text from the wild is: it knows how to add and how to box an answer, but more often than not it slips on a step or forgets the box.
 """
 
 import random
@@ -17,24 +17,14 @@ MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH = 32, 64
 class Fault(StrEnum):
     """What is wrong with a worked solution."""
 
-    FORGOTTEN_CARRY = "forgotten_carry"
-    """The tens stay as they are when the ones run over: 47+8=45. Harmless where nothing runs over."""
     MISCOUNT = "miscount"
     """One step is off by one."""
     NO_BOX = "no_box"
     """The right answer without its box."""
 
 
-FAULT_SHARES: dict[int, dict[Fault, float]] = {
-    1: {Fault.FORGOTTEN_CARRY: 0.32, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
-    2: {Fault.FORGOTTEN_CARRY: 0.54, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
-    3: {Fault.FORGOTTEN_CARRY: 0.54, Fault.MISCOUNT: 0.06, Fault.NO_BOX: 0.06},
-}
-"""Shares of faulty solutions in the base model's warm-up, by level; the rest is clean.
-
-Carries are kept more often than not in short sums and forgotten more often than not in longer ones. So greedy decoding
-has room to rise too: it follows the majority.
-"""
+FAULT_SHARES: dict[Fault, float] = {Fault.MISCOUNT: 0.25, Fault.NO_BOX: 0.35}
+"""Shares of faulty solutions in the base model's warm-up; the rest is clean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +96,6 @@ def worked_solution(problem: Problem, fault: Fault | None = None, rng: random.Ra
     total, steps = problem.start, []
     for step, digit in enumerate(problem.digits):
         before, total = total, total + digit
-        if fault is Fault.FORGOTTEN_CARRY and before % 10 + digit >= 10:
-            total -= 10
         if step == off_step:
             total += off_by
         steps.append(f"{before}+{digit}={total}")
@@ -117,6 +105,5 @@ def worked_solution(problem: Problem, fault: Fault | None = None, rng: random.Ra
 
 def mixed_solution(problem: Problem, rng: random.Random) -> str:
     """A solution as the warm-up shows it: clean, or with a fault drawn by ``FAULT_SHARES``."""
-    shares = FAULT_SHARES[problem.level]
-    (fault,) = rng.choices([*shares, None], [*shares.values(), 1 - sum(shares.values())])
+    (fault,) = rng.choices([*FAULT_SHARES, None], [*FAULT_SHARES.values(), 1 - sum(FAULT_SHARES.values())])
     return worked_solution(problem, fault, rng)

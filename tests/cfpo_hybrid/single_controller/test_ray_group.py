@@ -118,50 +118,41 @@ def test_shutdown_closes_workers_and_leaves_no_process(tmp_path):
         group.run(EchoWorker.pid)
 
 
-def test_a_worker_that_raises_ends_the_call_while_others_still_work():
+def test_a_worker_that_raises_ends_every_call_while_others_still_work():
     group = create(EchoWorker)
     pids = group.run(EchoWorker.pid)
-    pending = group.start(EchoWorker.sleep, 0.0)
-    pending.result()
+    waiting = group.start(EchoWorker.fail_here_while_others_wait, 1)
+    behind = group.start(EchoWorker.pid)
     started = time.monotonic()
-    with pytest.raises(
-        WorkerError, match=r"test\[rank 1\] failed in fail_here(.|\n)*ValueError: rank 1 was told"
-    ) as caught:
-        group.run(EchoWorker.fail_here_while_others_wait, 1)
+    for future in (behind, waiting):
+        with pytest.raises(WorkerError, match=r"rank 1\] failed in fail_here(.|\n)*ValueError: rank 1 was") as caught:
+            future.result()
+        assert caught.value.rank == 1 and "still running: ranks 0" in str(caught.value)
     assert time.monotonic() - started < 15
-    assert caught.value.rank == 1 and "still running: ranks 0" in str(caught.value)
     wait_until_gone(pids)
     with pytest.raises(DispatchError, match="it failed before: rank 1"):
         group.run(EchoWorker.pid)
 
 
-@pytest.mark.parametrize(("ending", "message"), [("kill", "process died"), ("raise", "is a banana")])
-def test_the_rank_that_failed_is_told_before_its_peers_in_the_collective(ending, message):
+def test_a_killed_rank_is_told_before_its_peer_in_the_collective():
     group = create(GlooWorker)
     assert group.run(GlooWorker.sum_of_ranks) == [1, 1]
     pids = group.run(GlooWorker.pid)
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=message) as caught:
-        group.run(GlooWorker.all_reduce_without, 1, ending)
+    with pytest.raises(WorkerError, match="process died") as caught:
+        group.run(GlooWorker.all_reduce_without, 1)
     assert time.monotonic() - started < 15
     assert caught.value.rank == 1 and caught.value.method == "all_reduce_without"
     wait_until_gone(pids)
 
 
-def test_a_failure_elsewhere_ends_a_call_that_is_waited_for():
-    group = create(EchoWorker)
-    waiting = group.start(EchoWorker.fail_here_while_others_wait, 0)
-    behind = group.start(EchoWorker.pid)
-    with pytest.raises(WorkerError, match="rank 0 was told"):
-        behind.result()
-    with pytest.raises(WorkerError, match="rank 0 was told"):
-        waiting.result()
-
-
 def test_a_constructor_that_raises_is_told_and_frees_the_resources():
-    for _ in range(2):  # twice: the first one gave its CPUs back
-        with pytest.raises(WorkerError, match=r"rank 1\] failed in __init__(.|\n)*no such model"):
-            create(FailsToStart, pool=ResourcePool(workers_per_node=2, cpus_per_worker=1))
+    with pytest.raises(WorkerError, match=r"rank 1\] failed in __init__(.|\n)*no such model"):
+        create(FailsToStart)
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU", 0) < 2:  # the module's own group keeps two of the four
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_pool_beyond_the_cluster_is_refused_at_once():

@@ -9,7 +9,7 @@ from gloo import run_gloo
 from megatron.core import parallel_state
 from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
 
-from cfpo_hybrid.errors import DispatchError, NumericsError
+from cfpo_hybrid.errors import BatchError, DispatchError, NumericsError
 from cfpo_hybrid.protocol import DataProto
 
 
@@ -43,6 +43,27 @@ def test_one_iteration_and_one_mini_batch_have_ratios_of_exactly_one(world: int,
                 assert metrics["actor/ratio_deviation"] == 0.0
                 assert metrics["actor/log_ratio_max"] == 0.0
                 assert metrics["actor/clip_fraction"] == 0.0
+
+
+def on_policy_updates() -> tuple[list[dict[str, float]], list[bool]]:
+    """An update with old_log_probs from a pass of their own, one that does without, and one that forgot them."""
+    batch, metrics, refused = mini_batch(rows=13).without("old_log_probs"), [], []
+    for on_policy, given in ((False, True), (True, False), (False, False)):
+        policy = build_policy(Case(micro_batch_tokens=40))
+        columns = {"old_log_probs": policy.log_probs(batch)["old_log_probs"]} if given else {}
+        try:
+            metrics.append(policy.update(batch.with_columns(**columns), objective(), on_policy=on_policy))
+            refused.append(False)
+        except BatchError:
+            refused.append(True)
+        parallel_state.destroy_model_parallel()
+    return metrics, refused
+
+
+def test_an_update_on_policy_needs_no_old_log_probs() -> None:
+    ((metrics, refused),) = run_gloo(1, on_policy_updates)
+    assert refused == [False, False, True]
+    assert metrics[0] == metrics[1]  # bit for bit
 
 
 def update_with_an_idle_rank() -> tuple[dict[str, float], dict[str, float]]:

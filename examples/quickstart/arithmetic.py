@@ -1,9 +1,10 @@
 r"""Running sums worked step by step, cleanly or with one fault.
 
-    Add 47+8+5.   ->   47+8=55, 55+5=60, so \boxed{60}.
+    Add 47+8+5+3.   ->   47+8=55, 55+5=60, 60+3=63, so \boxed{63}.
 
 Reinforcement can only prefer what a model already does now and then. So the base model is warmed up on solutions of
-mixed quality, as text from the wild is: it knows how to add and how to box an answer, but more often than not it slips on a step or forgets the box.
+mixed quality, as text from the wild is: it knows how to add and how to box an answer, but more often than not it slips
+on a step or forgets the box.
 """
 
 import random
@@ -12,6 +13,9 @@ from enum import StrEnum
 
 MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH = 32, 64
 """Bounds in characters of every prompt (chat template included) and response."""
+
+NUM_DIGITS = 3
+"""Digits to add in every problem."""
 
 
 class Fault(StrEnum):
@@ -41,8 +45,12 @@ class Problem:
 
     @property
     def level(self) -> int:
-        """1 to 3: two, three or four digits to add."""
-        return len(self.digits) - 1
+        """1 to 4: one more than the steps in which the ones run over."""
+        ones, carries = self.start % 10, 0
+        for digit in self.digits:
+            tens, ones = divmod(ones + digit, 10)
+            carries += tens
+        return 1 + carries
 
     @property
     def text(self) -> str:
@@ -65,9 +73,8 @@ class Problem:
 
 
 def draw_problem(rng: random.Random) -> Problem:
-    """A random problem; every level is equally likely."""
-    count = rng.randint(2, 4)
-    return Problem(rng.randint(10, 59), tuple(rng.randint(1, 9) for _ in range(count)))
+    """A random problem. All have the same length, so that a small model learns quickly where to look."""
+    return Problem(rng.randint(10, 49), tuple(rng.randint(1, 5) for _ in range(NUM_DIGITS)))
 
 
 def draw_problems(count: int, rng: random.Random, taken: set[Problem]) -> list[Problem]:

@@ -31,7 +31,7 @@ class ModelSize:
 class WarmUp:
     """Supervised training before any reinforcement."""
 
-    steps: int = 400
+    steps: int = 600
     batch_size: int = 32
     lr: float = 3e-3
     ramp_steps: int = 20

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
-import ray
 from integration_world import overrides, write_world
 
+from trainer.config import TrainerConfig
 from trainer.config.load import load_config
+from trainer.ray_cluster import ray_cluster
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -19,9 +20,8 @@ LAYOUTS = [(2, 1, 1, 2), (2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_cluster(TrainerConfig(num_workers=4), "cpu"):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-import ray
 from integration_world import overrides, write_world
 from safetensors.torch import load_file
 
+from trainer.config import TrainerConfig
 from trainer.config.load import load_config
+from trainer.ray_cluster import ray_cluster
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -18,9 +19,8 @@ UNTIMED = ("time/", "perf/", "reshard/seconds", "reshard/probe")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with ray_cluster(TrainerConfig(num_workers=4), "cpu"):
+        yield
 
 
 def lines(run_dir: Path, name: str) -> list[dict]:

@@ -1,6 +1,6 @@
 """Every key of a recipe with its type, default and meaning, read from the dataclasses: writes docs/configuration.md.
 
-    python -m trainer.config.reference > docs/configuration.md
+python -m trainer.config.reference > docs/configuration.md
 """
 
 import ast
@@ -28,7 +28,9 @@ def reference() -> str:
     parts = [HEADER]
     for section in dataclasses.fields(Config):
         rows = list(_rows(section.name, section.type))
-        parts.append(f"## {section.name}\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+        parts.append(
+            f"## {section.name}\n\n| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
     return "\n".join(parts)
 
 

@@ -39,7 +39,8 @@ def find_reward(name: str) -> UserFunction | None:
         return None
     path_text, colon, function = name.rpartition(":")
     if not colon or not function.isidentifier():
-        raise RewardError(f"reward.name is '{name}'; it must be '{MATH}' or 'path/to/file.py:function'")
+        hint = f"; did you mean '{MATH}'?" if nearest_name(name, [MATH]) else ""
+        raise RewardError(f"reward.name is '{name}'; it must be '{MATH}' or 'path/to/file.py:function'{hint}")
     path = Path(path_text).expanduser().resolve()
     if not path.is_file():
         raise RewardError(f"reward.name is '{name}', but there is no file {path}")

@@ -6,7 +6,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == reference(), "run: python -m trainer.config.reference > docs/configuration.md"
+    assert PAGE.read_text(encoding="utf-8") == reference(), (
+        "run: python -m trainer.config.reference > docs/configuration.md"
+    )
 
 
 def test_every_key_has_a_meaning():

@@ -80,7 +80,7 @@ BROKEN = {
     "data columns": (["data.problem_key=question"], ["question"]),
     "rows for a batch": (["data.train_batch_size=20", "algorithm.batch_ratio=1"], ["16 rows, fewer than one batch"]),
     "reward": (["reward.name=maths"], ["did you mean 'math'"]),
-    "reward file": (["reward.name=nowhere.py:score"], ["there is no file 'nowhere.py'"]),
+    "reward file": (["reward.name=nowhere.py:score"], ["there is no file", "nowhere.py"]),
     "resume": (["trainer.resume=latest"], ["neither 'auto' nor 'never'"]),
     "model": (["model.path=/no/such/folder"], ["/no/such/folder"]),
 }

@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any
 
 from trainer.evaluate import evaluate
-
 from trainer.evaluation_options import EvaluationOptions
 
 

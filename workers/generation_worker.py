@@ -22,7 +22,7 @@ class GenerationWorker:
         self.context, self.settings = context, settings
         self._cleanup = ExitStack()
 
-    @dispatch(Dispatch.BROADCAST)
+    @dispatch(Dispatch.BROADCAST, layout="rollout")
     def initialize(self) -> None:
         """Builds the engine and loads the weights, each rank its own slices of the files."""
         # The driver names the methods of this class without loading the engines.

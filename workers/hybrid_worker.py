@@ -20,8 +20,6 @@ from workers.settings import HybridSettings
 
 logger = logging.getLogger(__name__)
 
-ROLLOUT_COLUMNS = ("responses", "response_lengths", "response_mask", "rollout_log_probs", "truncated")
-
 
 class Phase(enum.Enum):
     """Which engine is awake."""
@@ -75,7 +73,7 @@ class HybridWorker:
         if self.phase is not Phase.GENERATING:
             self.sync_weights()
         answer = self.engine.generate(prompts, sampling, self.settings.max_response_length)
-        return answer.select(*ROLLOUT_COLUMNS).with_meta(policy_version=self.policy_version)
+        return answer.with_meta(policy_version=self.policy_version)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:

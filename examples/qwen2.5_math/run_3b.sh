@@ -13,25 +13,11 @@
 # None of them has run on a GPU yet. MATH first: .venv/bin/python examples/qwen2.5_math/prepare_math.py
 set -euo pipefail
 
+size=3b
 loss=${1:?"usage: run_3b.sh LOSS [key=value ...]; LOSS is cfpo, clip or dual_clip"}
 shift
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 gpus=${GPUS:-8}
-variant=${VARIANT:-base}
-
-case "$variant" in
-  base) model=Qwen/Qwen2.5-3B ;;
-  instruct) model=Qwen/Qwen2.5-3B-Instruct ;;
-  *) echo "VARIANT=$variant is unknown; use base or instruct" >&2; exit 2 ;;
-esac
-
-# The paper's clip ratio is 0.2 [table 3]; dual clip's lower bound 3 is that of Ye et al. 2020.
-case "$loss" in
-  cfpo) knobs=(policy_loss.epsilon=0.2) ;;
-  clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2) ;;
-  dual_clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2 policy_loss.dual_clip=3.0) ;;
-  *) knobs=() ;;
-esac
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Megatron's and vLLM's tensor parallelism, tokens of a micro-batch, memory savers, vLLM's share of the GPU.
 case "$gpus" in
@@ -41,9 +27,9 @@ case "$gpus" in
   *) echo "GPUS=$gpus has no layout here; use 1, 4 or 8, or copy a line and check it with COMMAND=check" >&2; exit 2 ;;
 esac
 
-exec ${CFPO:-cfpo} "${COMMAND:-train}" "$here/3b.yaml" \
+exec ${CFPO:-cfpo} "${COMMAND:-train}" "$here/$size.yaml" \
   model.path="$model" \
-  policy_loss.name="$loss" ${knobs[@]+"${knobs[@]}"} \
+  "${loss_words[@]}" \
   trainer.num_workers="$gpus" \
   actor.megatron.tensor_parallel_size=$tp \
   actor.megatron.sequence_parallel=$sequence_parallel \
@@ -52,5 +38,5 @@ exec ${CFPO:-cfpo} "${COMMAND:-train}" "$here/3b.yaml" \
   actor.micro_batch_tokens=$micro_batch_tokens \
   rollout.tensor_parallel_size=$rollout_tp \
   rollout.gpu_memory_utilization=$vllm_share \
-  trainer.run_dir="outputs/qwen2.5_math/3b-$variant-$loss" \
+  trainer.run_dir="outputs/qwen2.5_math/$size-$variant-$loss" \
   "$@"

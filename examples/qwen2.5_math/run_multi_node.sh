@@ -17,34 +17,16 @@ set -euo pipefail
 size=${1:?"usage: run_multi_node.sh SIZE LOSS [key=value ...]; SIZE is 1.5b, 3b or 7b"}
 loss=${2:?"usage: run_multi_node.sh SIZE LOSS [key=value ...]; LOSS is cfpo, clip or dual_clip"}
 shift 2
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 nodes=${NODES:-2}
 gpus_per_node=${GPUS_PER_NODE:-8}
 tp=${TP:-4}
-variant=${VARIANT:-base}
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-case "$size" in
-  1.5b) model=Qwen/Qwen2.5-1.5B ;;
-  3b) model=Qwen/Qwen2.5-3B ;;
-  7b) model=Qwen/Qwen2.5-7B ;;
-  *) echo "SIZE=$size is unknown; use 1.5b, 3b or 7b" >&2; exit 2 ;;
-esac
-case "$variant" in
-  base) ;;
-  instruct) model=$model-Instruct ;;
-  *) echo "VARIANT=$variant is unknown; use base or instruct" >&2; exit 2 ;;
-esac
-case "$loss" in
-  cfpo) knobs=(policy_loss.epsilon=0.2) ;;
-  clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2) ;;
-  dual_clip) knobs=(policy_loss.clip_low=0.2 policy_loss.clip_high=0.2 policy_loss.dual_clip=3.0) ;;
-  *) knobs=() ;;
-esac
 if [ "$tp" -gt 1 ]; then sequence_parallel=true; else sequence_parallel=false; fi
 
 exec ${CFPO:-cfpo} "${COMMAND:-train}" "$here/$size.yaml" \
   model.path="$model" \
-  policy_loss.name="$loss" ${knobs[@]+"${knobs[@]}"} \
+  "${loss_words[@]}" \
   trainer.ray_address="${RAY_ADDRESS:-auto}" \
   trainer.nodes="$nodes" \
   trainer.workers_per_node="$gpus_per_node" \

@@ -51,7 +51,12 @@ def fail(tmp_path: Path, act: str) -> tuple[subprocess.CompletedProcess[str], fl
 
 
 @pytest.mark.parametrize(
-    ("act", "cause"), [("raise ArithmeticError('the loss broke')", "the loss broke")], ids=["raises"]
+    ("act", "cause"),
+    [
+        ("raise ArithmeticError('the loss broke')", "the loss broke"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    ],
+    ids=["raises", "is killed"],
 )
 def test_a_failing_worker_ends_the_run(tmp_path: Path, act: str, cause: str):
     shared_before = set(os.listdir("/dev/shm"))

@@ -67,8 +67,7 @@ class RolloutEngine(Protocol):
             response_width: width of the response columns; at least ``sampling.max_tokens``.
 
         Returns:
-            The batch with ``responses``, ``response_lengths``, ``response_mask``, ``rollout_log_probs`` and
-            ``truncated``.
+            ``responses``, ``response_lengths``, ``response_mask``, ``rollout_log_probs`` and ``truncated`` of each row.
         """
         ...
 

@@ -104,7 +104,7 @@ class VllmEngine:
         if sampling.max_tokens > response_width:
             raise BatchError(f"max_tokens={sampling.max_tokens} does not fit columns of {response_width} positions")
         parameters = [self._sampling_params(sampling, seed) for seed in batch["seeds"].tolist()]
-        return batch.with_columns(**_response_columns(self._run(prompts, parameters), response_width))
+        return DataProto(_response_columns(self._run(prompts, parameters), response_width))
 
     def score(self, sequences: list[list[int]]) -> list[Tensor]:
         """Log-probs of tokens 1, 2, ... of each sequence at temperature 1.

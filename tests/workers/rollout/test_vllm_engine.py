@@ -134,7 +134,7 @@ def question(folder: Path, family: str) -> dict:
 
     batch = prompts()
     random_state = torch.get_rng_state()
-    whole = engine.generate(batch, sampling(), 32)
+    whole = batch.merge(engine.generate(batch, sampling(), 32))
     facts["random_state_kept_by_generate"] = torch.equal(random_state, torch.get_rng_state())
     again = engine.generate(batch, sampling(), 32)
     order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(2))
@@ -298,7 +298,7 @@ def question_tensor_parallel(folder: Path, family: str) -> dict:
     write_directly(engine, model, tp=2)
     written = real_parameters(engine)
     batch = prompts()
-    answers = engine.generate(batch, sampling(), 32)
+    answers = batch.merge(engine.generate(batch, sampling(), 32))
     facts = {
         "left_over": left_over,
         "direct_write_equals_load_weights": all(torch.equal(loaded[name], written[name]) for name in loaded),

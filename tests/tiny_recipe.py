@@ -8,7 +8,7 @@ import yaml
 TINY_MODEL = {
     "model_type": "qwen2",
     "num_hidden_layers": 4,
-    "hidden_size": 32,
+    "hidden_size": 128,
     "intermediate_size": 64,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

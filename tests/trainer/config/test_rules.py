@@ -1,9 +1,10 @@
 """Each rule of the configuration: broken once, with the legal values nearby in its message."""
 
+import json
 from pathlib import Path
 
 import pytest
-from tiny_recipe import write_recipe
+from tiny_recipe import TINY_MODEL, write_recipe
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.load import load_config
@@ -105,6 +106,13 @@ def test_kv_heads_may_be_fewer_than_ranks(tmp_path: Path):
 def test_uneven_stages_that_add_up_pass(tmp_path: Path):
     words = ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=1"]
     load_config(write_recipe(tmp_path), words)
+
+
+def test_a_head_size_that_vllm_lacks_on_a_cpu(tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | {"hidden_size": 64}))
+    with pytest.raises(ConfigError, match=r"size 16, which .* 32, 64, 80"):
+        load_config(recipe, [])
 
 
 def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):

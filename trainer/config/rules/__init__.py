@@ -15,7 +15,7 @@ Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
 
 RULES: tuple[Rule, ...] = (*bounds.RULES, *names.RULES, *layout.RULES, *batch.RULES, *device.RULES, *files.RULES)
-MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES)
+MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
 
 
 def find_problems(config: Config, shape: ModelShape | None) -> list[Problem]:

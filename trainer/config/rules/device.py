@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator
 
+import torch
+
+from cfpo_hybrid.models import ModelShape
 from trainer.config.problem import Problem
 from trainer.config.root import Config
+from trainer.config.rules.nearby import listing
 
 DEVICE = "trainer.device"
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head sizes of vLLM 0.32's attention on a CPU."""
 
 
 def offload(config: Config) -> Iterator[Problem]:
@@ -24,4 +30,16 @@ def attention(config: Config) -> Iterator[Problem]:
         yield Problem((key, DEVICE), f"{key}={value} needs a GPU, but {DEVICE}=cpu; set {key}=sdpa or auto")
 
 
+def head_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """vLLM's attention kernels on a CPU know a few head sizes."""
+    on_cpu = config.trainer.device == "cpu" or (config.trainer.device == "auto" and not torch.cuda.is_available())
+    if on_cpu and shape.head_dim not in CPU_HEAD_SIZES:
+        yield Problem(
+            (DEVICE, "model.path"),
+            f"the model's heads have size {shape.head_dim}, which vLLM's attention on a CPU lacks; it has "
+            f"{listing(CPU_HEAD_SIZES)}: take another model, or a GPU",
+        )
+
+
 RULES = (offload, attention)
+MODEL_RULES = (head_size,)

@@ -1,5 +1,7 @@
 """Legal values near one that does not fit."""
 
+from collections.abc import Iterable
+
 
 def divisors(number: int) -> list[int]:
     """Every divisor, ascending."""
@@ -12,6 +14,6 @@ def nearest_multiples(number: int, step: int) -> list[int]:
     return [multiple for multiple in (below, below + step) if multiple > 0]
 
 
-def listing(values: list[int]) -> str:
+def listing(values: Iterable[int]) -> str:
     """``1, 2, 4`` and so on."""
     return ", ".join(map(str, values))

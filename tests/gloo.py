@@ -21,7 +21,10 @@ PRELOADED = [
     "megatron.core.optimizer",
     "tensordict",
     "transformers.models.llama.modeling_llama",
+    "transformers.models.mistral.modeling_mistral",
     "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.qwen3_moe.modeling_qwen3_moe",
 ]
 """Slow to import: a server does it once for all tests, and every rank is forked from it."""
 

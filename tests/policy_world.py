@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny_model import tiny_model
+from tiny_model import checkpoint_tensors, tiny_model
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
@@ -28,6 +28,7 @@ class Case:
 
     tp: int = 1
     pp: int = 1
+    ep: int = 1
     sequence_parallel: bool = False
     distributed_optimizer: bool = False
     micro_batch_tokens: int = 10_000
@@ -45,6 +46,7 @@ class Case:
             megatron=MegatronConfig(
                 tensor_parallel_size=self.tp,
                 pipeline_parallel_size=self.pp,
+                expert_parallel_size=self.ep,
                 sequence_parallel=self.sequence_parallel,
                 distributed_optimizer=self.distributed_optimizer,
                 recompute=self.recompute,
@@ -59,12 +61,12 @@ class Case:
 def build_policy(case: Case, **options: Any) -> MegatronPolicy:
     """This rank's policy with the weights of ``tiny_model(**case.model)``."""
     model = tiny_model(**case.model)
-    layout = ParallelLayout.of_world(dist.get_world_size(), tp=case.tp, pp=case.pp)
+    layout = ParallelLayout.of_world(dist.get_world_size(), tp=case.tp, pp=case.pp, ep=case.ep)
     settings: dict[str, Any] = {"seed": 1, "total_optimizer_steps": 10, "temperature": 0.7} | options
     policy = MegatronPolicy(
         model_shape(model.config.to_dict()), case.actor(), layout, rank=dist.get_rank(), device=CPU, **settings
     )
-    write_weights(policy, dict(model.state_dict()))
+    write_weights(policy, checkpoint_tensors(model))
     return policy
 
 

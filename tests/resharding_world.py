@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models import Experts, ModelShape
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shards import hf_shapes
 from cfpo_hybrid.models.vllm_specs import vllm_specs
@@ -33,9 +33,14 @@ SMALL = ModelShape(
 
 
 def small_shape(**changes: Any) -> ModelShape:
-    """A few hundred parameters; families differ by bias as the real ones do."""
+    """A few hundred parameters; families differ as the real ones do."""
     shape = replace(SMALL, **changes)
-    return replace(shape, qkv_bias=shape.family == "qwen2")
+    return replace(
+        shape,
+        qkv_bias=shape.family == "qwen2",
+        qk_norm=shape.family.startswith("qwen3"),
+        experts=Experts(count=4, per_token=2, intermediate_size=8, normalised=True) if "moe" in shape.family else None,
+    )
 
 
 def distinct_tensors(shape: ModelShape, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The command line: ``cfpo train | check | eval | export | plot | losses | check-loss``.
+"""The command line: ``cfpo train | check | reshard-plan | eval | export | plot | losses | check-loss``.
 
 Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 130 interrupted.
 """
@@ -16,6 +16,7 @@ from trainer.evaluation_options import EvaluationOptions
 MODULES = {
     "train": "trainer.commands.train",
     "check": "trainer.commands.check",
+    "reshard-plan": "trainer.commands.reshard_plan",
     "eval": "trainer.commands.evaluate",
     "export": "trainer.commands.export",
     "plot": "trainer.commands.plot",
@@ -71,11 +72,24 @@ def parser() -> argparse.ArgumentParser:
         "--gpu-memory", type=float, metavar="GIB", help="memory of one GPU; given, a run that does not fit exits with 2"
     )
 
+    reshard_plan = commands.add_parser("reshard-plan", help="bytes that a weight sync copies and sends; starts nothing")
+    _add_recipe(reshard_plan)
+    reshard_plan.add_argument("--save", metavar="FILE", help="write the plan as JSON")
+
     _add_eval(commands.add_parser("eval", help="score a checkpoint or Hugging Face model on a file"))
 
-    export = commands.add_parser("export", help="write a checkpoint as a Hugging Face folder")
-    export.add_argument("checkpoint", help="a checkpoint folder, or a run directory for its newest one")
+    export = commands.add_parser(
+        "export", help="write a model or checkpoint as a Hugging Face folder, through any layout"
+    )
+    export.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
     export.add_argument("output", help="folder to write")
+    export.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="the layout that holds it on the way, e.g. actor.megatron.tensor_parallel_size=2, or actor.dtype",
+    )
+    export.add_argument("--check", action="store_true", help="compare every tensor with the source's, bit for bit")
 
     plot = commands.add_parser("plot", help="draw the plots of a run directory")
     plot.add_argument("directory", help="a run directory")

@@ -1,6 +1,5 @@
 """Where the Hugging Face folder of a model lies: a plain one, a checkpoint's, or a run's newest."""
 
-import shutil
 from pathlib import Path
 
 from cfpo_hybrid.errors import ModelError
@@ -35,19 +34,3 @@ def saved_model(path: str) -> str:
     if newest is None:
         raise ModelError(f"the run directory '{path}' holds neither an exported model nor a complete checkpoint")
     return str(newest / MODEL_FOLDER)
-
-
-def export(source: Path, output: Path) -> None:
-    """Copies the model of a checkpoint or run directory to a folder of its own, for any Hugging Face tool.
-
-    Raises:
-        ModelError: there is no such model, or the output folder is not empty.
-    """
-    folder = Path(saved_model(str(source)))
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"'{source}' is neither a checkpoint nor a run directory nor a model folder; name one of these"
-        )
-    if output.exists() and any(output.iterdir()):
-        raise ModelError(f"the output folder '{output}' is not empty; name a new one")
-    shutil.copytree(folder, output, dirs_exist_ok=True)

@@ -104,7 +104,7 @@ def replica_meta(answer: DataProto) -> list[dict[str, Any]]:
 
 
 def checkpoint_layout(config: Config) -> dict[str, int]:
-    """What the workers' files of a checkpoint depend on."""
+    """How the workers that write a checkpoint are laid out."""
     layout = config.train_layout
     sharded = int(config.actor.megatron.distributed_optimizer)
     return {"dp": layout.dp, "pp": layout.pp, "tp": layout.tp, "distributed_optimizer": sharded}

@@ -44,7 +44,7 @@ class TrainerState:
         policy_version: updates of the rollout engine's weights so far.
         prompts_consumed: prompts drawn from the training data; its position.
         seed: the run's seed.
-        layout: sizes that the workers' parts depend on, e.g. ``{"dp": 2, "tp": 1, "pp": 1}``.
+        layout: how the workers were laid out, e.g. ``{"dp": 2, "tp": 1, "pp": 1}``; a resume may have another one.
         config: the resolved settings, nested and plain.
         versions: of the packages that wrote the checkpoint; those installed by default.
     """
@@ -65,7 +65,7 @@ def check_resumable(
     config: Mapping[str, Any],
     fixed: Iterable[str] = FIXED_SETTINGS,
 ) -> None:
-    """Checks that this run can go on from a checkpoint; other changed settings and versions are only logged.
+    """Checks that this run can go on from a checkpoint; another layout, other settings and versions are only logged.
 
     Args:
         state: of the checkpoint.
@@ -74,15 +74,10 @@ def check_resumable(
         fixed: dotted keys that may not have changed.
 
     Raises:
-        ConfigError: another layout or other fixed settings, all of them at once.
+        ConfigError: other fixed settings, all of them at once.
     """
     fixed = frozenset(fixed)
     problems = []
-    if dict(layout) != state.layout:
-        problems.append(
-            f"the checkpoint of step {state.step} was written by workers laid out as {_words(state.layout)}, this run "
-            f"has {_words(layout)}; take the saved layout, or export the model and start a new run from it"
-        )
     for key, (saved, current) in changed_settings(state.config, config).items():
         if key in fixed:
             problems.append(
@@ -93,6 +88,12 @@ def check_resumable(
             logger.info("resuming with %s=%r, was %r", key, current, saved)
     if problems:
         raise ConfigError(problems)
+    if dict(layout) != state.layout:
+        logger.warning(
+            "the checkpoint of step %d was written by workers laid out as %s, this run has %s: its weights and optimizer "
+            "are cut anew, random states of ranks are seeded anew",
+            *(state.step, _words(state.layout), _words(layout)),
+        )
     for package, version in package_versions(state.versions).items():
         if version != state.versions[package]:
             logger.warning("resuming with %s %s, was %s", package, version, state.versions[package])

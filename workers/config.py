@@ -27,6 +27,8 @@ class MegatronConfig:
     """Ranks that share each layer."""
     pipeline_parallel_size: int = 1
     """Stages that the layers are divided into."""
+    expert_parallel_size: int = 1
+    """Ranks of a stage, over tp and dp alike, that share the experts of each layer, which stay whole."""
     context_parallel_size: int = 1
     """Only 1 is supported; the key is reserved."""
     sequence_parallel: bool = False
@@ -119,6 +121,8 @@ class RolloutConfig:
     """Steps between comparisons of both engines on a fixed probe; the first reshard is always compared, 0 is only that."""
     probe_tolerance: float | None = None
     """Largest allowed difference in log-prob; by default 1e-4 in fp32 and 0.2 in bf16."""
+    probe_action: str = "stop"
+    """What a larger one leads to, once the tensors that differ are named: "stop" or "warn" (the run goes on)."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,18 @@ from typing import Protocol
 import torch
 
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.models.vllm_specs import vllm_specs
-from cfpo_hybrid.resharding import Piece, Rectangle, Resharder, ReshardStats, ShardSpec, build_plan
+from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
+from cfpo_hybrid.resharding import (
+    Piece,
+    Rectangle,
+    Resharder,
+    ReshardPlan,
+    ReshardStats,
+    ShardSpec,
+    build_plan,
+    check_plan,
+)
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
@@ -71,37 +79,29 @@ def weight_receiver(
     policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings, rank: int
 ) -> WeightReceiver:
     """The receiver that ``rollout.load_format`` names."""
-    sources = _all_sources(shape, settings)
-    world_size = settings.train_layout.world_size
+    handover = Handover(
+        shape=shape,
+        training=settings.train_layout,
+        rollout=settings.rollout_layout,
+        ranks_per_node=settings.ranks_per_node,
+        first_stage_layers=settings.actor.megatron.first_stage_layers,
+        last_stage_layers=settings.actor.megatron.last_stage_layers,
+    )
+    sources = training_specs(handover)
 
-    def resharder(destinations: Sequence[Sequence[ShardSpec]]) -> Resharder:
-        plan = build_plan(sources, destinations, settings.ranks_per_node)
+    def resharder(plan: ReshardPlan) -> Resharder:
         return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=settings.rollout.bucket_bytes)
 
     if settings.rollout.load_format == "direct":
-        tp = settings.rollout.tensor_parallel_size
-        return DirectReceiver(
-            policy, engine, resharder([vllm_specs(shape, tp, rank % tp) for rank in range(world_size)])
-        )
+        plan = weight_plan(handover)
+        check_plan(plan, sources, rollout_specs(handover), hf_shapes(shape), ranks=[rank])
+        return DirectReceiver(policy, engine, resharder(plan))
     layers = []
     for shapes in _by_layer(shape):
         full = [_whole(name, size) for name, size in shapes]
-        layers.append(GatheredTensors(shapes, resharder([full] * world_size)))
+        plan = build_plan(sources, [full] * len(sources), settings.ranks_per_node)
+        layers.append(GatheredTensors(shapes, resharder(plan)))
     return LoaderReceiver(policy, engine, layers)
-
-
-def _all_sources(shape: ModelShape, settings: HybridSettings) -> list[list[ShardSpec]]:
-    layout, megatron = settings.train_layout, settings.actor.megatron
-    return [
-        megatron_specs(
-            shape,
-            layout,
-            layout.coordinate(rank),
-            first_stage_layers=megatron.first_stage_layers,
-            last_stage_layers=megatron.last_stage_layers,
-        )
-        for rank in range(layout.world_size)
-    ]
 
 
 def _by_layer(shape: ModelShape) -> list[list[tuple[str, tuple[int, ...]]]]:

@@ -1,19 +1,24 @@
 """Step 7: from Megatron's shards into vLLM's parameters, with the order of waking and the proof on the probe."""
 
+import logging
 import time
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.resharding import ReshardStats
 from workers.megatron.policy import MegatronPolicy
-from workers.probe import TOLERANCE, Probe, check_difference, largest_difference
+from workers.probe import TOLERANCE, Probe, largest_difference, mismatch
 from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
+from workers.weight_check import WeightCheck, WeightDifferences
 from workers.weight_receiver import WeightReceiver, weight_receiver
+
+logger = logging.getLogger(__name__)
 
 
 class WeightSync:
@@ -23,7 +28,7 @@ class WeightSync:
         policy: the engine that trains.
         engine: the engine that generates.
         shape: of the model both hold.
-        settings: layouts, bucket size, and how often the probe is due.
+        settings: layouts, bucket size, how often the probe is due, and what a mismatch leads to.
     """
 
     def __init__(
@@ -32,9 +37,10 @@ class WeightSync:
         rank = dist.get_rank()
         self.policy, self.engine = policy, engine
         self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, rank)
+        self.check = WeightCheck(policy, engine, shape, settings)
         # vLLM always samples one token more than it scores.
         self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
-        self.probe_every = settings.rollout.probe_every
+        self.probe_every, self.probe_action = settings.rollout.probe_every, settings.rollout.probe_action
         self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
         self.syncs = 0
 
@@ -42,7 +48,7 @@ class WeightSync:
         """Wakes vLLM's weights, writes them, puts Megatron to sleep and wakes the KV cache.
 
         Raises:
-            ReshardError: the engines disagree on the probe.
+            ReshardError: the engines disagree on the probe, and ``rollout.probe_action`` is "stop".
         """
         started = time.perf_counter()
         self.policy.onload(training=False)
@@ -62,8 +68,31 @@ class WeightSync:
 
     def _prove(self, expected: Tensor, policy_version: int) -> float:
         difference = largest_difference(expected, self.probe.of_engine(self.engine))
-        check_difference(difference, self.tolerance, policy_version)
+        if difference > self.tolerance:
+            message = f"{mismatch(difference, self.tolerance, policy_version)}: {_verdict(self._differing_weights())}"
+            if self.probe_action == "stop":
+                raise ReshardError(message)
+            logger.warning(message)
         return difference
+
+    def _differing_weights(self) -> WeightDifferences:
+        # The order of waking again: on a device both engines' weights may not fit beside the KV cache.
+        self.engine.sleep_kv_cache()
+        self.policy.onload(training=False)
+        differences = self.check.run()
+        self.policy.offload()
+        self.engine.wake_kv_cache()
+        return differences
+
+
+def _verdict(differences: WeightDifferences) -> str:
+    """What differs, and what to do about it."""
+    if differences.count:
+        return f"{differences}. Try rollout.load_format=load_weights to see whether the direct transfer is at fault"
+    return (
+        f"{differences}. If a difference of this size is expected (another dtype or kernel), raise "
+        "rollout.probe_tolerance or set rollout.probe_action=warn"
+    )
 
 
 def _over_all_ranks(policy_version: int, seconds: float, stats: ReshardStats, difference: float | None) -> SyncReport:

@@ -3,13 +3,17 @@
 from cfpo_hybrid.models.family import FAMILIES
 from cfpo_hybrid.models.hf_config import load_hf_config, model_folder, model_shape
 from cfpo_hybrid.models.llama import LLAMA
+from cfpo_hybrid.models.mistral import MISTRAL
 from cfpo_hybrid.models.qwen2 import QWEN2
-from cfpo_hybrid.models.shape import Llama3RopeScaling, ModelShape
+from cfpo_hybrid.models.qwen3 import QWEN3
+from cfpo_hybrid.models.qwen3_moe import QWEN3_MOE
+from cfpo_hybrid.models.shape import Experts, Llama3RopeScaling, ModelShape
 from cfpo_hybrid.models.stages import pipeline_layers
 from cfpo_hybrid.models.vocab import padded_vocab_size
 
 __all__ = [
     "FAMILIES",
+    "Experts",
     "Llama3RopeScaling",
     "ModelShape",
     "load_hf_config",
@@ -19,5 +23,5 @@ __all__ = [
     "pipeline_layers",
 ]
 
-for _family in (LLAMA, QWEN2):
+for _family in (LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE):
     FAMILIES.register(_family.model_type, _family)

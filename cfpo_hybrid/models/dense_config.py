@@ -9,8 +9,16 @@ from cfpo_hybrid.models.shape import Llama3RopeScaling, ModelShape
 DEFAULT_ROPE_THETA = 10000.0
 
 
-def read_dense_shape(config: Mapping[str, Any], *, family: str, qkv_bias: bool) -> ModelShape:
+def read_dense_shape(
+    config: Mapping[str, Any], *, family: str, qkv_bias: bool = False, qk_norm: bool = False
+) -> ModelShape:
     """The shape of a Llama-like model.
+
+    Args:
+        config: config.json.
+        family: its ``model_type``.
+        qkv_bias: query, key and value have biases.
+        qk_norm: each head's query and key are normalised.
 
     Raises:
         ModelError: a key is missing, or asks for an activation or rotary scaling that is not supported.
@@ -18,27 +26,47 @@ def read_dense_shape(config: Mapping[str, Any], *, family: str, qkv_bias: bool) 
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise ModelError(f"config.json has hidden_act='{activation}'; only 'silu' (SwiGLU) is supported")
-    hidden_size, num_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    hidden_size, num_heads = read_size(config, "hidden_size"), read_size(config, "num_attention_heads")
     theta, scaling = _rope(config)
     return ModelShape(
         family=family,
-        num_layers=_size(config, "num_hidden_layers"),
+        num_layers=read_size(config, "num_hidden_layers"),
         hidden_size=hidden_size,
-        intermediate_size=_size(config, "intermediate_size"),
+        intermediate_size=read_size(config, "intermediate_size"),
         num_heads=num_heads,
         num_kv_heads=config.get("num_key_value_heads") or num_heads,
         head_dim=config.get("head_dim") or hidden_size // num_heads,
-        vocab_size=_size(config, "vocab_size"),
-        max_position_embeddings=_size(config, "max_position_embeddings"),
+        vocab_size=read_size(config, "vocab_size"),
+        max_position_embeddings=read_size(config, "max_position_embeddings"),
         rope_theta=theta,
         rope_scaling=scaling,
         rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         qkv_bias=qkv_bias,
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=qk_norm,
     )
 
 
-def _size(config: Mapping[str, Any], key: str) -> int:
+def refuse(config: Mapping[str, Any], *keys: str) -> None:
+    """Refuses what changes the model and is not supported.
+
+    Raises:
+        ModelError: one of the keys is there and not false, null or empty.
+    """
+    for key in keys:
+        if config.get(key):
+            raise ModelError(
+                f"config.json has {key}={config[key]!r}, which is not supported in models of type "
+                f"{config.get('model_type')}"
+            )
+
+
+def read_size(config: Mapping[str, Any], key: str) -> int:
+    """A whole number.
+
+    Raises:
+        ModelError: the key is missing, or is something else.
+    """
     if not isinstance(config.get(key), int):
         raise ModelError(f"config.json has {key}={config.get(key)!r}; it must be a whole number")
     return config[key]

@@ -1,9 +1,9 @@
 """What a model family is: how its config.json is read, and which tensors a decoder layer has in three vocabularies.
 
 A family is one :class:`Family` record in a file of its own. Its ``layer`` table names every parameter of a decoder
-layer as Megatron-core, Hugging Face and vLLM call it; the role says how tensor parallelism cuts it. From the table
-follow the shard specs of both engines, the reshard plan, loading and export. To add a dense family, copy ``qwen2.py``
-and name it in ``cfpo_hybrid/models/__init__.py``.
+layer as Megatron-core, Hugging Face and vLLM call it; the role says how it is cut over ranks. From the table follow the
+shard specs of both engines, the reshard plan, loading and export. To add a dense family, copy ``qwen3.py`` and name it
+in ``cfpo_hybrid/models/__init__.py``; ``layers.py`` has the tables that families share.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,10 +16,12 @@ from cfpo_hybrid.registry import Registry
 
 
 class Role(Enum):
-    """How a parameter of a decoder layer is fused and cut over tensor-parallel ranks."""
+    """How a parameter of a decoder layer is fused and cut over ranks."""
 
     NORM = auto()
     """A vector of hidden_size, on every rank."""
+    HEAD_NORM = auto()
+    """A vector of head_dim, on every rank."""
     QKV = auto()
     """Rows of query, key and value: Megatron interleaves them by query group, vLLM stacks them."""
     QKV_BIAS = auto()
@@ -30,6 +32,12 @@ class Role(Enum):
     """Each rank's rows of gate above its rows of up."""
     DOWN = auto()
     """[hidden_size, intermediate_size], cut along its columns."""
+    ROUTER = auto()
+    """[number of experts, hidden_size], on every rank."""
+    EXPERT_GATE_UP = auto()
+    """As GATE_UP, of each expert. Megatron has whole experts, each a parameter; vLLM cuts all and stacks them."""
+    EXPERT_DOWN = auto()
+    """As DOWN, of each expert, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +46,8 @@ class LayerParameter:
 
     Args:
         role: how it is fused and cut.
-        hugging_face: the tensors it is made of, in fusion order.
-        megatron: name after ``decoder.layers.N.``.
+        hugging_face: the tensors it is made of, in fusion order; of an expert's, ``{expert}`` is its number.
+        megatron: name after ``decoder.layers.N.``; of an expert's, ``{expert}`` is its number on the rank.
         vllm: name after ``model.layers.N.``.
     """
 
@@ -72,38 +80,3 @@ LM_HEAD = "lm_head.weight"
 """Hugging Face names outside the layers, the same in every family so far."""
 
 FAMILIES: Registry[Family] = Registry("model family")
-
-
-def dense_layer(*, qkv_bias: bool) -> tuple[LayerParameter, ...]:
-    """The layer table of a Llama-like block: pre-norm attention and SwiGLU."""
-    projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    weights, biases = (tuple(f"{name}.{kind}" for name in projections) for kind in ("weight", "bias"))
-    bias = LayerParameter(
-        role=Role.QKV_BIAS,
-        hugging_face=biases,
-        megatron="self_attention.linear_qkv.bias",
-        vllm="self_attn.qkv_proj.bias",
-    )
-    return (
-        _same(Role.NORM, "input_layernorm.weight", "input_layernorm.weight"),
-        LayerParameter(
-            role=Role.QKV,
-            hugging_face=weights,
-            megatron="self_attention.linear_qkv.weight",
-            vllm="self_attn.qkv_proj.weight",
-        ),
-        *((bias,) if qkv_bias else ()),
-        _same(Role.ATTENTION_OUT, "self_attn.o_proj.weight", "self_attention.linear_proj.weight"),
-        _same(Role.NORM, "post_attention_layernorm.weight", "pre_mlp_layernorm.weight"),
-        LayerParameter(
-            role=Role.GATE_UP,
-            hugging_face=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-            megatron="mlp.linear_fc1.weight",
-            vllm="mlp.gate_up_proj.weight",
-        ),
-        _same(Role.DOWN, "mlp.down_proj.weight", "mlp.linear_fc2.weight"),
-    )
-
-
-def _same(role: Role, hugging_face: str, megatron: str) -> LayerParameter:
-    return LayerParameter(role=role, hugging_face=(hugging_face,), megatron=megatron, vllm=hugging_face)

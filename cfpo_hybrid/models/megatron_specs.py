@@ -3,10 +3,12 @@
 Layers are numbered from 0 on each pipeline stage (``decoder.layers.{local}``). ``linear_qkv`` interleaves by query
 group: its rows are [q of group 0, k 0, v 0, q of group 1, k 1, v 1, ...], cut evenly over tensor-parallel ranks, also
 where there are fewer groups than ranks. With tied embeddings and several stages the last one holds a copy of the
-embedding as ``output_layer.weight``.
+embedding as ``output_layer.weight``. Experts are not cut: each rank of an expert-parallel group has its share of them
+whole, numbered from 0.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
@@ -14,6 +16,7 @@ from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.shards import (
     Rows,
     check_divides,
+    experts_of,
     hf_layer_names,
     layer_parameter,
     stacked,
@@ -40,19 +43,22 @@ def megatron_specs(
     """The parameters of the rank at ``coordinate``.
 
     Raises:
-        ModelError: the model does not divide over tp.
+        ModelError: the model does not divide over tp, or its experts not over ep.
         ConfigError: its layers do not divide over pp.
     """
     check_divides(shape, layout.tp, "training")
+    check_experts_divide(shape, layout.ep)
     layers = pipeline_layers(shape.num_layers, layout.pp, first_stage_layers, last_stage_layers)[coordinate.pp]
-    tp = (coordinate.tp, layout.tp)
     rows = padded_vocab_size(shape.vocab_size, layout.tp) // layout.tp
     vocabulary = (coordinate.tp * rows, rows)
     is_last = coordinate.pp == layout.pp - 1
+    share = _Share(tp=(coordinate.tp, layout.tp), ep=(layout.expert_rank(coordinate), layout.ep))
     specs = []
     if coordinate.pp == 0:
         specs.append(vocabulary_shard(EMBEDDING_NAME, EMBEDDING, shape, vocabulary))
-    specs.extend(_layer_specs(shape, layers, tp))
+    for local, layer in enumerate(layers):
+        for parameter in FAMILIES.get(shape.family).layer:
+            specs.extend(_layer_specs(parameter, (local, layer), shape, share))
     if is_last:
         specs.append(stacked(FINAL_NORM_NAME, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
     if is_last and not (shape.tied_embeddings and layout.pp == 1):
@@ -61,15 +67,55 @@ def megatron_specs(
     return specs
 
 
-def _layer_specs(shape: ModelShape, layers: range, tp: tuple[int, int]) -> Iterator[ShardSpec]:
-    for local, layer in enumerate(layers):
-        for parameter in FAMILIES.get(shape.family).layer:
-            name = f"decoder.layers.{local}.{parameter.megatron}"
-            hf_names = hf_layer_names(parameter, layer)
-            if parameter.role in (Role.QKV, Role.QKV_BIAS):
-                yield _qkv(parameter, name, hf_names, shape, tp)
-            else:
-                yield layer_parameter(parameter, name, hf_names, shape, tp)
+def check_experts_divide(shape: ModelShape, ep: int) -> None:
+    """Refuses an expert-parallel size that does not divide the model's experts.
+
+    Raises:
+        ModelError: it does not, or the model has none.
+    """
+    count = shape.experts.count if shape.experts else 1
+    if count % ep:
+        legal = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+        raise ModelError(
+            f"expert parallel size {ep} does not divide the model's {count} experts per layer; sizes that do: {legal}"
+            if shape.experts
+            else f"expert parallel size {ep} needs a mixture of experts; {shape.family} models have none, set it to 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Share:
+    """A rank's (rank, size) in its tensor-parallel and in its expert-parallel group."""
+
+    tp: tuple[int, int]
+    ep: tuple[int, int]
+
+
+def _layer_specs(
+    parameter: LayerParameter, layer: tuple[int, int], shape: ModelShape, share: _Share
+) -> Iterator[ShardSpec]:
+    """A table's row in the layer with this (local, global) number."""
+    name = f"decoder.layers.{layer[0]}.{parameter.megatron}"
+    match parameter.role:
+        case Role.QKV | Role.QKV_BIAS:
+            yield _qkv(parameter, name, hf_layer_names(parameter, layer[1]), shape, share.tp)
+        case Role.EXPERT_GATE_UP | Role.EXPERT_DOWN:
+            experts, (rank, size) = experts_of(parameter, shape), share.ep
+            count = len(experts) // size
+            for number, expert in enumerate(experts[rank * count : (rank + 1) * count]):
+                hf_names = hf_layer_names(parameter, layer[1], expert)
+                yield _expert(parameter, name.replace("{expert}", str(number)), hf_names, shape)
+        case _:
+            yield layer_parameter(parameter, name, hf_layer_names(parameter, layer[1]), shape, share.tp)
+
+
+def _expert(parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape) -> ShardSpec:
+    """A whole expert's gate above its up, or its down."""
+    assert shape.experts is not None
+    width = shape.experts.intermediate_size
+    if parameter.role is Role.EXPERT_GATE_UP:
+        return stacked(name, [Rows(hf_name, 0, width) for hf_name in hf_names], (0, shape.hidden_size))
+    return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], (0, width))
 
 
 def _qkv(

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.dense_config import read_dense_shape
-from cfpo_hybrid.models.family import Family, dense_layer
+from cfpo_hybrid.models.dense_config import read_dense_shape, refuse
+from cfpo_hybrid.models.family import Family
+from cfpo_hybrid.models.layers import dense_layer
 from cfpo_hybrid.models.shape import ModelShape
 
 
 def _read_shape(config: Mapping[str, Any]) -> ModelShape:
-    if config.get("use_sliding_window"):
-        raise ModelError("config.json has use_sliding_window=true; only full attention is supported, set it to false")
+    refuse(config, "use_sliding_window")
     shape = read_dense_shape(config, family="qwen2", qkv_bias=True)
     if shape.query_size != shape.hidden_size:
         raise ModelError(

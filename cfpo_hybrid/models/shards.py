@@ -53,7 +53,7 @@ def vocabulary_shard(name: str, hf_name: str, shape: ModelShape, shard: tuple[in
 def layer_parameter(
     parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
 ) -> ShardSpec:
-    """The shard of a parameter that both engines cut in the same way: all but query-key-value.
+    """The shard of a parameter that both engines cut in the same way: all but query-key-value and experts.
 
     Args:
         parameter: the row of the family's table.
@@ -67,6 +67,11 @@ def layer_parameter(
     match parameter.role:
         case Role.NORM:
             return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], None)
+        case Role.HEAD_NORM:
+            return stacked(name, [Rows(hf_names[0], 0, shape.head_dim)], None)
+        case Role.ROUTER:
+            assert shape.experts is not None
+            return stacked(name, [Rows(hf_names[0], 0, shape.experts.count)], hidden)
         case Role.ATTENTION_OUT:
             width = shape.query_size // size
             return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], (rank * width, width))
@@ -83,28 +88,47 @@ def layer_parameter(
 def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the Hugging Face checkpoint; a tied head has none of its own."""
     hidden = shape.hidden_size
-    rows = (shape.query_size, shape.kv_size, shape.kv_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (shape.vocab_size, hidden), FINAL_NORM: (hidden,)}
     if not shape.tied_embeddings:
         shapes[LM_HEAD] = (shape.vocab_size, hidden)
-    of_role: dict[Role, list[tuple[int, ...]]] = {
-        Role.NORM: [(hidden,)],
-        Role.QKV: [(count, hidden) for count in rows],
-        Role.QKV_BIAS: [(count,) for count in rows],
-        Role.ATTENTION_OUT: [(hidden, shape.query_size)],
-        Role.GATE_UP: [(shape.intermediate_size, hidden)] * 2,
-        Role.DOWN: [(hidden, shape.intermediate_size)],
-    }
+    table = FAMILIES.get(shape.family).layer
+    sizes_of = {parameter.role: _hf_sizes(shape, parameter.role) for parameter in table}
     for layer in range(shape.num_layers):
-        for parameter in FAMILIES.get(shape.family).layer:
-            sizes = of_role[parameter.role]
-            shapes |= zip(hf_layer_names(parameter, layer), sizes, strict=True)
+        for parameter in table:
+            for expert in experts_of(parameter, shape):
+                shapes |= zip(hf_layer_names(parameter, layer, expert), sizes_of[parameter.role], strict=True)
     return shapes
 
 
-def hf_layer_names(parameter: LayerParameter, layer: int) -> list[str]:
+def _hf_sizes(shape: ModelShape, role: Role) -> list[tuple[int, ...]]:
+    """Shapes of the Hugging Face tensors that a parameter is made of."""
+    hidden = shape.hidden_size
+    rows = (shape.query_size, shape.kv_size, shape.kv_size)
+    count, width = (shape.experts.count, shape.experts.intermediate_size) if shape.experts else (0, 0)
+    sizes: dict[Role, list[tuple[int, ...]]] = {
+        Role.NORM: [(hidden,)],
+        Role.HEAD_NORM: [(shape.head_dim,)],
+        Role.QKV: [(size, hidden) for size in rows],
+        Role.QKV_BIAS: [(size,) for size in rows],
+        Role.ATTENTION_OUT: [(hidden, shape.query_size)],
+        Role.GATE_UP: [(shape.intermediate_size, hidden)] * 2,
+        Role.DOWN: [(hidden, shape.intermediate_size)],
+        Role.ROUTER: [(count, hidden)],
+        Role.EXPERT_GATE_UP: [(width, hidden)] * 2,
+        Role.EXPERT_DOWN: [(hidden, width)],
+    }
+    return sizes[role]
+
+
+def experts_of(parameter: LayerParameter, shape: ModelShape) -> range:
+    """The experts that have this parameter, each its own; what is not an expert's is there once."""
+    is_experts = parameter.role in (Role.EXPERT_GATE_UP, Role.EXPERT_DOWN)
+    return range(shape.experts.count) if is_experts and shape.experts else range(1)
+
+
+def hf_layer_names(parameter: LayerParameter, layer: int, expert: int = 0) -> list[str]:
     """Full Hugging Face names of a parameter's tensors in a layer (counted over the whole model)."""
-    return [f"model.layers.{layer}.{name}" for name in parameter.hugging_face]
+    return [f"model.layers.{layer}.{name}".replace("{expert}", str(expert)) for name in parameter.hugging_face]
 
 
 def check_divides(shape: ModelShape, tp: int, engine: str) -> None:
@@ -116,8 +140,8 @@ def check_divides(shape: ModelShape, tp: int, engine: str) -> None:
     problems = []
     if shape.num_heads % tp:
         problems.append(f"{shape.num_heads} attention heads")
-    if shape.intermediate_size % tp:
-        problems.append(f"intermediate size {shape.intermediate_size}")
+    if _cut_width(shape) % tp:
+        problems.append(f"intermediate size {_cut_width(shape)}")
     if shape.num_kv_heads % tp and tp % shape.num_kv_heads:
         problems.append(f"{shape.num_kv_heads} key-value heads (they must divide tp or be divided by it)")
     if problems:
@@ -130,4 +154,9 @@ def check_divides(shape: ModelShape, tp: int, engine: str) -> None:
 
 def _divides(shape: ModelShape, tp: int) -> bool:
     kv_fits = shape.num_kv_heads % tp == 0 or tp % shape.num_kv_heads == 0
-    return shape.num_heads % tp == 0 and shape.intermediate_size % tp == 0 and kv_fits
+    return shape.num_heads % tp == 0 and _cut_width(shape) % tp == 0 and kv_fits
+
+
+def _cut_width(shape: ModelShape) -> int:
+    """What vLLM cuts of each MLP or expert; Megatron keeps experts whole, and needs no more than vLLM."""
+    return shape.experts.intermediate_size if shape.experts else shape.intermediate_size

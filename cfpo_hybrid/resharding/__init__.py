@@ -1,7 +1,19 @@
-"""Resharding: shard specs of two engines, the plan between them, and its execution."""
+"""Resharding: shard specs of two engines, the plan between them, its proof, and its execution."""
 
-from cfpo_hybrid.resharding.plan import Copy, ReshardPlan, build_plan
+from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
+from cfpo_hybrid.resharding.planner import build_plan
+from cfpo_hybrid.resharding.proof import check_plan
 from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
 from cfpo_hybrid.resharding.transfer import Resharder, ReshardStats
 
-__all__ = ["Copy", "Piece", "Rectangle", "ReshardPlan", "ReshardStats", "Resharder", "ShardSpec", "build_plan"]
+__all__ = [
+    "Copy",
+    "Piece",
+    "Rectangle",
+    "ReshardPlan",
+    "ReshardStats",
+    "Resharder",
+    "ShardSpec",
+    "build_plan",
+    "check_plan",
+]

@@ -1,17 +1,17 @@
-"""Who copies what to whom: the intersection of source shards and destination shards. Pure data.
+"""Who copies what to whom, as data: what a destination needs in cargos, and routes that bring stretches of them.
 
-For each rectangle that a destination needs, the plan looks for sources in the order: the same rank (a local copy), the
-same node, any node; among equals the sender with the least bytes so far. What it takes is cut out of the rectangle, so
-each destination element is written exactly once; a remainder that nobody holds raises. Every rank computes the same
-plan from layouts alone, without a message.
+A cargo is all that one kind of destination rank needs and that the same source ranks hold, item after item. A route
+brings the elements ``[first, last)`` of a cargo from one rank to another, or from a rank to itself. Cargos are shared by
+all replicas, so a plan for thousands of ranks stays small; the copies of a rank follow from them when they are asked for.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
 
-from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Rectangle
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,118 +36,138 @@ class Copy:
         return self.source.volume
 
 
+class Place(NamedTuple):
+    """Where a rectangle begins in a local parameter."""
+
+    name: str
+    start: tuple[int, ...]
+
+    def rows(self, first: int, size: tuple[int, ...]) -> Rectangle:
+        """A box of the parameter that begins ``first`` rows below the place."""
+        return Rectangle((self.start[0] + first, *self.start[1:]), size)
+
+
+class Item(NamedTuple):
+    """A rectangle of a Hugging Face tensor and its place in the destination."""
+
+    hf_name: str
+    hf: Rectangle
+    destination: Place
+
+    @property
+    def row(self) -> int:
+        """Elements of one row."""
+        return self.hf.volume // self.hf.size[0]
+
+
+class Route(NamedTuple):
+    """The elements ``[first, last)`` of a cargo, which begin and end between rows, from one rank to another.
+
+    ``offer`` says where the source has them.
+    """
+
+    source_rank: int
+    destination_rank: int
+    cargo: int
+    offer: int
+    first: int
+    last: int
+
+    @property
+    def is_local(self) -> bool:
+        """Stays within one process."""
+        return self.source_rank == self.destination_rank
+
+    @property
+    def volume(self) -> int:
+        """Elements."""
+        return self.last - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """Items that the same ranks hold and the same ranks need.
+
+    Args:
+        items: one after the other.
+        offers: the places of all items in a source; more than one where its holders name them differently (tied heads).
+    """
+
+    items: tuple[Item, ...]
+    offers: tuple[tuple[Place, ...], ...]
+    ends: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Elements up to the end of each item."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends", tuple(accumulate(item.hf.volume for item in self.items)))
+
+    @property
+    def volume(self) -> int:
+        """Elements."""
+        return self.ends[-1]
+
+    def border(self, element: int) -> int:
+        """The border between rows that is nearest to an element."""
+        if element >= self.volume:
+            return self.volume
+        index = bisect_right(self.ends, element)
+        item = self.items[index]
+        begin = self.ends[index] - item.hf.volume
+        return begin + (element - begin + item.row // 2) // item.row * item.row
+
+    def copies(self, route: Route) -> Iterator[Copy]:
+        """The copies of a route of this cargo, in the order of its items."""
+        places = self.offers[route.offer]
+        for index in range(bisect_right(self.ends, route.first), len(self.items)):
+            item, end = self.items[index], self.ends[index]
+            begin = end - item.hf.volume
+            if begin >= route.last:
+                return
+            first = max(0, route.first - begin) // item.row
+            size = ((min(end, route.last) - begin) // item.row - first, *item.hf.size[1:])
+            yield Copy(
+                source_rank=route.source_rank,
+                source_name=places[index].name,
+                source=places[index].rows(first, size),
+                destination_rank=route.destination_rank,
+                destination_name=item.destination.name,
+                destination=item.destination.rows(first, size),
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class ReshardPlan:
     """Every copy, in one order that all ranks share.
 
     Args:
         world_size: number of ranks.
-        copies: local and remote ones.
+        ranks_per_node: consecutive ranks that share a machine.
+        cargos: what moves.
+        routes: of each destination rank, local and remote ones.
     """
 
     world_size: int
-    copies: tuple[Copy, ...]
+    ranks_per_node: int
+    cargos: tuple[Cargo, ...]
+    routes: tuple[tuple[Route, ...], ...]
+
+    @property
+    def copies(self) -> list[Copy]:
+        """All copies of all ranks; many for a large world."""
+        return self._copies(route for routes in self.routes for route in routes)
 
     def local(self, rank: int) -> list[Copy]:
         """Copies within a rank."""
-        return [copy for copy in self.copies if copy.is_local and copy.source_rank == rank]
+        return self._copies(route for route in self.routes[rank] if route.is_local)
 
     def sent_by(self, rank: int) -> list[Copy]:
         """Copies that leave a rank."""
-        return [copy for copy in self.copies if not copy.is_local and copy.source_rank == rank]
+        every = (route for routes in self.routes for route in routes)
+        return self._copies(route for route in every if route.source_rank == rank and not route.is_local)
 
     def received_by(self, rank: int) -> list[Copy]:
         """Copies that reach a rank from others."""
-        return [copy for copy in self.copies if not copy.is_local and copy.destination_rank == rank]
+        return self._copies(route for route in self.routes[rank] if not route.is_local)
 
-
-@dataclass(slots=True)
-class _Holders:
-    """One rectangle of a Hugging Face tensor and everyone who holds just it."""
-
-    area: Rectangle
-    pieces: dict[int, tuple[str, Piece]] = field(default_factory=dict)
-
-
-def build_plan(
-    sources: Sequence[Sequence[ShardSpec]], destinations: Sequence[Sequence[ShardSpec]], ranks_per_node: int
-) -> ReshardPlan:
-    """Intersects two descriptions of the same model.
-
-    Args:
-        sources: the shards of each source rank.
-        destinations: the shards of each destination rank; rank ``i`` of both is the same process.
-        ranks_per_node: consecutive ranks that share a machine.
-
-    Raises:
-        ReshardError: a destination rectangle that no source holds, named with its tensor.
-    """
-    planner = _Planner(_holders_by_tensor(sources), ranks_per_node)
-    copies = tuple(
-        copy
-        for rank, specs in enumerate(destinations)
-        for spec in specs
-        for piece in spec.pieces
-        for copy in planner.cover(rank, spec.name, piece)
-    )
-    return ReshardPlan(max(len(sources), len(destinations)), copies)
-
-
-def _holders_by_tensor(sources: Sequence[Sequence[ShardSpec]]) -> dict[str, list[_Holders]]:
-    areas: dict[str, dict[Rectangle, _Holders]] = defaultdict(dict)
-    for rank, specs in enumerate(sources):
-        for spec in specs:
-            for piece in spec.pieces:
-                holders = areas[piece.hf_name].setdefault(piece.hf, _Holders(piece.hf))
-                # A rank with two copies (a tied head) gives the first.
-                holders.pieces.setdefault(rank, (spec.name, piece))
-    return {name: list(by_area.values()) for name, by_area in areas.items()}
-
-
-class _Planner:
-    """Chooses sources one destination rectangle after another, keeping the load of each sender."""
-
-    def __init__(self, holders: dict[str, list[_Holders]], ranks_per_node: int) -> None:
-        self._holders = holders
-        self._ranks_per_node = ranks_per_node
-        self._load: dict[int, int] = defaultdict(int)
-
-    def cover(self, rank: int, name: str, piece: Piece) -> list[Copy]:
-        """The copies that fill one destination piece, each element once."""
-        copies: list[Copy] = []
-        missing = [piece.hf]
-        holders = self._holders.get(piece.hf_name, [])
-        # Sources that overlap only in part are legal, so own memory must come before everything else.
-        for holder in sorted(holders, key=lambda holder: rank not in holder.pieces):
-            taken = [part for area in missing if (part := area.intersect(holder.area))]
-            if not taken:
-                continue
-            missing = [rest for area in missing for rest in area.minus(holder.area)]
-            copies.extend(self._copy(rank, name, piece, holder, part) for part in taken)
-            if not missing:
-                return copies
-        raise ReshardError(
-            f"rank {rank} needs {piece.hf_name}{missing[0]} for its parameter {name}, but no rank holds it; "
-            "source and destination do not describe the same model"
-        )
-
-    def _copy(self, rank: int, name: str, piece: Piece, holder: _Holders, part: Rectangle) -> Copy:
-        sender = self._sender(rank, holder)
-        if sender != rank:
-            self._load[sender] += part.volume
-        source_name, source = holder.pieces[sender]
-        return Copy(
-            source_rank=sender,
-            source_name=source_name,
-            source=source.to_local(part),
-            destination_rank=rank,
-            destination_name=name,
-            destination=piece.to_local(part),
-        )
-
-    def _sender(self, rank: int, holder: _Holders) -> int:
-        if rank in holder.pieces:
-            return rank
-        node = rank // self._ranks_per_node
-        near = [other for other in holder.pieces if other // self._ranks_per_node == node]
-        return min(near or holder.pieces, key=lambda other: (self._load[other], other))
+    def _copies(self, routes: Iterable[Route]) -> list[Copy]:
+        return [copy for route in routes for copy in self.cargos[route.cargo].copies(route)]

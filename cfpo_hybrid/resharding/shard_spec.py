@@ -12,6 +12,7 @@ Both engines describe their ranks so; ``plan.py`` intersects the two description
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import add, sub
 
 from cfpo_hybrid.errors import ReshardError
 
@@ -35,17 +36,20 @@ class Rectangle:
         return math.prod(self.size)
 
     @property
+    def stop(self) -> tuple[int, ...]:
+        """First index after it along each axis."""
+        return tuple(map(add, self.start, self.size))
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """Indexes a tensor."""
         return tuple(slice(start, start + size) for start, size in zip(self.start, self.size, strict=True))
 
     def intersect(self, other: "Rectangle") -> "Rectangle | None":
         """What both have in common, or None."""
+        # Large models have millions of rectangles; `map` of operators takes half the time of a generator.
         start = tuple(map(max, self.start, other.start))
-        size = tuple(
-            min(a + b, c + d) - e
-            for a, b, c, d, e in zip(self.start, self.size, other.start, other.size, start, strict=True)
-        )
+        size = tuple(map(sub, map(min, self.stop, other.stop), start))
         return Rectangle(start, size) if min(size) > 0 else None
 
     def minus(self, other: "Rectangle") -> "list[Rectangle]":
@@ -53,6 +57,8 @@ class Rectangle:
         common = self.intersect(other)
         if common is None:
             return [self]
+        if common == self:
+            return []
         rest: list[Rectangle] = []
         start, size = list(self.start), list(self.size)
         for axis in range(len(size)):
@@ -71,10 +77,7 @@ class Rectangle:
 
     def moved(self, origin: tuple[int, ...], target: tuple[int, ...]) -> "Rectangle":
         """The same box in another frame, in which ``origin`` of this frame lies at ``target``."""
-        return Rectangle(
-            tuple(a - b + c for a, b, c in zip(self.start, origin, target, strict=True)),
-            self.size,
-        )
+        return Rectangle(tuple(map(add, map(sub, self.start, origin), target)), self.size)
 
     def __str__(self) -> str:
         return "[" + ", ".join(f"{a}:{a + b}" for a, b in zip(self.start, self.size, strict=True)) + "]"
@@ -128,6 +131,8 @@ def check_covered(whole: Rectangle, parts: Sequence[Rectangle], what: str) -> No
     Raises:
         ReshardError: a hole, an overlap or a part outside, with its rectangle.
     """
+    if _is_stack(whole, parts):
+        return
     left = [whole]
     for part in parts:
         overlap = sum(common.volume for area in left if (common := area.intersect(part)))
@@ -138,6 +143,16 @@ def check_covered(whole: Rectangle, parts: Sequence[Rectangle], what: str) -> No
         left = [rest for area in left for rest in area.minus(part)]
     if left:
         raise ReshardError(f"{what}: rectangle {left[0]} of {whole} is not covered by any shard")
+
+
+def _is_stack(whole: Rectangle, parts: Sequence[Rectangle]) -> bool:
+    """Whether the parts lie one below the other from the top of the whole to its end, as they mostly do."""
+    top = whole.start[0]
+    for part in parts:
+        if part.start != (top, *whole.start[1:]) or part.size[1:] != whole.size[1:]:
+            return False
+        top += part.size[0]
+    return top == whole.stop[0]
 
 
 def check_complete(replica: Iterable[ShardSpec], hf_shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -65,6 +65,20 @@ def test_a_resumed_run_equals_an_unbroken_one(world: Path):
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
 
 
+def test_a_run_goes_on_under_another_layout(world: Path):
+    """Saved by two data-parallel workers with the distributed optimizer, resumed by two tensor-parallel ones."""
+    moved, first = world / "moved", world / "whole" / "checkpoints" / "step_000001"
+    layout = overrides(actor__megatron__tensor_parallel_size=2, actor__megatron__distributed_optimizer=False)
+    words = overrides(trainer__run_dir=moved, trainer__resume=first, **SETTINGS)
+    train(load_config(world / "recipe.yaml", [*words, *layout]))
+    found = lines(moved, "updates.jsonl")
+    expected = [line for line in lines(world / "whole", "updates.jsonl") if line["step"] == found[0]["step"]]
+    assert len(found) == len(expected) == 4
+    for update, unbroken in zip(found, expected, strict=True):
+        for key in ("actor/loss", "actor/grad_norm", "actor/kl_k3", "actor/lr"):
+            assert update[key] == pytest.approx(unbroken[key], rel=1e-3, abs=1e-6), key
+
+
 def greedy_answers(folder: Path, problems: list[str]) -> list[str]:
     """Those of plain transformers, one problem at a time."""
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -6,7 +6,7 @@ import pytest
 from cfpo_hybrid.errors import ModelError
 from trainer.checkpoint import CheckpointStore
 from trainer.run_dir import RunDirectory
-from trainer.saved_model import export, saved_model
+from trainer.saved_model import saved_model
 from trainer.trainer_state import TrainerState
 
 
@@ -50,11 +50,3 @@ def test_a_damaged_checkpoint_is_refused(run: RunDirectory):
     (checkpoint / "model" / "config.json").write_text("longer than it was")
     with pytest.raises(ModelError):
         saved_model(str(checkpoint))
-
-
-def test_export_copies_and_never_overwrites(run: RunDirectory, tmp_path: Path):
-    checkpoint = write_checkpoint(run, 3)
-    export(checkpoint, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"step": 3}
-    with pytest.raises(ModelError, match="not empty"):
-        export(checkpoint, tmp_path / "out")

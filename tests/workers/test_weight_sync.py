@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding import ReshardStats
+from workers.weight_check import TensorDifference, WeightDifferences
 from workers.weight_sync import WeightSync
 
 
@@ -16,6 +17,7 @@ class Recorder:
 
     def __init__(self, engine_offset: float = 0.0) -> None:
         self.calls: list[str] = []
+        self.differences = WeightDifferences(0, ())
         self.offset = engine_offset
 
     def onload(self, *, training: bool) -> None:
@@ -29,6 +31,13 @@ class Recorder:
 
     def wake_kv_cache(self) -> None:
         self.calls.append("engine.wake_kv_cache")
+
+    def sleep_kv_cache(self) -> None:
+        self.calls.append("engine.sleep_kv_cache")
+
+    def run(self) -> WeightDifferences:
+        self.calls.append("check weights")
+        return self.differences
 
     def finish_update(self) -> None:
         self.calls.append("engine.finish_update")
@@ -53,10 +62,11 @@ def world_of_one(tmp_path):
     dist.destroy_process_group()
 
 
-def make_sync(recorder: Recorder, probe_every: int = 2) -> WeightSync:
+def make_sync(recorder: Recorder, probe_every: int = 2, probe_action: str = "stop") -> WeightSync:
     sync = WeightSync.__new__(WeightSync)
     sync.policy, sync.engine, sync.receiver, sync.probe = recorder, recorder, recorder, recorder  # pyright: ignore
-    sync.probe_every, sync.tolerance, sync.syncs = probe_every, 1e-4, 0
+    sync.check = recorder  # pyright: ignore
+    sync.probe_every, sync.probe_action, sync.tolerance, sync.syncs = probe_every, probe_action, 1e-4, 0
     return sync
 
 
@@ -84,6 +94,26 @@ def test_the_probe_is_due_at_first_and_every_so_often():
     assert [only_first.run(version).probe_difference is not None for version in range(3)] == [True, False, False]
 
 
-def test_engines_that_disagree_stop_the_run():
-    with pytest.raises(ReshardError, match=r"differ by 0\.01 nats"):
+def test_engines_that_disagree_stop_the_run_and_name_the_tensors():
+    recorder = Recorder(engine_offset=0.01)
+    recorder.differences = WeightDifferences(1, (TensorDifference("model.norm.weight", 3, "norm.weight", 0.5),))
+    with pytest.raises(ReshardError, match=r"policy version 4 .* differ by 0\.01 nats .*model\.norm\.weight on rank 3"):
+        make_sync(recorder).run(policy_version=4)
+    assert recorder.calls[-6:] == [
+        "probe engine",
+        "engine.sleep_kv_cache",
+        "policy.onload(training=False)",
+        "check weights",
+        "policy.offload",
+        "engine.wake_kv_cache",
+    ]
+    with pytest.raises(ReshardError, match="inf nats"):
+        make_sync(Recorder(engine_offset=float("inf"))).run(policy_version=0)
+
+
+def test_weights_that_agree_are_said_to(caplog):
+    with pytest.raises(ReshardError, match=r"the weights agree; the engines compute differently.*probe_action=warn"):
         make_sync(Recorder(engine_offset=0.01)).run(policy_version=0)
+    report = make_sync(Recorder(engine_offset=0.01), probe_action="warn").run(policy_version=0)
+    assert report.probe_difference == pytest.approx(0.01)
+    assert "the weights agree" in caplog.text

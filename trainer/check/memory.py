@@ -4,14 +4,16 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
 
     weights      e P                                 gradients    4 P          (fp32 buffers of Megatron's DDP)
     optimizer    bf16: 12 P (fp32 master copy and two moments), fp32: 8 P; divided by dp with the distributed optimizer
-                 (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d)
+                 (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d);
+                 what belongs to experts is divided by the ranks that hold the same ones, tp dp / ep
     reference    e P when algorithm.kl_coef > 0
     activations  e tokens (4 h / s + ((2 q + 2 k) + 3 f) / tp) a layer, with h hidden, q and k the widths of queries and
                  keys, f the MLP's width, s = tp with sequence parallelism, else 1: the inputs of norms and linear maps,
                  rotated queries and keys, values, the attention's output, gate and up, and the MLP's product
                  (the counting of Korthikanti et al. 2022, section 4.1, for this layer: no dropout, and flash attention
-                 keeps no scores). With recompute: the layers' inputs, and one layer in full. 1F1B keeps up to pp
-                 micro-batches alive on the first stage, pp - stage on later ones.
+                 keeps no scores). With k experts of width w a token, evenly used, k (2 h + 3 w) / s is in the place of
+                 3 f / tp: each expert has its own copy of its tokens. With recompute: the layers' inputs, and one layer in
+                 full. 1F1B keeps up to pp micro-batches alive on the first stage, pp - stage on later ones.
     head         16 bytes x chunk x V / tp (logits, their exponentials and gradients, fp32), and (4 + e) h V / tp for
                  the gradient of its weight
     vLLM         e P' of weights, with P' of its own tp; the KV cache takes the rest of gpu_memory_utilization (on a CPU
@@ -25,7 +27,7 @@ optimizer to the host while weights are handed over, and its weights too while v
 from dataclasses import dataclass
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
-from trainer.check.parameters import rollout_parameters, stage_parameters
+from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
 from trainer.config.root import Config
 
 GIB = 1024**3
@@ -101,12 +103,13 @@ def actor_width(config: Config, device: Device) -> int:
     return BYTES[("bfloat16" if device.is_gpu else "float32") if name == "auto" else name]
 
 
-def _rollout_width(config: Config, device: Device) -> int:
+def rollout_width(config: Config, device: Device) -> int:
+    """Bytes of a number in vLLM's weights."""
     return actor_width(config, device) if config.rollout.dtype == "auto" else BYTES[config.rollout.dtype]
 
 
 def _rollout_weights(config: Config, shape: ModelShape, device: Device) -> int:
-    return rollout_parameters(shape, config.rollout.tensor_parallel_size) * _rollout_width(config, device)
+    return rollout_parameters(shape, config.rollout.tensor_parallel_size) * rollout_width(config, device)
 
 
 def _kv_cache(config: Config, weights: int, device: Device) -> dict[str, int]:
@@ -118,12 +121,18 @@ def _kv_cache(config: Config, weights: int, device: Device) -> dict[str, int]:
 def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[str, int]:
     """What Megatron keeps between steps on its fullest stage."""
     megatron, width = config.actor.megatron, actor_width(config, device)
-    count = max(stage_parameters(shape, megatron))
-    shards = config.train_layout.dp if megatron.distributed_optimizer else 1
+    count, experts = max(
+        zip(stage_parameters(shape, megatron), stage_experts(shape, megatron), strict=True)  # the fullest stage's
+    )
+    layout = config.train_layout
+    shards, expert_shards = (
+        (layout.dp, layout.dp * layout.tp // layout.ep) if megatron.distributed_optimizer else (1, 1)
+    )
+    adam = 12 if width == 2 else 8
     state = {
         "weights": width * count,
         "gradients": 4 * count,
-        "optimizer": (12 if width == 2 else 8) * count // shards,
+        "optimizer": adam * (count - experts) // shards + adam * experts // expert_shards,
     }
     return state | ({"reference": width * count} if config.algorithm.kl_coef else {})
 
@@ -134,8 +143,12 @@ def _activations(config: Config, shape: ModelShape, device: Device) -> int:
     tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
     tokens = micro_batch_tokens(config)
     cut = tp if megatron.sequence_parallel else 1
-    inner = (2 * shape.query_size + 2 * shape.kv_size + 3 * shape.intermediate_size) // tp
-    layer = width * tokens * (4 * shape.hidden_size // cut + inner)
+    attention = (2 * shape.query_size + 2 * shape.kv_size) // tp
+    if shape.experts:
+        mlp = shape.experts.per_token * (2 * shape.hidden_size + 3 * shape.experts.intermediate_size) // cut
+    else:
+        mlp = 3 * shape.intermediate_size // tp
+    layer = width * tokens * (4 * shape.hidden_size // cut + attention + mlp)
     entry = width * tokens * shape.hidden_size // cut
     stages = pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
     alive = [(pp - stage) * len(layers) for stage, layers in enumerate(stages)]
@@ -158,4 +171,4 @@ def micro_batch_tokens(config: Config) -> int:
 def _kv_token_bytes(config: Config, shape: ModelShape, device: Device) -> int:
     tp = config.rollout.tensor_parallel_size
     heads = max(1, shape.num_kv_heads // tp)
-    return 2 * _rollout_width(config, device) * heads * shape.head_dim * shape.num_layers
+    return 2 * rollout_width(config, device) * heads * shape.head_dim * shape.num_layers

@@ -5,11 +5,30 @@ from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
 from workers.config import MegatronConfig
 
 
-def layer_parameters(shape: ModelShape, tp: int) -> int:
-    """Parameters of one decoder layer on a tensor-parallel rank; norms are not cut."""
+def layer_parameters(shape: ModelShape, tp: int, ep: int | None = None) -> int:
+    """Parameters of one decoder layer on a rank; norms and routers are not cut.
+
+    Args:
+        shape: of the model.
+        tp: tensor-parallel size.
+        ep: expert-parallel size of Megatron; None for vLLM, which cuts experts by tp.
+    """
     qkv = (shape.query_size + 2 * shape.kv_size) * (shape.hidden_size + shape.qkv_bias)
-    cut = qkv + shape.query_size * shape.hidden_size + 3 * shape.hidden_size * shape.intermediate_size
-    return -(-cut // tp) + 2 * shape.hidden_size
+    attention = qkv + shape.query_size * shape.hidden_size
+    router = shape.experts.count * shape.hidden_size if shape.experts else 0
+    mlp = shape.mlp_parameters - router
+    norms = 2 * shape.hidden_size + 2 * shape.head_dim * shape.qk_norm
+    if shape.experts and ep:
+        return -(-attention // tp) + mlp // ep + router + norms
+    return -(-(attention + mlp) // tp) + router + norms
+
+
+def stage_experts(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
+    """Parameters of the experts on one rank of each pipeline stage of Megatron."""
+    if shape.experts is None:
+        return [0] * megatron.pipeline_parallel_size
+    layer = 3 * shape.experts.count * shape.hidden_size * shape.experts.intermediate_size
+    return [len(layers) * layer // megatron.expert_parallel_size for layers in _stages(shape, megatron)]
 
 
 def stage_parameters(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
@@ -19,8 +38,8 @@ def stage_parameters(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
     copy of its own.
     """
     tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
-    stages = pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
-    counts = [len(layers) * layer_parameters(shape, tp) for layers in stages]
+    layer = layer_parameters(shape, tp, megatron.expert_parallel_size)
+    counts = [len(layers) * layer for layers in _stages(shape, megatron)]
     embedding = padded_vocab_size(shape.vocab_size, tp) // tp * shape.hidden_size
     counts[0] += embedding
     counts[-1] += shape.hidden_size + (embedding if pp > 1 or not shape.tied_embeddings else 0)
@@ -34,3 +53,8 @@ def rollout_parameters(shape: ModelShape, tp: int) -> int:
     embedding = vllm_padded_vocab_size(shape.vocab_size) // tp * shape.hidden_size
     embeddings = embedding if shape.tied_embeddings else 2 * embedding
     return shape.num_layers * (layer_parameters(shape, tp) + extra) + embeddings + shape.hidden_size
+
+
+def _stages(shape: ModelShape, megatron: MegatronConfig) -> tuple[range, ...]:
+    pp = megatron.pipeline_parallel_size
+    return pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)

@@ -38,6 +38,7 @@ class Config:
             tp=megatron.tensor_parallel_size,
             pp=megatron.pipeline_parallel_size,
             cp=megatron.context_parallel_size,
+            ep=megatron.expert_parallel_size,
         )
 
     @property

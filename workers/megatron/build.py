@@ -13,6 +13,8 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -25,6 +27,7 @@ from workers.megatron.activation import SwiGLU
 from workers.megatron.attention import Kernel, PackedAttention, Rotary, choose_kernel
 from workers.megatron.norm import RMSNorm
 from workers.megatron.parallel import ParallelGroups
+from workers.megatron.router import Router
 
 
 class PolicyModel(GPTModel):
@@ -82,6 +85,7 @@ def build_model(recipe: ModelRecipe) -> PolicyModel:
         share_embeddings_and_output_weights=shape.tied_embeddings,
         position_embedding_type="none",  # rotated in PackedAttention
     )
+    model.to(recipe.device)  # routers are always built on the host
     _mark_sharded(model)
     for name, parameter in model.named_parameters():
         if "layernorm" not in name:
@@ -104,7 +108,11 @@ def wrap_for_training(model: PolicyModel, recipe: ModelRecipe) -> DistributedDat
 def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
     """Megatron-core's configuration of the model."""
     shape, megatron, layout = recipe.shape, recipe.actor.megatron, recipe.groups.layout
-    recompute = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    recompute: dict[str, Any] = {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    }
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -116,6 +124,7 @@ def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
         layernorm_epsilon=shape.rms_norm_eps,
         add_bias_linear=False,
         add_qkv_bias=shape.qkv_bias,
+        qk_layernorm=shape.qk_norm,
         gated_linear_unit=True,
         activation_func=F.silu,
         use_te_activation_func=True,  # "take the activation of the layer spec", which is ours
@@ -139,8 +148,25 @@ def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         apply_rope_fusion=False,
-        **(recompute if megatron.recompute else {}),  # pyright: ignore[reportArgumentType]
+        **(recompute if megatron.recompute else {}),
+        **_mixture(shape, layout.ep),
     )
+
+
+def _mixture(shape: ModelShape, ep: int) -> dict[str, Any]:
+    """The part of the configuration that is about experts."""
+    if shape.experts is None:
+        return {}
+    return {
+        "num_moe_experts": shape.experts.count,
+        "moe_router_topk": shape.experts.per_token,
+        "moe_ffn_hidden_size": shape.experts.intermediate_size,
+        # A softmax over the chosen experts' logits is a softmax over all of them, rescaled to sum to one.
+        "moe_router_pre_softmax": not shape.experts.normalised,
+        "moe_router_load_balancing_type": "none",
+        "expert_model_parallel_size": ep,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def _block_spec(recipe: ModelRecipe) -> TransformerBlockSubmodules:
@@ -148,15 +174,17 @@ def _block_spec(recipe: ModelRecipe) -> TransformerBlockSubmodules:
     stages = pipeline_layers(
         recipe.shape.num_layers, groups.layout.pp, megatron.first_stage_layers, megatron.last_stage_layers
     )
-    layer = _layer_spec(choose_kernel(recipe.actor.attention, recipe.device, recipe.dtype))
+    layer = _layer_spec(recipe.shape, choose_kernel(recipe.actor.attention, recipe.device, recipe.dtype))
     return TransformerBlockSubmodules(layer_specs=[layer] * len(stages[groups.coordinate.pp]), layer_norm=RMSNorm)  # pyright: ignore[reportArgumentType]
 
 
-def _layer_spec(kernel: Kernel) -> ModuleSpec:
+def _layer_spec(shape: ModelShape, kernel: Kernel) -> ModuleSpec:
     attention = SelfAttentionSubmodules(
         linear_qkv=ColumnParallelLinear,  # pyright: ignore[reportArgumentType]
         core_attention=lambda **arguments: PackedAttention(kernel=kernel, **arguments),  # pyright: ignore
         linear_proj=RowParallelLinear,
+        q_layernorm=RMSNorm if shape.qk_norm else None,  # pyright: ignore[reportArgumentType]
+        k_layernorm=RMSNorm if shape.qk_norm else None,  # pyright: ignore[reportArgumentType]
     )
     mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=SwiGLU)
     return ModuleSpec(
@@ -168,19 +196,29 @@ def _layer_spec(kernel: Kernel) -> ModuleSpec:
             ),
             self_attn_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
             pre_mlp_layernorm=RMSNorm,
-            mlp=ModuleSpec(module=MLP, submodules=mlp),
+            mlp=_mixture_spec(mlp) if shape.experts else ModuleSpec(module=MLP, submodules=mlp),
             mlp_bda=get_bias_dropout_add,  # pyright: ignore[reportArgumentType]
         ),
     )
 
 
+def _mixture_spec(expert: MLPSubmodules) -> ModuleSpec:
+    experts = ModuleSpec(module=SequentialMLP, submodules=expert)
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts, router=Router))
+
+
 def _mark_sharded(model: nn.Module) -> None:
     """Says of every sharded weight that it is: without, the gradient norm counts only the first tp rank's part.
 
-    Megatron-core leaves these marks to its initialisation, which is skipped.
+    Megatron-core leaves these marks to its initialisation, which is skipped. It also takes experts for ordinary weights
+    where ep is 1, and would not sum their gradients over tp ranks, which send them different tokens.
     """
     for module in model.modules():
         if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding) and module.weight is not None:
             set_tensor_model_parallel_attributes(module.weight, True, 0, 1)
         elif isinstance(module, RowParallelLinear):
             set_tensor_model_parallel_attributes(module.weight, True, 1, 1)
+        if isinstance(module, SequentialMLP):
+            for weight in module.parameters():
+                # "Reduce over the ranks that hold this expert."
+                weight.allreduce = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,29 +1,39 @@
-"""A policy on disk: weights, optimizer, schedule and random state, restored bit for bit. Nothing in it can run code.
+"""A policy on disk: weights, optimizer, schedule and random state. Nothing in it can run code.
 
-    policy.json                           layout, steps taken, dtype
-    model-pp0-tp1.safetensors             weights of a shard, written by its first data-parallel rank
-    optimizer-pp0-tp1-dp0.safetensors     AdamW's state: of every dp rank with the distributed optimizer, else of one
-    random-rank3.safetensors              random state of a rank
+    policy.json                    layout that wrote it, optimizer steps taken
+    state-rank3.safetensors        fp32 masters and AdamW's moments that a rank wrote, by Hugging Face rectangles
+    state.index.json               where each rectangle is
+    random-rank3.safetensors       random state of a rank
 
-Resuming needs the layout that wrote the checkpoint; exported Hugging Face weights fit any.
+A checkpoint resumes under any layout, with the distributed optimizer or without: each rank reads the rectangles that its
+own shards hold. Under the layout that wrote it everything is restored bit for bit. Under another one so are weights and
+optimizer, but random states belong to ranks, so they are seeded anew from the run's seed and the step. The weights that
+compute are the fp32 masters cast to their dtype, as after every optimizer step, and are not stored a second time.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cfpo_hybrid.errors import ConfigError, DataError
-from workers.megatron.optimizer import PolicyOptimizer
+from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.resharding import Rectangle, ShardSpec
+from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
 from workers.megatron.parallel import ParallelGroups
+from workers.megatron.random_state import random_state, restore_random_state, seed_anew
+from workers.megatron.state_files import HeldPart, StateFiles, held_parts, write_index, write_parts
 
-_TRACKER = "tracker."
+logger = logging.getLogger(__name__)
+
+MASTER = "master"
+DESCRIPTION_FILE = "policy.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,100 +42,121 @@ class PolicyState:
 
     Args:
         parameters: weights of the local shard by name, read and written in place.
+        specs_of_rank: what the parameters of any rank hold.
         distributed_optimizer: every dp rank holds a part of the optimizer's state.
+        seed: of the run.
     """
 
     parameters: Mapping[str, Tensor]
+    specs_of_rank: Callable[[int], Sequence[ShardSpec]]
     optimizer: PolicyOptimizer
     groups: ParallelGroups
     distributed_optimizer: bool
+    seed: int
+
+    @property
+    def specs(self) -> dict[str, ShardSpec]:
+        """What this rank's parameters hold, by name."""
+        return {spec.name: spec for spec in self.specs_of_rank(self.groups.rank)}
 
 
 def save_policy(directory: Path, state: PolicyState) -> None:
-    """Writes this rank's files; the checkpoint is whole when all ranks have. Call inside ``megatron_on(device)``."""
+    """Writes this rank's files; collective over the world. Call inside ``megatron_on(device)``."""
     directory.mkdir(parents=True, exist_ok=True)
-    groups = state.groups
-    if groups.coordinate.dp == 0:
-        save_file(_on_host(state.parameters), directory / _model_file(groups))
-    if groups.coordinate.dp == 0 or state.distributed_optimizer:
-        save_file(_on_host(state.optimizer.state_tensors()), directory / _optimizer_file(state))
-    save_file(_on_host(_random_state()), directory / _random_file(groups))
-    if groups.rank == 0:
-        (directory / "policy.json").write_text(json.dumps(_description(state), indent=2), encoding="utf-8")
+    rank = state.groups.rank
+    rows = write_parts(directory, rank, _parts_to_write(state))
+    save_file(random_state(), directory / _random_file(rank))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(rows, gathered if rank == 0 else None)
+    if rank == 0:
+        write_index(directory, (row for rows in gathered for row in rows))
+        (directory / DESCRIPTION_FILE).write_text(json.dumps(_description(state), indent=2) + "\n", encoding="utf-8")
 
 
 def load_policy(directory: Path, state: PolicyState) -> None:
-    """Restores what :func:`save_policy` wrote. Call inside ``megatron_on(device)``.
+    """Restores what :func:`save_policy` wrote under any layout. Call inside ``megatron_on(device)``.
 
     Raises:
-        DataError: files are missing.
-        ConfigError: the checkpoint is of another layout or dtype.
+        DataError: files are missing, or hold another model.
     """
-    groups = state.groups
-    files = ["policy.json", _model_file(groups), _optimizer_file(state), _random_file(groups)]
-    missing = [name for name in files if not (directory / name).is_file()]
-    if missing == files:
-        raise DataError(f"{directory} holds no policy checkpoint (policy.json is missing)")
-    written = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
-    expected = _description(state) | {"steps_taken": written["steps_taken"]}
-    if written != expected:
-        raise ConfigError(
-            f"the checkpoint in {directory} was written with {written}, this run has {expected}; resume with the same "
-            "layout and dtype, or start from its exported Hugging Face model"
-        )
-    if missing:
-        raise DataError(f"the checkpoint in {directory} lacks {', '.join(missing)}")
-    with torch.no_grad():
-        for name, values in load_file(directory / _model_file(groups)).items():
-            state.parameters[name].copy_(values)
-    state.optimizer.load_state_tensors(load_file(directory / _optimizer_file(state)))
+    with torch.no_grad(), StateFiles(directory) as files:
+        written = json.loads((directory / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        specs = state.specs
+        for spec in specs.values():
+            _fill(files, MASTER, spec, state.parameters[spec.name])
+        for shard in state.optimizer.shards():
+            _load_shard(files, specs[shard.name], shard, written["steps_taken"])
     state.optimizer.steps_taken = written["steps_taken"]
-    _restore_random_state(load_file(directory / _random_file(groups)))
+    _load_random_state(directory, state, written)
+
+
+def _fill(files: StateFiles, kind: str, spec: ShardSpec, values: Tensor, first: int = 0) -> None:
+    values.zero_()  # what no piece covers is padding
+    for part in held_parts(spec.shape, spec.pieces, values, first):
+        files.fill(kind, part)
+
+
+def _load_shard(files: StateFiles, spec: ShardSpec, shard: OptimizerShard, steps_taken: int) -> None:
+    if shard.has_master:
+        _fill(files, MASTER, spec, shard.master.data, shard.first)
+    moments = {name: torch.empty_like(shard.master) for name in MOMENTS} if steps_taken else {}
+    for name, values in moments.items():
+        _fill(files, name, spec, values, shard.first)
+    shard.restore(moments, steps_taken)
+
+
+def _load_random_state(directory: Path, state: PolicyState, written: Mapping[str, Any]) -> None:
+    layout, rank = asdict(state.groups.layout), state.groups.rank
+    if written["layout"] != layout:
+        seed_anew(state.seed, written["steps_taken"])
+        if rank == 0:
+            logger.warning(
+                "the checkpoint in %s was written under %s and goes on under %s: weights and optimizer are the same, "
+                "random states are seeded anew from seed %d and optimizer step %d",
+                *(directory, written["layout"], layout, state.seed, written["steps_taken"]),
+            )
+        return
+    file = directory / _random_file(rank)
+    if not file.is_file():
+        raise DataError(f"the checkpoint in {directory} lacks {file.name}; resume from another one")
+    restore_random_state(load_file(file))
+
+
+def _parts_to_write(state: PolicyState) -> dict[str, list[HeldPart]]:
+    """What this rank writes, so that each element is written once.
+
+    Norms are on all tensor-parallel ranks, a tied head is on two stages, and everything is on all data-parallel ranks:
+    the first rank that holds a piece writes it, or with the distributed optimizer it and its peers what each steps.
+    """
+    specs, first_holder = state.specs, _first_holders(state)
+    parts: dict[str, list[HeldPart]] = {}
+    for shard in state.optimizer.shards():
+        spec, writers = specs[shard.name], {state.groups.rank, *shard.peers}
+        pieces = [piece for piece in spec.pieces if first_holder[piece.hf_name, piece.hf] in writers]
+        for kind, values in ({MASTER: shard.master.data} | shard.moments).items():
+            parts.setdefault(kind, []).extend(held_parts(spec.shape, pieces, values, shard.first))
+    return parts
+
+
+def _first_holders(state: PolicyState) -> dict[tuple[str, Rectangle], int]:
+    """The lowest rank that holds each piece that this rank holds."""
+    mine = {(piece.hf_name, piece.hf) for spec in state.specs.values() for piece in spec.pieces}
+    first: dict[tuple[str, Rectangle], int] = {}
+    for rank in range(state.groups.rank + 1):
+        held = ((piece.hf_name, piece.hf) for spec in state.specs_of_rank(rank) for piece in spec.pieces)
+        for key in held:
+            if key in mine:
+                first.setdefault(key, rank)
+    return first
 
 
 def _description(state: PolicyState) -> dict[str, Any]:
     return {
         "layout": asdict(state.groups.layout),
         "distributed_optimizer": state.distributed_optimizer,
-        "dtype": str(next(iter(state.parameters.values())).dtype).removeprefix("torch."),
         "steps_taken": state.optimizer.steps_taken,
     }
 
 
-def _model_file(groups: ParallelGroups) -> str:
-    return f"model-pp{groups.coordinate.pp}-tp{groups.coordinate.tp}.safetensors"
-
-
-def _optimizer_file(state: PolicyState) -> str:
-    place = state.groups.coordinate
-    return f"optimizer-pp{place.pp}-tp{place.tp}-dp{place.dp if state.distributed_optimizer else 0}.safetensors"
-
-
-def _random_file(groups: ParallelGroups) -> str:
-    return f"random-rank{groups.rank}.safetensors"
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Cloned: safetensors refuses tensors that are views of one buffer.
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state | {_TRACKER + name: value for name, value in _tracker().get_states().items()}
-
-
-def _restore_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    names = [name for name in state if name.startswith(_TRACKER)]
-    _tracker().set_states({name.removeprefix(_TRACKER): state[name] for name in names})
-
-
-def _tracker() -> Any:
-    tracker = get_cuda_rng_tracker()
-    assert tracker is not None
-    return tracker
+def _random_file(rank: int) -> str:
+    return f"random-rank{rank}.safetensors"

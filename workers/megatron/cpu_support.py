@@ -6,6 +6,9 @@ redirected, and who needs it:
 
     torch.cuda.current_device     buffers of tensor- and pipeline-parallel communication pass the answer as ``device=``
     torch.cuda.synchronize        called after every pipeline send and receive
+    torch.cuda.Stream, .stream,   the experts' token dispatcher copies counts to the host on a stream of its own
+    torch.cuda.current_stream
+    maybe_move_tensor_to_cpu      the same dispatcher turns counts into numbers only where it copies them from a device
     torch.cuda.manual_seed,       the random-number tracker, which keeps one generator state for tensor-parallel regions
     torch.cuda.get_rng_state,     (its own getter and setter reach into ``torch.cuda.default_generators``)
     _get/_set_cuda_rng_state
@@ -22,6 +25,7 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import random as megatron_random
+from megatron.core.transformer.moe import token_dispatcher
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -73,6 +77,30 @@ def _synchronize(device: Any = None) -> None:
     """A CPU has nothing to wait for."""
 
 
+class _Stream:
+    """Work on a CPU is done when the call returns, so every stream is the same one and nothing has to wait."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Stream)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def record_event(self) -> "_Stream":
+        return self
+
+    def synchronize(self) -> None:
+        pass
+
+
+def _on_stream(stream: _Stream) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _on_host(counts: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return counts.numpy() if as_numpy and isinstance(counts, Tensor) else counts
+
+
 def _get_rng_state(*_: Any, **__: Any) -> Tensor:
     return torch.get_rng_state()
 
@@ -88,6 +116,10 @@ def _manual_seed(seed: int) -> None:
 REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (torch.cuda, "current_device", _current_device),
     (torch.cuda, "synchronize", _synchronize),
+    (torch.cuda, "Stream", _Stream),
+    (torch.cuda, "stream", _on_stream),
+    (torch.cuda, "current_stream", _Stream),
+    (token_dispatcher, "maybe_move_tensor_to_cpu", _on_host),
     (torch.cuda, "manual_seed", _manual_seed),
     (torch.cuda, "get_rng_state", _get_rng_state),
     (megatron_random, "_get_cuda_rng_state", _get_rng_state),

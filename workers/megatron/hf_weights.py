@@ -6,24 +6,20 @@ the tensors are cut into files of bounded size, and in each round every rank ass
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import hf_shapes
 from cfpo_hybrid.resharding import Piece, Rectangle, Resharder, ShardSpec, build_plan
+from workers.megatron.hf_files import INDEX_FILE, SINGLE_FILE, TensorFiles
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 MAX_FILE_BYTES = 2 << 30
 BUCKET_BYTES = 64 << 20
 COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
@@ -42,7 +38,7 @@ def load_hf(folder: Path, specs: Iterable[ShardSpec], parameters: Mapping[str, T
     Raises:
         ModelError: no safetensors, a missing tensor, or one whose shape is not that of config.json.
     """
-    with _TensorFiles(folder) as files:
+    with TensorFiles(folder) as files:
         for spec in specs:
             target = parameters[spec.name]
             for piece in spec.pieces:
@@ -153,53 +149,3 @@ def _copy_companions(source: Path, out: Path, dtype: torch.dtype) -> None:
     config.pop("torch_dtype", None)  # the name of transformers 4
     config["dtype"] = str(dtype).removeprefix("torch.")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-class _TensorFiles:
-    """The safetensors files of a folder, each opened when first needed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = ExitStack()
-        self._open: dict[Path, Any] = {}
-        self._file_of = dict(self._files_by_tensor())
-
-    def __enter__(self) -> "_TensorFiles":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def read(self, piece: Piece) -> Tensor:
-        """A rectangle of a tensor; only its bytes are read."""
-        file = self._file_of.get(piece.hf_name)
-        if file is None:
-            raise ModelError(f"the safetensors in '{self._folder}' have no tensor {piece.hf_name}")
-        view = self._opened(file).get_slice(piece.hf_name)
-        stop = [start + size for start, size in zip(piece.hf.start, piece.hf.size, strict=True)]
-        shape = view.get_shape()
-        if len(shape) != len(stop) or any(end > size for end, size in zip(stop, shape, strict=True)):
-            raise ModelError(
-                f"tensor {piece.hf_name} in '{file}' has shape {shape}, too small for what config.json says: "
-                f"rectangle {piece.hf} is needed"
-            )
-        return view[piece.hf.slices]
-
-    def _opened(self, file: Path) -> Any:
-        if file not in self._open:
-            self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
-        return self._open[file]
-
-    def _files_by_tensor(self) -> Iterator[tuple[str, Path]]:
-        index = self._folder / INDEX_FILE
-        if index.exists():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            yield from ((name, self._folder / file) for name, file in weight_map.items())
-            return
-        single = self._folder / SINGLE_FILE
-        if not single.exists():
-            raise ModelError(
-                f"'{self._folder}' has neither {SINGLE_FILE} nor {INDEX_FILE}; convert its weights with transformers' "
-                "save_pretrained, which writes safetensors"
-            )
-        yield from ((name, single) for name in self._opened(single).keys())  # noqa: SIM118

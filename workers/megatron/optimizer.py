@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, NumericsError
 from workers.config import OptimizerConfig
 from workers.megatron.build import ModelRecipe
+from workers.megatron.schedule import unwrapped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,42 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         yield
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW: the running means of gradients and of their squares, in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerShard:
+    """A stretch of a flattened local parameter that this rank's AdamW steps.
+
+    Args:
+        name: of the local parameter.
+        first: index of its first element in the flattened parameter.
+        master: the elements that AdamW steps, in fp32: a copy, or the model's own memory.
+        adamw: the optimizer that holds their state.
+        has_master: the master is a copy.
+        peers: ranks that step the other stretches of the same parameter; none without the distributed optimizer.
+    """
+
+    name: str
+    first: int
+    master: Tensor
+    adamw: torch.optim.Optimizer
+    has_master: bool
+    peers: tuple[int, ...] = ()
+
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """Live; none before the first step."""
+        state = self.adamw.state[self.master]
+        return {name: state[name] for name in MOMENTS if state}
+
+    def restore(self, moments: Mapping[str, Tensor], steps_taken: int) -> None:
+        """Takes over AdamW's state after so many steps, which is none before the first."""
+        # AdamW keeps its step counter on the host.
+        self.adamw.state[self.master] = {"step": torch.tensor(float(steps_taken)), **moments} if steps_taken else {}
 
 
 class PolicyOptimizer:
@@ -126,35 +165,36 @@ class PolicyOptimizer:
         self.steps_taken += 1
         return {"actor/grad_norm": grad_norm, "actor/lr": learning_rate}
 
-    def masters(self) -> list[Tensor]:
-        """The tensors that AdamW steps: fp32 copies or shards, or the model's own parameters."""
-        return [parameter for group in self.megatron.param_groups for parameter in group["params"]]
+    def shards(self) -> list[OptimizerShard]:
+        """What this rank steps: whole parameters, or with the distributed optimizer its stretches of them."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in unwrapped(self.model).named_parameters()}
+        optimizers: Any = self.megatron
+        return [shard for part in optimizers.chained_optimizers for shard in _shards(part, names, self.has_masters)]
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """AdamW's state of this rank under stable names; with bf16 weights also the fp32 masters."""
-        tensors = {}
-        for number, master in enumerate(self.masters()):
-            for name, value in self._adamw.state[master].items():
-                tensors[f"{number}.{name}"] = value
-            if self.has_masters:
-                tensors[f"{number}.master"] = master.data
+    def state_tensors(self) -> list[Tensor]:
+        """The memory that only an optimizer step needs: AdamW's state, and masters that are copies."""
+        tensors = []
+        for shard in self.shards():
+            tensors += [*shard.adamw.state[shard.master].values(), *([shard.master.data] if shard.has_master else [])]
         return tensors
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Inverse of :meth:`state_tensors`, bit by bit; the model's weights must be loaded already."""
-        for number, master in enumerate(self.masters()):
-            found = {name.split(".", 1)[1]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
-            if self.has_masters:
-                master.data.copy_(found.pop("master"))
-            # AdamW keeps its step counter on the host.
-            state = {name: value if name == "step" else value.to(master.device) for name, value in found.items()}
-            if state:
-                self._adamw.state[master] = state
 
     def weights_changed(self) -> None:
         """Takes over model weights that were written from outside."""
         self.megatron.reload_model_params()
 
-    @property
-    def _adamw(self) -> torch.optim.Optimizer:
-        return self.megatron.optimizer
+
+def _shards(optimizer: Any, names: Mapping[Tensor, str], has_masters: bool) -> Iterator[OptimizerShard]:
+    """The shards of one Megatron-core optimizer; each kind of it keeps its masters elsewhere."""
+    adamw = optimizer.optimizer
+    if isinstance(optimizer, DistributedOptimizer):
+        peers = tuple(dist.get_process_group_ranks(optimizer.data_parallel_group))
+        for parameter, (group, order) in optimizer.model_param_group_index_map.items():
+            first = optimizer._get_model_param_range_map(parameter)["param"].start
+            master = adamw.param_groups[group]["params"][order]
+            yield OptimizerShard(names[parameter], first, master, adamw, has_masters, peers)
+        return
+    stepped = {id(master) for group in adamw.param_groups for master in group["params"]}
+    for parameter, name in names.items():
+        master = parameter.main_param if has_masters else parameter  # pyright: ignore[reportAttributeAccessIssue]
+        if id(master) in stepped:
+            yield OptimizerShard(name, 0, master, adamw, has_masters)

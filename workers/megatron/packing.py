@@ -61,6 +61,20 @@ def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.devi
     return [_pack_rows(columns, rows, multiple, device) for rows in plan]
 
 
+def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -> MicroBatch:
+    """One of filler alone, for a rank that has no rows left while its peers' tokens still need its experts."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    return MicroBatch(
+        tokens=torch.zeros(multiple, dtype=batch["responses"].dtype, device=device),
+        lengths=(multiple,),
+        predictors=nothing,
+        targets=nothing,
+        sequence_ids=nothing,
+        cells=nothing,
+        rows=nothing,
+    )
+
+
 def plan_micro_batches(num_tokens: Tensor, max_tokens: int, strata: Tensor | None = None) -> list[Tensor]:
     """Row indices of each micro-batch, longest rows first.
 

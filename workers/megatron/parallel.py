@@ -61,13 +61,20 @@ def initialize_parallel(layout: ParallelLayout, *, rank: int, device: torch.devi
                 tensor_model_parallel_size=layout.tp,
                 pipeline_model_parallel_size=layout.pp,
                 context_parallel_size=layout.cp,
+                expert_model_parallel_size=layout.ep,
+                expert_tensor_parallel_size=1,
                 create_gloo_process_groups=False,
             )
         tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     coordinate = layout.coordinate(rank)
-    found = (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_rank())
-    if found != (coordinate.tp, coordinate.pp):
-        raise DispatchError(f"Megatron-core places rank {rank} at (tp, pp)={found}, {layout} at {coordinate}")
+    expected = (coordinate.tp, coordinate.pp, layout.expert_rank(coordinate))
+    found = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_expert_model_parallel_rank(),
+    )
+    if found != expected:
+        raise DispatchError(f"Megatron-core places rank {rank} at (tp, pp, ep)={found}, {layout} at {expected}")
     megatron: Any = parallel_state  # its own annotations also allow "no group", which cannot be here
     return ParallelGroups(
         layout=layout,

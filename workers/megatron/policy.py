@@ -1,7 +1,7 @@
 """The policy in training on one rank: Megatron-core model, optimizer, log-probs and updates.
 
-Every public method that computes is collective over the world (log-probs: over the model replica). Ranks of a replica
-get the same rows; a data-parallel rank may get none and still takes part.
+Every public method that computes is collective over the world (log-probs: over the model replica, or with expert
+parallelism the world). Ranks of a replica get the same rows; a data-parallel rank may get none and still takes part.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ from workers.megatron.log_probs import Head
 from workers.megatron.mini_batch_loss import MiniBatchLoss
 from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
-from workers.megatron.packing import MicroBatch, pack, unpack
+from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel
 from workers.megatron.schedule import run_forward, run_forward_backward, unwrapped
 
@@ -61,7 +61,7 @@ class MegatronPolicy:
         self.shape, self.config, self.device = shape, config, device
         self.groups = initialize_parallel(layout, rank=rank, device=device, seed=seed)
         self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
-        self._temperature = temperature
+        self._temperature, self._seed = temperature, seed
         with megatron_on(device):
             self.model: DistributedDataParallel = wrap_for_training(build_model(self.recipe), self.recipe)
             self.optimizer = PolicyOptimizer(self.model, self.recipe, total_optimizer_steps)
@@ -162,12 +162,12 @@ class MegatronPolicy:
             self._offload.onload(training=training)
 
     def save(self, directory: Path) -> None:
-        """Writes this rank's files of a checkpoint."""
+        """Writes this rank's files of a checkpoint; collective over the world."""
         with megatron_on(self.device):
             save_policy(directory, self._state())
 
     def load(self, directory: Path) -> None:
-        """Restores a checkpoint of the same layout, bit for bit."""
+        """Restores a checkpoint of any layout; one of the same layout bit for bit, random state included."""
         with megatron_on(self.device):
             load_policy(directory, self._state())
 
@@ -191,12 +191,15 @@ class MegatronPolicy:
         return log_probs, entropy
 
     def _pack(self, batch: DataProto) -> list[MicroBatch]:
-        return pack(
-            batch,
-            max_tokens=self.config.micro_batch_tokens,
-            multiple=self.groups.layout.tp if self.config.megatron.sequence_parallel else 1,
-            device=self.device,
-        )
+        multiple = self.groups.layout.tp if self.config.megatron.sequence_parallel else 1
+        micro_batches = pack(batch, max_tokens=self.config.micro_batch_tokens, multiple=multiple, device=self.device)
+        if self.groups.layout.ep == 1:
+            return micro_batches
+        # Experts are called by all dp ranks together, so all run the same number of micro-batches.
+        most = torch.tensor(len(micro_batches), device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX, self.groups.dp)
+        idle = idle_micro_batch(batch, multiple=multiple, device=self.device)
+        return micro_batches + [idle] * (int(most) - len(micro_batches))
 
     def _head(self, temperature: float | None = None) -> Head:
         rows = self.recipe.padded_vocab // self.groups.layout.tp
@@ -218,16 +221,19 @@ class MegatronPolicy:
         return [*self.parameters_by_name().values(), *frozen]
 
     def _optimizer_state(self) -> list[Tensor]:
-        return list(self.optimizer.state_tensors().values())
+        return self.optimizer.state_tensors()
 
     def _gradients(self) -> list[Tensor]:
         # Megatron-core's gradient buffers, under a name that hides Module.buffers().
-        return [buffer.grad_data for buffer in cast(list[Any], self.model.buffers)]
+        buffers = cast(list[Any], self.model.buffers) + self.model.expert_parallel_buffers
+        return [buffer.grad_data for buffer in buffers]
 
     def _state(self) -> PolicyState:
         return PolicyState(
             parameters=self.parameters_by_name(),
+            specs_of_rank=self.specs_of_rank,
             optimizer=self.optimizer,
             groups=self.groups,
             distributed_optimizer=self.config.megatron.distributed_optimizer,
+            seed=self._seed,
         )

@@ -95,6 +95,10 @@ class RolloutEngine(Protocol):
         """Gives weights and KV cache back to the device; the weights are lost."""
         ...
 
+    def sleep_kv_cache(self) -> None:
+        """Gives only the KV cache back to the device; the weights stay."""
+        ...
+
     def wake_weights(self) -> None:
         """Takes memory for the weights again; their contents are undefined until they are written."""
         ...

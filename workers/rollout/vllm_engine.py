@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from vllm import LLM, SamplingParams
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.outputs import RequestOutput
 
 from cfpo_hybrid.errors import BatchError, ReshardError
@@ -21,7 +22,13 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import RolloutConfig
 from workers.rollout.engine import SamplingSettings
-from workers.rollout.vllm_support import import_model, live_weights, own_shared_memory, preserved_random_state
+from workers.rollout.vllm_support import (
+    PlainExperts,
+    import_model,
+    live_weights,
+    own_shared_memory,
+    preserved_random_state,
+)
 
 PAD_TOKEN = 0
 """Fills response columns beyond a response's length; nothing reads it."""
@@ -59,13 +66,14 @@ class VllmEngine:
     first reshard.
 
     Raises:
-        ReshardError: vLLM's parameters are not those that the shard specs describe.
+        ReshardError: weights shall be written directly, and vLLM's parameters are not those of the shard specs.
     """
 
     def __init__(self, config: RolloutConfig, settings: EngineSettings) -> None:
         self._settings = settings
         self._tp = config.tensor_parallel_size
         self._asleep: set[str] = set()
+        self._reloading = False
         import_model(FAMILIES.get(settings.shape.family).architecture)
         with preserved_random_state(), live_weights(), own_shared_memory(settings.job):
             self._llm = LLM(
@@ -83,7 +91,9 @@ class VllmEngine:
                 **_device_arguments(config, settings.device),
             )
         self._model: nn.Module = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
-        _check_parameters(self.specs(), self.parameters())
+        self._experts = PlainExperts(self._model)
+        if config.load_format == "direct":
+            _check_parameters(self.specs(), self.parameters())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,19 +131,36 @@ class VllmEngine:
         return [torch.tensor(output.prompt_logprobs.logprobs) for output in outputs]  # pyright: ignore
 
     def parameters(self) -> dict[str, Tensor]:
-        """The live local parameters by vLLM's names."""
-        return {name: parameter.data for name, parameter in self._model.named_parameters()}
+        """The live local parameters by vLLM's names; a layer's experts as the matrix of all their rows."""
+        live = {name: parameter.data for name, parameter in self._model.named_parameters()} | self._experts.tensors
+        return {
+            name: tensor.view(-1, tensor.shape[-1]) if tensor.dim() > 2 else tensor for name, tensor in live.items()
+        }
 
     def specs(self) -> list[ShardSpec]:
         """What each local parameter holds."""
         return vllm_specs(self._settings.shape, self._tp, self._settings.rank % self._tp)
 
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Takes full tensors under their Hugging Face names through vLLM's own loader."""
-        self._model.load_weights(tensors)  # pyright: ignore[reportCallIssue]
+        """Takes full tensors under their Hugging Face names through vLLM's own loader.
+
+        vLLM's protocol for new weights: each layer is loaded beside the live one, prepared for its kernels and copied
+        into place once it is complete; :meth:`finish_update` ends it.
+        """
+        with live_weights():
+            if not self._reloading:
+                initialize_layerwise_reload(self._model)
+                self._reloading = True
+            self._model.load_weights(tensors)  # pyright: ignore[reportCallIssue]
 
     def finish_update(self) -> None:
         """Drops the prefix cache: its keys and values are those of the old weights."""
+        if self._reloading:
+            with live_weights():
+                finalize_layerwise_reload(self._model, self._llm.model_config)
+            self._reloading = False
+            self._experts.take_over()
+        self._experts.pack()
         if not self._llm.reset_prefix_cache():
             raise ReshardError("vLLM refused to reset its prefix cache; a request is still running")
 
@@ -142,6 +169,13 @@ class VllmEngine:
         if self._settings.device.type == "cuda" and not self._asleep:
             self._llm.sleep(level=2)
             self._asleep = {"weights", "kv_cache"}
+
+    def sleep_kv_cache(self) -> None:
+        """Frees the KV cache on a GPU, and keeps the weights; nothing on a CPU."""
+        if self._settings.device.type == "cuda" and not self._asleep:
+            self._llm.sleep(level=0)  # vLLM frees the cache only of a paused engine; waking it unpauses
+            self._llm.release_kv_cache_memory()
+            self._asleep = {"kv_cache"}
 
     def wake_weights(self) -> None:
         """Takes memory for the weights again, on a GPU."""

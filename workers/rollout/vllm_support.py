@@ -1,6 +1,6 @@
 """What vLLM 0.32 needs to live in a training process: the one place that reaches into its inside.
 
-Each helper serves the start of the engine (``LLM()``) and says why it is there.
+Each helper says why it is there. They serve the start of the engine (``LLM()``), and two of them new weights.
 """
 
 import random
@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from vllm import ModelRegistry, _custom_ops
 from vllm.model_executor.layers import utils as linear_utils
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -54,6 +58,44 @@ def live_weights() -> Iterator[None]:
         _replaced(linear_utils, "check_cpu_sgl_kernel", lambda *_: False),
     ):
         yield
+
+
+class PlainExperts:
+    """Experts as new weights are written, where vLLM's kernel on a CPU reads a packed form; on a GPU there are none.
+
+    That kernel has no plain form, and vLLM's own reload leaves the packing out.
+
+    Args:
+        model: vLLM's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._packed: dict[str, tuple[Tensor, str]] = {}
+        for name, layer in model.named_modules():
+            isa = _packed_for(layer)
+            if isa:
+                parameters = dict(layer.named_parameters(recurse=False))
+                self._packed |= {f"{name}.{key}": (parameters[key].data, isa) for key in ("w13_weight", "w2_weight")}
+        self.tensors = {name: torch.zeros_like(packed) for name, (packed, _) in self._packed.items()}
+
+    def take_over(self) -> None:
+        """After vLLM's own reload, which has put the plain form into the packed form's place."""
+        for name, (packed, _) in self._packed.items():
+            self.tensors[name].copy_(packed)
+
+    def pack(self) -> None:
+        """Makes the plain form take effect."""
+        for name, (packed, isa) in self._packed.items():
+            packed.copy_(_custom_ops.cpu_prepack_moe_weight(self.tensors[name], isa))
+
+
+def _packed_for(layer: nn.Module) -> str | None:
+    """The instruction set that a layer's experts are packed for; None for other layers and devices."""
+    if not isinstance(layer, RoutedExperts) or not isinstance(layer.quant_method, UnquantizedFusedMoEMethod):
+        return None
+    kernel = layer.quant_method.moe_kernel
+    experts = kernel.fused_experts if kernel else None
+    return experts.isa if isinstance(experts, CPUUnquantizedExperts) else None
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """config.json -> ModelShape, for the families and the ways transformers has written them."""
 
 import pytest
-from tiny_model import tiny_model
-from transformers import LlamaConfig, Qwen2Config
+import torch
+from safetensors import safe_open
+from tiny_model import checkpoint_tensors, save_tiny_model
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
 from cfpo_hybrid.errors import ConfigError, ModelError
-from cfpo_hybrid.models import FAMILIES, load_hf_config, model_shape, padded_vocab_size, pipeline_layers
+from cfpo_hybrid.models import FAMILIES, Experts, load_hf_config, model_shape, padded_vocab_size, pipeline_layers
 from cfpo_hybrid.models.shards import check_divides, hf_shapes
 from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
 
@@ -49,17 +51,47 @@ def test_llama31_rope_scaling_is_read_in_both_spellings():
         assert shape.rope_scaling.original_max_position_embeddings == 8192
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_shapes_are_those_of_transformers(family, tied):
-    model = tiny_model(family, tie_word_embeddings=tied)
-    shape = model_shape(model.config.to_dict())
-    assert hf_shapes(shape) == {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+def test_shapes_are_those_of_transformers(family, tied, tmp_path):
+    model = save_tiny_model(tmp_path, family, tie_word_embeddings=tied)
+    shape = model_shape(load_hf_config(str(tmp_path)))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert hf_shapes(shape) == {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name, tensor in checkpoint_tensors(model).items():
+            assert torch.equal(tensor, file.get_tensor(name))
     assert shape.num_parameters == model.num_parameters()
 
 
+def test_published_qwen3_configs():
+    common = {**QWEN25_1_5B, "attention_bias": False, "head_dim": 128, "tie_word_embeddings": False}
+    # Qwen3-4B: 36 layers, 32 heads of 128 on a hidden size of 2560. "4.0B", tied.
+    small = {"num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True}
+    small |= {"model_type": "qwen3", "num_attention_heads": 32, "num_key_value_heads": 8}
+    shape = model_shape({**common, **small})
+    assert shape.query_size == 4096 and shape.qk_norm and not shape.qkv_bias
+    assert round(shape.num_parameters / 1e9, 1) == 4.0
+    # Qwen3-235B-A22B: 94 layers of 128 experts of 1536, 8 of them for a token. "235B".
+    large = {"num_hidden_layers": 94, "hidden_size": 4096, "intermediate_size": 12288, "num_experts": 128}
+    large |= {"model_type": "qwen3_moe", "num_attention_heads": 64, "num_key_value_heads": 4, "norm_topk_prob": True}
+    large |= {"num_experts_per_tok": 8, "moe_intermediate_size": 1536, "decoder_sparse_step": 1, "mlp_only_layers": []}
+    shape = model_shape({**common, **large})
+    assert shape.experts == Experts(count=128, per_token=8, intermediate_size=1536, normalised=True)
+    assert round(shape.num_parameters / 1e9) == 235
+    idle = 94 * 120 * 3 * 4096 * 1536  # the 120 experts of each layer that a token does not pass
+    assert round((shape.num_parameters - idle) / 1e9) == 22
+
+
+@pytest.mark.parametrize(("window", "positions"), [({"sliding_window": 512}, 512), ({"sliding_window": None}, 32768)])
+def test_mistral_has_the_positions_of_its_window(window, positions):
+    config = {**MistralConfig(max_position_embeddings=32768).to_dict(), **window}
+    assert model_shape(config).max_position_embeddings == positions
+    del config["sliding_window"]  # then transformers takes 4096
+    assert model_shape(config).max_position_embeddings == 4096
+
+
 def test_unknown_family_lists_the_known_ones():
-    with pytest.raises(ModelError, match=r"'qwen9'.*llama, qwen2.*nearest: 'qwen2'"):
+    with pytest.raises(ModelError, match=r"'qwen9'.*llama, mistral, qwen2, qwen3.*nearest: 'qwen"):
         model_shape({"model_type": "qwen9"})
 
 
@@ -80,10 +112,24 @@ def test_unsupported_variants_raise(change):
         model_shape({**QWEN25_1_5B, **change})
 
 
-@pytest.mark.parametrize("key", ["attention_bias", "mlp_bias"])
-def test_llama_with_biases_raises(key):
-    with pytest.raises(ModelError, match=key):
-        model_shape({**LlamaConfig().to_dict(), key: True})
+@pytest.mark.parametrize(
+    ("config", "change"),
+    [
+        (LlamaConfig(), {"attention_bias": True}),
+        (LlamaConfig(), {"mlp_bias": True}),
+        (Qwen3Config(), {"attention_bias": True}),
+        (Qwen3Config(), {"use_sliding_window": True}),
+        (Qwen3MoeConfig(), {"mlp_only_layers": [0]}),
+        (Qwen3MoeConfig(), {"decoder_sparse_step": 2}),
+        (Qwen3MoeConfig(), {"num_experts_per_tok": 200}),
+        (Qwen3MoeConfig(), {"moe_intermediate_size": None}),
+    ],
+)
+def test_variants_of_other_families_raise(config, change):
+    (key,) = change
+    assert model_shape(config.to_dict()).family == config.model_type
+    with pytest.raises(ModelError, match="no mixture" if key == "num_experts_per_tok" else key):
+        model_shape({**config.to_dict(), **change})
 
 
 def test_config_files_that_cannot_be_used(tmp_path):
@@ -133,6 +179,6 @@ def test_tensor_parallel_sizes_that_do_not_divide_name_those_that_do():
 
 
 def test_every_family_has_a_table():
-    assert {"qwen2", "llama"} <= set(FAMILIES.names())
+    assert {"qwen2", "llama", "mistral", "qwen3", "qwen3_moe"} <= set(FAMILIES.names())
     for name in FAMILIES:
         assert FAMILIES.get(name).model_type == name and FAMILIES.get(name).layer

@@ -4,6 +4,7 @@ import pytest
 import torch
 from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape, vllm_world
 
+from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shards import hf_shapes
 from cfpo_hybrid.models.vllm_specs import vllm_specs
@@ -84,7 +85,71 @@ def test_vocabulary_padding_is_declared():
     assert empty.shape == (16, 16) and not empty.pieces and empty.padding[0].size == (16, 16)
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_norms_of_heads_are_on_every_rank():
+    shape = small_shape(family="qwen3")
+    tensors = distinct_tensors(shape)
+    norm = tensors[f"{ATTENTION}.k_norm.weight"]
+    for rank in (0, 1):
+        megatron = shards_of(megatron_world(shape, ParallelLayout(tp=2))[rank], tensors)
+        vllm = shards_of(vllm_specs(shape, 2, rank), tensors)
+        assert torch.equal(megatron["decoder.layers.0.self_attention.k_layernorm.weight"], norm)
+        assert torch.equal(vllm[f"{ATTENTION}.k_norm.weight"], norm)
+
+
+def test_experts_are_whole_in_megatron_and_spread_over_ep():
+    shape = small_shape(family="qwen3_moe")
+    tensors = distinct_tensors(shape)
+    # Four ranks of a stage with tp=2 and ep=2: ranks 1 and 3 have experts 2 and 3, whatever their tp and dp are.
+    world = megatron_world(shape, ParallelLayout(tp=2, dp=2, ep=2))
+    name = "decoder.layers.1.mlp.experts.local_experts.1"
+    gate, up, down = (tensors[f"model.layers.1.mlp.experts.3.{part}_proj.weight"] for part in ("gate", "up", "down"))
+    for rank in (1, 3):
+        local = shards_of(world[rank], tensors)
+        assert torch.equal(local[f"{name}.linear_fc1.weight"], torch.cat([gate, up]))
+        assert torch.equal(local[f"{name}.linear_fc2.weight"], down)
+        assert torch.equal(local["decoder.layers.1.mlp.router.weight"], tensors["model.layers.1.mlp.gate.weight"])
+        assert not any("local_experts.2" in name for name in local)
+
+
+def test_vllm_stacks_all_experts_and_cuts_each():
+    shape = small_shape(family="qwen3_moe")
+    tensors = distinct_tensors(shape)
+    gate, up, down = (
+        torch.stack([tensors[f"model.layers.0.mlp.experts.{expert}.{part}_proj.weight"] for expert in range(4)])
+        for part in ("gate", "up", "down")
+    )
+    local = shards_of(vllm_specs(shape, 2, 1), tensors)
+    experts = "model.layers.0.mlp.experts.routed_experts"
+    # Rank 1 of 2 has rows 4..8 of each gate and up: [4 experts, 2 x 4, 16] seen as a matrix.
+    assert torch.equal(local[f"{experts}.w13_weight"].view(4, 8, 16), torch.cat([gate[:, 4:], up[:, 4:]], dim=1))
+    assert torch.equal(local[f"{experts}.w2_weight"].view(4, 16, 4), down[:, :, 4:])
+
+
+@pytest.mark.parametrize(
+    ("family", "ep", "message"),
+    [("qwen3_moe", 3, "4 experts per layer; sizes that do: 1, 2, 4"), ("qwen3", 2, "qwen3 models have none")],
+)
+def test_experts_that_do_not_divide(family, ep, message):
+    with pytest.raises(ModelError, match=message):
+        megatron_world(small_shape(family=family), ParallelLayout(dp=6, ep=ep))
+
+
+@pytest.mark.parametrize("ep", [1, 2, 4])
+@pytest.mark.parametrize(("tp", "pp", "dp"), [(1, 1, 4), (2, 3, 2), (4, 1, 1)])
+def test_the_ranks_of_an_expert_group_hold_every_expert_once(ep, tp, pp, dp):
+    shape = small_shape(family="qwen3_moe")
+    layout = ParallelLayout(tp=tp, pp=pp, dp=dp, ep=ep)
+    world = megatron_world(shape, layout)
+    check_complete([spec for rank in world for spec in rank], hf_shapes(shape))
+    held = [piece.hf_name for rank in world for spec in rank for piece in spec.pieces if ".experts." in piece.hf_name]
+    assert all(held.count(name) == tp * dp // ep for name in held)
+    # Consecutive ranks of a stage are one group, as Megatron-core's order "tp-cp-ep-dp-pp" makes them.
+    assert [layout.expert_rank(layout.coordinate(rank)) for rank in range(layout.world_size)] == [
+        rank % ep for rank in range(layout.world_size)
+    ]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (4, 1), (1, 3), (2, 3)])
 def test_a_replica_holds_the_whole_checkpoint(family, tied, tp, pp):

@@ -49,6 +49,23 @@ def test_activations_by_hand():
     assert recomputed == 2 * 8192 * (28 * 1536 + per_token)
 
 
+def test_a_mixture_by_hand():
+    mixture = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
+    config = {**(known_config("Qwen/Qwen2.5-7B") or {}), **mixture, "model_type": "qwen3_moe"}
+    config |= {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
+    shape = model_shape(config)
+    layout = config_of(workers=4, expert_parallel_size=2, tensor_parallel_size=2, sequence_parallel=True)
+    update = next(iter(estimate_memory(layout, shape, GPU).phases)).parts
+    # vocabulary 152064 / 2 x 64 twice; 4 x 64 x 64 / 2 attention; 8 x 64 router; norms 3 x 64 and 2 x 16
+    dense = 152064 * 64 + 8192 + 512 + 192 + 32
+    experts = 4 * 3 * 64 * 32  # half of 8
+    assert update["weights"] == 2 * (dense + experts)
+    # dense weights are on dp=2 ranks; each expert on 2 of the 4
+    assert update["optimizer"] == 12 * dense // 2 + 12 * experts // 2
+    # 4 h / 2 + (2 q + 2 k) / 2 + 2 experts x (2 h + 3 w) / 2
+    assert update["activations"] == 2 * 8192 * (128 + 128 + (128 + 96))
+
+
 def test_the_longest_sequence_gets_a_micro_batch_of_its_own():
     small = config_of(actor=ActorConfig(micro_batch_tokens=100))
     exact = config_of(actor=ActorConfig(micro_batch_tokens=3584))

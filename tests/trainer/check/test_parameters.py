@@ -8,7 +8,7 @@ from cfpo_hybrid.models import model_shape
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from trainer.check.parameters import layer_parameters, rollout_parameters, stage_parameters
+from trainer.check.parameters import layer_parameters, rollout_parameters, stage_experts, stage_parameters
 from trainer.config.known_models import known_config
 from workers.config import MegatronConfig
 
@@ -22,6 +22,14 @@ TINY = {
     "vocab_size": 100,
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
+}
+MIXTURE = TINY | {
+    "model_type": "qwen3_moe",
+    "head_dim": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 6,
+    "tie_word_embeddings": False,
 }
 
 
@@ -48,6 +56,20 @@ def test_megatron_ranks_hold_what_their_specs_say(name: str, tp: int, pp: int):
         coordinate = layout.coordinate(rank)
         specs = megatron_specs(shape, layout, coordinate)
         assert sum(prod(spec.shape) for spec in specs) == counts[coordinate.pp]
+
+
+@pytest.mark.parametrize(("tp", "pp", "ep"), [(1, 1, 1), (2, 1, 4), (2, 2, 2)])
+def test_mixtures_hold_what_their_specs_say(tp: int, pp: int, ep: int):
+    shape = model_shape(MIXTURE)
+    layout = ParallelLayout(tp=tp, pp=pp, dp=4, ep=ep)
+    megatron = MegatronConfig(tensor_parallel_size=tp, pipeline_parallel_size=pp, expert_parallel_size=ep)
+    counts, experts = stage_parameters(shape, megatron), stage_experts(shape, megatron)
+    for rank in range(layout.world_size):
+        coordinate = layout.coordinate(rank)
+        sizes = {spec.name: prod(spec.shape) for spec in megatron_specs(shape, layout, coordinate)}
+        assert sum(sizes.values()) == counts[coordinate.pp]
+        assert sum(size for name, size in sizes.items() if ".experts." in name) == experts[coordinate.pp]
+    assert sum(prod(spec.shape) for spec in vllm_specs(shape, tp, 0)) == rollout_parameters(shape, tp)
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-7B"])

@@ -115,6 +115,34 @@ def test_a_head_size_that_vllm_lacks_on_a_cpu(tmp_path: Path):
         load_config(recipe, [])
 
 
+MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 32}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.num_workers=2", "actor.megatron.expert_parallel_size=4"], r"2 ranks of a .* stage .* can be 1, 2"),
+        (
+            ["trainer.num_workers=4", "actor.megatron.expert_parallel_size=4"],
+            "6 experts per layer; sizes that do: 1, 2, 3, 6",
+        ),
+        (["actor.megatron.tensor_parallel_size=2"], "needs actor.megatron.sequence_parallel=true"),
+        (["trainer.num_workers=4", "rollout.tensor_parallel_size=4"], "16 of its 64 rows, .* multiples of 32"),
+    ],
+)
+def test_experts(words: list[str], message: str, tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | MIXTURE | {"model_type": "qwen3_moe"}))
+    with pytest.raises(ConfigError, match=message):
+        load_config(recipe, words)
+    load_config(recipe, ["trainer.num_workers=2", "actor.megatron.expert_parallel_size=2"])
+
+
+def test_a_dense_model_has_no_experts_to_spread(tmp_path: Path):
+    with pytest.raises(ConfigError, match="qwen2 models have none, set it to 1"):
+        load_config(write_recipe(tmp_path), ["actor.megatron.expert_parallel_size=2"])
+
+
 def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):
     load_config(write_recipe(tmp_path), ["actor.dtype=bfloat16"])
 

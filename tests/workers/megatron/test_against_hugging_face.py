@@ -1,4 +1,4 @@
-"""Log-probs and gradients equal those of transformers' own Qwen2 and Llama on the same random weights."""
+"""Log-probs and gradients equal those of transformers' own models on the same random weights."""
 
 from typing import Any
 
@@ -29,6 +29,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama", "rms_norm_eps": 1e-5, "head_dim": 16},
     "llama 3": {"family": "llama", "rope_theta": 500000.0, "num_key_value_heads": 1},
     "llama 3.1": {"family": "llama", "rope_scaling": LLAMA_31},
+    "qwen3": {"family": "qwen3"},
+    "qwen3 one group": {"family": "qwen3", "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen3 moe": {"family": "qwen3_moe"},
+    "qwen3 moe, probabilities as they are": {"family": "qwen3_moe", "norm_topk_prob": False},
+    "mistral": {"family": "mistral", "sliding_window": 64},
 }
 TEMPERATURE = 0.7
 

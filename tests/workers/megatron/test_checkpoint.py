@@ -8,8 +8,10 @@ from gloo import run_gloo
 from megatron.core import parallel_state
 from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank
 
-from cfpo_hybrid.errors import ConfigError, DataError
+from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.resharding import Rectangle
 from workers.megatron.policy import MegatronPolicy
+from workers.megatron.state_files import HeldPart, StateFiles
 
 Steps = tuple[list[dict[str, float]], Weights, float]
 
@@ -50,27 +52,24 @@ def test_resumes_bit_for_bit(world: int, case: Case, tmp_path: Path) -> None:
         assert straight[2] == resumed[2]  # random state
 
 
-def refusals(folder: Path) -> list[str]:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no policy checkpoint"):
+        StateFiles(tmp_path)
+
+
+def saved(folder: Path) -> None:
     policy = build_policy(Case())
+    steps(policy, range(1))
     policy.save(folder)
-    parallel_state.destroy_model_parallel()
-    other = build_policy(Case(distributed_optimizer=True))
-    messages = []
-    for place in (folder, folder / "nothing"):
-        try:
-            other.load(place)
-        except (ConfigError, DataError) as error:
-            messages.append(str(error))
-    return messages
 
 
-def test_refuses_other_layouts_and_empty_folders(tmp_path: Path) -> None:
-    (messages,) = run_gloo(1, refusals, tmp_path)
-    assert len(messages) == 2
-    assert "resume with the same layout" in messages[0]
-    assert "no policy checkpoint" in messages[1]
-
-
-def test_files_hold_no_code(tmp_path: Path) -> None:
-    run_gloo(1, refusals, tmp_path)
+def test_what_is_missing_is_named_and_files_hold_no_code(tmp_path: Path) -> None:
+    run_gloo(1, saved, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+    # The final norm of the tiny model has 128 numbers.
+    part = HeldPart("model.norm.weight", Rectangle((100,), (50,)), torch.empty(50))
+    with StateFiles(tmp_path) as files, pytest.raises(DataError, match=r"has no model\.norm\.weight\[128:150\]"):
+        files.fill("exp_avg", part)
+    (tmp_path / "state-rank0.safetensors").unlink()
+    with StateFiles(tmp_path) as files, pytest.raises(DataError, match=r"lacks state-rank0\.safetensors"):
+        files.fill("exp_avg", part)

@@ -11,6 +11,7 @@ from megatron.core.optimizer import optimizer as base_optimizer
 from megatron.core.pipeline_parallel import p2p_communication, schedules
 from megatron.core.tensor_parallel import mappings
 from megatron.core.tensor_parallel import random as megatron_random
+from megatron.core.transformer.moe import moe_utils, token_dispatcher
 
 from workers.megatron.cpu_support import REPLACEMENTS, megatron_on
 
@@ -21,6 +22,10 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="redirection
 REASONS = [
     (mappings, "device=torch.cuda.current_device()"),
     (p2p_communication, "torch.cuda.synchronize()"),
+    (token_dispatcher, "torch.cuda.Stream()"),
+    (token_dispatcher, "with torch.cuda.stream("),
+    (token_dispatcher, "torch.cuda.current_stream()"),
+    (moe_utils.maybe_move_tensor_to_cpu, "tensor.is_cuda:"),
     (megatron_random, "torch.cuda.manual_seed("),
     (megatron_random, "torch.cuda.get_rng_state()"),
     (megatron_random, "_get_cuda_rng_state("),
@@ -47,6 +52,8 @@ def test_redirects_inside_the_block_only() -> None:
         assert torch.zeros(1).type(torch.float64).dtype == torch.float64
         assert torch.empty(1, device=torch.cuda.current_device()).device == CPU
         torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            assert torch.cuda.current_stream() == torch.cuda.Stream()
     assert [getattr(module, name) for module, name, _ in REPLACEMENTS] == before
     assert torch.zeros(1).type() == "torch.FloatTensor"
 

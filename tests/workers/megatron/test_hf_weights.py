@@ -17,6 +17,7 @@ from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
+from workers.megatron.hf_files import differing_tensors
 from workers.megatron.hf_weights import export_hf, load_hf
 
 
@@ -94,29 +95,58 @@ def test_folders_that_cannot_be_loaded(tmp_path):
         load_hf(tmp_path, specs, empty_parameters(specs))
 
 
-def export_on_this_rank(source: Path, out: Path, shape: ModelShape, layout: ParallelLayout, max_file_bytes: int):
-    world = megatron_world(shape, layout)
-    specs = world[dist.get_rank()]
-    parameters = empty_parameters(specs)
-    load_hf(source, specs, parameters)
-    export_hf(out, Holder(shape, world, parameters), source, max_file_bytes)
+@dataclass(frozen=True)
+class Stop:
+    """One layout on the way of a model, for a world of four."""
+
+    layout: ParallelLayout
+    first_stage_layers: int | None = None
+    max_file_bytes: int = 1 << 30
+
+
+STOPS = (
+    Stop(ParallelLayout(tp=2, pp=2), first_stage_layers=1, max_file_bytes=4000),
+    Stop(ParallelLayout(tp=4), max_file_bytes=20_000),
+    Stop(ParallelLayout(dp=2, pp=2)),
+    Stop(ParallelLayout(pp=4), max_file_bytes=3000),
+)
+"""19 rows of vocabulary do not divide by 2 or 4, nor 5 layers by 2 or 4."""
+
+
+def pass_through(source: Path, shape: ModelShape) -> None:
+    """Loads and exports, one layout after the other, each from the files of the one before."""
+    for number, stop in enumerate(STOPS):
+        pp = stop.layout.pp
+        last = shape.num_layers - (stop.first_stage_layers or 1) * (pp - 1) if pp > 1 else None
+        world = megatron_world(shape, stop.layout, first_stage_layers=stop.first_stage_layers, last_stage_layers=last)
+        specs = world[dist.get_rank()]
+        parameters = empty_parameters(specs)
+        load_hf(source, specs, parameters)
+        out = source.parent / f"out{number}"
+        export_hf(out, Holder(shape, world, parameters), source, stop.max_file_bytes)
+        source = out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [ParallelLayout(tp=2, pp=2), ParallelLayout(tp=2, dp=2)])
-def test_round_trip_through_four_processes(tmp_path, layout):
-    shape = small_shape(num_layers=4, tied_embeddings=layout.pp > 1)
+@pytest.mark.parametrize("tied", [True, False])
+def test_round_trip_through_four_layouts_of_four_processes(tmp_path, tied):
+    shape = small_shape(num_layers=5, tied_embeddings=tied)
     tensors = distinct_tensors(shape)
-    source, out = write_source(tmp_path / "source", tensors), tmp_path / "out"
-    run_gloo(4, export_on_this_rank, source, out, shape, layout, 4000, timeout=600)
-    found = read_folder(out)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    run_gloo(4, pass_through, write_source(tmp_path / "source", tensors), shape, timeout=600)
+    for number, stop in enumerate(STOPS):
+        out = tmp_path / f"out{number}"
+        found = read_folder(out)
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+        assert differing_tensors(tmp_path / "source", out, tied=tied) == []
+        # No rank held more than one file, header of names aside.
+        assert all(
+            sum(t.nbytes for t in load_file(f).values()) <= stop.max_file_bytes for f in out.glob("*.safetensors")
+        )
+    out = tmp_path / "out0"
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 4 * shape.num_parameters
     assert all(name in load_file(out / file) for name, file in index["weight_map"].items())
-    # 4000 bytes hold a thousand numbers: no file is larger, its header of names aside.
-    assert all(sum(t.nbytes for t in load_file(file).values()) <= 4000 for file in out.glob("*.safetensors"))
 
 
 def test_an_exported_folder_opens_in_transformers(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from gloo import run_gloo
 from megatron.core import parallel_state
 from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank, whole_weights
-from tiny_model import tiny_model
+from tiny_model import checkpoint_tensors, tiny_model
 
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
 
@@ -16,6 +16,8 @@ TIED = {"tie_word_embeddings": True}
 LLAMA = {"family": "llama"}
 # num_key_value_heads=1 with tp=2: a query group is split over ranks, and Megatron gathers it.
 ONE_GROUP = {"num_key_value_heads": 1}
+QWEN3 = {"family": "qwen3", "num_hidden_layers": 2}
+MIXTURE = {"family": "qwen3_moe", "num_hidden_layers": 2}
 
 CASES: dict[int, dict[str, Case]] = {
     1: {
@@ -26,6 +28,8 @@ CASES: dict[int, dict[str, Case]] = {
         "tied": Case(model=TIED, micro_batch_tokens=30),
         "llama": Case(model=LLAMA, micro_batch_tokens=30),
         "one group": Case(model=ONE_GROUP),
+        "qwen3": Case(model=QWEN3),
+        "mixture": Case(model=MIXTURE, micro_batch_tokens=30),
     },
     2: {
         "dp": Case(micro_batch_tokens=20),
@@ -39,11 +43,23 @@ CASES: dict[int, dict[str, Case]] = {
         "tied, tp": Case(tp=2, model=TIED),
         "llama, tp, sequence parallel": Case(tp=2, sequence_parallel=True, model=LLAMA),
         "one group, tp": Case(tp=2, model=ONE_GROUP),
+        "qwen3, tp": Case(tp=2, model=QWEN3, micro_batch_tokens=30),
+        "qwen3, tp, sequence parallel": Case(tp=2, sequence_parallel=True, model=QWEN3),
+        "mixture, dp": Case(model=MIXTURE, distributed_optimizer=True, micro_batch_tokens=20),
+        "mixture, ep": Case(ep=2, model=MIXTURE, micro_batch_tokens=20),
+        "mixture, ep, distributed optimizer": Case(ep=2, model=MIXTURE, distributed_optimizer=True, recompute=True),
+        "mixture, tp": Case(tp=2, sequence_parallel=True, model=MIXTURE, micro_batch_tokens=30),
+        "mixture, tp, ep": Case(tp=2, ep=2, sequence_parallel=True, model=MIXTURE, distributed_optimizer=True),
     },
     4: {
         "tp, pp, sequence parallel": Case(tp=2, pp=2, sequence_parallel=True, micro_batch_tokens=20),
         "tp, dp, distributed optimizer": Case(tp=2, distributed_optimizer=True, micro_batch_tokens=20),
         "tied, pp, dp, distributed optimizer": Case(pp=2, distributed_optimizer=True, model=TIED),
+        "mixture, tp, dp, ep over both": Case(
+            tp=2, ep=4, sequence_parallel=True, model=MIXTURE, distributed_optimizer=True, micro_batch_tokens=1
+        ),
+        "mixture, pp, ep": Case(pp=2, ep=2, model=MIXTURE, micro_batch_tokens=20),
+        "mixture, dp, ep of half": Case(ep=2, model=MIXTURE, distributed_optimizer=True, micro_batch_tokens=20),
     },
 }
 NAMES = [name for cases in CASES.values() for name in cases if name != "reference"]
@@ -82,14 +98,13 @@ def runs() -> dict[str, list[Run]]:
 
 
 def reference_of(name: str) -> str:
-    return next((kind for kind in ("tied", "llama", "one group") if name.startswith(kind)), "reference")
+    return next(
+        (kind for kind in ("tied", "llama", "one group", "qwen3", "mixture") if name.startswith(kind)), "reference"
+    )
 
 
 def weights_of(runs: list[Run], model: dict[str, Any]) -> Weights:
-    like = dict(tiny_model(**model).state_dict())
-    if model.get("tie_word_embeddings"):
-        del like["lm_head.weight"]
-    return whole_weights([(run.specs, run.parameters) for run in runs], like)
+    return whole_weights([(run.specs, run.parameters) for run in runs], checkpoint_tensors(tiny_model(**model)))
 
 
 def case_of(name: str) -> Case:
@@ -101,7 +116,7 @@ def case_of(name: str) -> Case:
 def test_weights_after_two_steps(runs: dict[str, list[Run]], name: str) -> None:
     model = case_of(name).model
     found, expected = weights_of(runs[name], model), weights_of(runs[reference_of(name)], model)
-    start = tiny_model(**model).state_dict()
+    start = checkpoint_tensors(tiny_model(**model))
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
         assert not torch.equal(tensor, start[key]), f"{key} was not trained"

@@ -73,7 +73,7 @@ def sequence_length(config: Config, shape: ModelShape) -> Iterator[Problem]:
     yield Problem(
         (PROMPT, RESPONSE),
         f"{PROMPT}={prompt} + {RESPONSE}={response} = {prompt + response} tokens, but the model has "
-        f"{longest} positions; {room}",
+        f"{longest} positions of full attention; {room}",
     )
 
 

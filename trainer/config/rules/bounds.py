@@ -55,6 +55,7 @@ RANGES: dict[str, Range] = {
     "actor.log_prob_chunk_tokens": AT_LEAST_ONE,
     "actor.megatron.tensor_parallel_size": AT_LEAST_ONE,
     "actor.megatron.pipeline_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.expert_parallel_size": AT_LEAST_ONE,
     "actor.megatron.first_stage_layers": AT_LEAST_ONE,
     "actor.megatron.last_stage_layers": AT_LEAST_ONE,
     "actor.optimizer.adam_beta1": BELOW_ONE,

@@ -12,6 +12,8 @@ from trainer.config.rules.nearby import listing
 DEVICE = "trainer.device"
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes of vLLM 0.32's attention on a CPU."""
+CPU_EXPERT_SIZE = 32
+"""What the intermediate size of an expert on a rank must be a multiple of in vLLM 0.32 on a CPU."""
 
 
 def offload(config: Config) -> Iterator[Problem]:
@@ -30,10 +32,23 @@ def attention(config: Config) -> Iterator[Problem]:
         yield Problem((key, DEVICE), f"{key}={value} needs a GPU, but {DEVICE}=cpu; set {key}=sdpa or auto")
 
 
+def expert_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """vLLM's experts on a CPU are padded to multiples of 32 on each rank, where they cannot be written."""
+    if not _on_cpu(config) or shape.experts is None:
+        return
+    key, tp = "rollout.tensor_parallel_size", max(config.rollout.tensor_parallel_size, 1)
+    share, rest = divmod(shape.experts.intermediate_size, tp)
+    if rest == 0 and share % CPU_EXPERT_SIZE:
+        yield Problem(
+            (DEVICE, "model.path", key),
+            f"{key}={tp} leaves each expert {share} of its {shape.experts.intermediate_size} rows, but vLLM's experts on "
+            f"a CPU need multiples of {CPU_EXPERT_SIZE}: lower it, take another model, or a GPU",
+        )
+
+
 def head_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
     """vLLM's attention kernels on a CPU know a few head sizes."""
-    on_cpu = config.trainer.device == "cpu" or (config.trainer.device == "auto" and not torch.cuda.is_available())
-    if on_cpu and shape.head_dim not in CPU_HEAD_SIZES:
+    if _on_cpu(config) and shape.head_dim not in CPU_HEAD_SIZES:
         yield Problem(
             (DEVICE, "model.path"),
             f"the model's heads have size {shape.head_dim}, which vLLM's attention on a CPU lacks; it has "
@@ -41,5 +56,9 @@ def head_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
         )
 
 
+def _on_cpu(config: Config) -> bool:
+    return config.trainer.device == "cpu" or (config.trainer.device == "auto" and not torch.cuda.is_available())
+
+
 RULES = (offload, attention)
-MODEL_RULES = (head_size,)
+MODEL_RULES = (head_size, expert_size)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, pipeline_layers
+from cfpo_hybrid.models.megatron_specs import check_experts_divide
 from cfpo_hybrid.models.shards import check_divides
 from trainer.config.problem import Problem
 from trainer.config.root import Config
@@ -11,6 +12,8 @@ from trainer.config.rules.nearby import divisors, listing, nearest_multiples
 
 TP = "actor.megatron.tensor_parallel_size"
 PP = "actor.megatron.pipeline_parallel_size"
+EP = "actor.megatron.expert_parallel_size"
+SP = "actor.megatron.sequence_parallel"
 CP = "actor.megatron.context_parallel_size"
 ROLLOUT_TP = "rollout.tensor_parallel_size"
 WORLD = "trainer.num_workers"
@@ -66,6 +69,19 @@ def rollout_replicas(config: Config) -> Iterator[Problem]:
     )
 
 
+def expert_groups(config: Config) -> Iterator[Problem]:
+    """ep divides the ranks of a stage."""
+    megatron, world = config.actor.megatron, config.trainer.world_size
+    tp, pp, ep = megatron.tensor_parallel_size, megatron.pipeline_parallel_size, megatron.expert_parallel_size
+    if min(tp, pp, ep, world) < 1 or world % (tp * pp) or world // pp % ep == 0:
+        return
+    yield Problem(
+        (WORLD, NODES, PER_NODE, PP, EP),
+        f"{EP}={ep} does not divide the {world // pp} ranks of a pipeline stage ({world} workers / {PP}={pp}); "
+        f"it can be {listing(divisors(world // pp))}",
+    )
+
+
 def reserved_context_parallel(config: Config) -> Iterator[Problem]:
     """cp is reserved."""
     size = config.actor.megatron.context_parallel_size
@@ -77,8 +93,7 @@ def sequence_parallel(config: Config) -> Iterator[Problem]:
     """Sequence parallelism splits over tp, so it needs more than one tp rank."""
     megatron = config.actor.megatron
     if megatron.sequence_parallel and megatron.tensor_parallel_size == 1:
-        key = "actor.megatron.sequence_parallel"
-        yield Problem((key, TP), f"{key}=true needs {TP} of at least 2, which is 1; raise it or set {key}=false")
+        yield Problem((SP, TP), f"{SP}=true needs {TP} of at least 2, which is 1; raise it or set {SP}=false")
 
 
 def heads(config: Config, shape: ModelShape) -> Iterator[Problem]:
@@ -95,6 +110,20 @@ def heads(config: Config, shape: ModelShape) -> Iterator[Problem]:
             yield Problem((key,), f"{key}={size}: {error}")
 
 
+def experts(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """The experts divide by ep, and tp ranks route tokens of their own (Megatron-core's MoELayer asks for it)."""
+    megatron = config.actor.megatron
+    try:
+        check_experts_divide(shape, max(megatron.expert_parallel_size, 1))
+    except ModelError as error:
+        yield Problem((EP,), f"{EP}={megatron.expert_parallel_size}: {error}")
+    if shape.experts and megatron.tensor_parallel_size > 1 and not megatron.sequence_parallel:
+        yield Problem(
+            (SP, TP),
+            f"a mixture of experts with {TP}={megatron.tensor_parallel_size} needs {SP}=true; set it, or {TP}=1",
+        )
+
+
 def stages(config: Config, shape: ModelShape) -> Iterator[Problem]:
     """The layers divide over the pipeline stages."""
     megatron = config.actor.megatron
@@ -106,5 +135,5 @@ def stages(config: Config, shape: ModelShape) -> Iterator[Problem]:
         yield Problem(keys, f"{PP}={megatron.pipeline_parallel_size}: {error}")
 
 
-RULES = (nodes, train_replicas, rollout_replicas, reserved_context_parallel, sequence_parallel)
-MODEL_RULES = (heads, stages)
+RULES = (nodes, train_replicas, rollout_replicas, expert_groups, reserved_context_parallel, sequence_parallel)
+MODEL_RULES = (heads, experts, stages)

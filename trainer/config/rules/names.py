@@ -14,6 +14,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 ATTENTIONS = ("auto", "flash_attn", "torch_varlen", "sdpa")
 SCHEDULES = ("constant", "cosine")
 LOAD_FORMATS = ("direct", "load_weights")
+PROBE_ACTIONS = ("stop", "warn")
 
 
 def known_names(config: Config) -> Iterator[Problem]:
@@ -26,6 +27,7 @@ def known_names(config: Config) -> Iterator[Problem]:
     yield from one_of("actor.optimizer.schedule", config.actor.optimizer.schedule, SCHEDULES)
     yield from one_of("rollout.dtype", config.rollout.dtype, DTYPES)
     yield from one_of("rollout.load_format", config.rollout.load_format, LOAD_FORMATS)
+    yield from one_of("rollout.probe_action", config.rollout.probe_action, PROBE_ACTIONS)
     yield from one_of("trainer.device", config.trainer.device, DEVICES)
 
 

@@ -1,0 +1,77 @@
+"""`cfpo export`: through a layout and back without a changed bit, and what is refused before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import save_tiny_model
+
+from cfpo_hybrid.errors import ConfigError, ModelError
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from trainer import cli
+from trainer.commands import export as command
+from trainer.export import ExportReport, export
+
+TP = "actor.megatron.tensor_parallel_size"
+PP = "actor.megatron.pipeline_parallel_size"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model in bf16."""
+    folder = tmp_path_factory.mktemp("export") / "model"
+    save_tiny_model(folder, num_hidden_layers=3)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_files_are_those_of_the_source_whatever_the_layout(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    stages = [f"{PP}=2", "actor.megatron.first_stage_layers=1", "actor.megatron.last_stage_layers=2"]
+    assert cli.main(["export", str(source), str(out), *stages, "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "in bfloat16" in printed
+    assert "(tp=1, pp=2, ep=1)" in printed
+    assert "check passed: every tensor equals" in printed
+    expected, found = load_file(source / "model.safetensors"), load_file(out / "model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_failed_check_exits_with_1_and_names_tensors(monkeypatch: pytest.MonkeyPatch, capsys):
+    differences = tuple(f"tensor {number}: 1 of 2 numbers differ" for number in range(22))
+    report = ExportReport(
+        source=Path("m"), num_tensors=30, dtype="float32", layout=ParallelLayout(), differences=differences
+    )
+    monkeypatch.setattr(command, "export", lambda *_, **__: report)
+    assert cli.main(["export", "m", "out", "--check"]) == 1
+    printed = capsys.readouterr().out
+    assert "check FAILED: 22 tensors" in printed
+    assert "tensor 19: 1 of 2 numbers differ" in printed
+    assert "and 2 more" in printed
+
+
+def test_mistakes_are_refused_before_anything_starts(source: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"did you mean actor\.megatron\.tensor_parallel_size"):
+        export(str(source), out, ["tensor_parallel_size=2"])
+    with pytest.raises(ConfigError, match=r"unknown key 'trainer\.num_workers'"):
+        export(str(source), out, ["trainer.num_workers=2"])
+    with pytest.raises(ConfigError, match=TP):
+        export(str(source), out, [f"{TP}=3"])
+    with pytest.raises(ConfigError, match="3 layers cannot be cut into 2 pipeline stages"):
+        export(str(source), out, [f"{PP}=2"])
+    with pytest.raises(ModelError, match="neither a model folder nor a checkpoint"):
+        export(str(tmp_path), out)
+    out.mkdir()
+    (out / "old").write_text("")
+    with pytest.raises(ModelError, match="not empty"):
+        export(str(source), out)

@@ -1,0 +1,85 @@
+"""The real vLLM on tiny random models, started in a process of its own, and what it should answer."""
+
+import os
+from pathlib import Path
+
+import torch
+from resharding_world import megatron_world, shards_of
+from tiny_model import checkpoint_tensors
+from torch import Tensor
+
+from cfpo_hybrid.models import load_hf_config, model_shape
+from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.resharding import Resharder, build_plan
+
+MAX_LEN = 220
+STOP = 3
+TEMPERATURE = 0.7
+
+
+def start_engine(folder: Path, tp: int = 1):
+    """An engine of this rank; vLLM is imported only here, after its environment is set."""
+    from workers.process import worker_environment
+
+    os.environ.update(worker_environment("cpu", 1))
+    from workers.config import RolloutConfig
+    from workers.rollout.vllm_engine import EngineSettings, VllmEngine
+
+    config = RolloutConfig(tensor_parallel_size=tp, kv_cache_bytes=32 << 20, max_num_seqs=16)
+    settings = EngineSettings(
+        folder=str(folder),
+        shape=model_shape(load_hf_config(str(folder))),
+        rank=int(os.environ["RANK"]),
+        dtype=torch.float32,
+        max_model_len=MAX_LEN,
+        stop_token_ids=(STOP,),
+        job=folder.name,
+        device=torch.device("cpu"),
+    )
+    return VllmEngine(config, settings)
+
+
+def sampling(**changes):
+    from workers.rollout.engine import SamplingSettings
+
+    return SamplingSettings(**{"max_tokens": 20, "temperature": TEMPERATURE, **changes})
+
+
+@torch.no_grad()
+def log_probs_of(model, tokens: list[int], temperature: float = 1.0) -> Tensor:
+    """Hugging Face's log-probs of tokens 1, 2, ..."""
+    logits = model(torch.tensor([tokens])).logits[0, :-1] / temperature
+    return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+
+
+@torch.no_grad()
+def greedy(model, tokens: list[int], count: int) -> list[int]:
+    tokens = list(tokens)
+    for _ in range(count):
+        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[-count:]
+
+
+def write_directly(engine, model, tp: int = 1) -> None:
+    """New weights by the resharder, from training shards of another tensor-parallel size than the engine's."""
+    shape = model_shape(model.config.to_dict())
+    rank = int(os.environ["RANK"])
+    tensors = checkpoint_tensors(model)
+    sources = megatron_world(shape, ParallelLayout(tp=tp))
+    size = int(os.environ["WORLD_SIZE"])
+    plan = build_plan(sources, [vllm_specs(shape, size, other) for other in range(size)], size)
+    resharder = Resharder(plan, rank=rank, dtype=torch.float32, bucket_bytes=1 << 20)
+    resharder.run(shards_of(sources[rank], tensors), engine.parameters())
+    engine.finish_update()
+
+
+def real_parameters(engine) -> dict[str, Tensor]:
+    """Copies without the padding, which nobody writes."""
+    copies = {}
+    for spec in engine.specs():
+        tensor = engine.parameters()[spec.name].clone()
+        for area in spec.padding:
+            tensor[area.slices] = 0
+        copies[spec.name] = tensor
+    return copies

@@ -1,0 +1,50 @@
+"""A rank of the model that only holds weights: no optimizer, no gradients, no reference."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.models import load_hf_config, model_shape
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.resharding import ShardSpec
+from workers.config import ActorConfig
+from workers.megatron.build import ModelRecipe, build_model
+from workers.megatron.cpu_support import megatron_on
+from workers.megatron.parallel import initialize_parallel
+
+
+class BareModel:
+    """Megatron-core's parameters of one rank, zero until they are loaded.
+
+    Args:
+        folder: with the config.json of the model.
+        actor: dtype and stages.
+        layout: its world is torch's, which must exist.
+        rank: this process's.
+        device: of the parameters.
+    """
+
+    def __init__(
+        self, folder: Path, actor: ActorConfig, layout: ParallelLayout, *, rank: int, device: torch.device
+    ) -> None:
+        self.shape = model_shape(load_hf_config(str(folder)))
+        self._layout, self._stages = layout, actor.megatron
+        groups = initialize_parallel(layout, rank=rank, device=device, seed=0)
+        with megatron_on(device):
+            self._model = build_model(ModelRecipe(shape=self.shape, actor=actor, groups=groups, device=device))
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """This rank's parameters."""
+        return {name: parameter.data for name, parameter in self._model.named_parameters()}
+
+    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
+        """What the parameters of any rank hold."""
+        return megatron_specs(
+            self.shape,
+            self._layout,
+            self._layout.coordinate(rank),
+            first_stage_layers=self._stages.first_stage_layers,
+            last_stage_layers=self._stages.last_stage_layers,
+        )

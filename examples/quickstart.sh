@@ -4,5 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash examples/install.sh cpu
+unset PYTHONDONTWRITEBYTECODE  # else every process would compile torch, vLLM and transformers anew
 .venv/bin/python examples/quickstart/make_world.py
 exec .venv/bin/cfpo train examples/quickstart/recipe.yaml "$@"

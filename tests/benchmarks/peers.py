@@ -27,6 +27,7 @@ def peer_python(name: str) -> Path:
         return python
     print(f"installing {name} into {folder} ...", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-qq", "--upgrade", "pip>=25"], check=True)
     for requirements in PEERS[name]:
         subprocess.run([str(python), "-m", "pip", "install", "-qq", *requirements], check=True)
     stamp.write_text(wanted)

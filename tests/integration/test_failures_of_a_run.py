@@ -54,7 +54,7 @@ def fail(tmp_path: Path, act: str) -> tuple[subprocess.CompletedProcess[str], fl
     ("act", "cause"),
     [
         ("raise ArithmeticError('the loss broke')", "the loss broke"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the worker's process died"),
     ],
     ids=["raises", "is killed"],
 )

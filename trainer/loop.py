@@ -94,6 +94,7 @@ class TrainingLoop:
             seed=self.config.trainer.seed,
             layout=checkpoint_layout(self.config),
             config=resolved(self.config),
+            kl_coef=self.session.kl.coef if self.session.kl.target is not None else None,
         )
         with self.session.timed("save"), self.store.writing(state) as folder:
             self.session.actors.run(HybridWorker.save, str(folder.absolute()))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.advantages import mean_ref_kl
 from trainer.metrics import average_updates, length_metrics, reward_metrics, throughput_metrics
 from trainer.session import StepReport
 
@@ -28,6 +29,9 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         "reshard/bytes_moved": float(sync.bytes_moved),
         "policy_version": float(sync.policy_version),
     }
+    ref_kl = mean_ref_kl(batch)
+    if ref_kl is not None:
+        metrics |= {"rollout/ref_kl": ref_kl, "actor/kl_coef": report.kl_coef}
     if sync.probe_difference is not None:
         metrics["reshard/probe_difference"] = sync.probe_difference
     return metrics

@@ -8,15 +8,18 @@ from typing import Any, cast
 
 import torch
 
+from cfpo_hybrid.algorithms.kl import KlController
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
+from trainer.advantages import mean_ref_kl
 from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.metrics import StageTimer
 from trainer.ray_cluster import ray_cluster
-from workers.config import ModelConfig, RewardConfig
+from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
 from workers.reports import SyncReport, UpdateRecord
@@ -33,6 +36,7 @@ class StepReport:
     Args:
         step: the rollout step, counted from 0.
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
+        kl_coef: weight of the KL penalty that the step was trained with.
         reward_meta: counters of each reward worker.
         updates: each optimizer step.
         sync: the reshard at the end.
@@ -40,6 +44,7 @@ class StepReport:
 
     step: int
     batch: DataProto
+    kl_coef: float
     reward_meta: list[dict[str, Any]]
     updates: list[UpdateRecord]
     sync: SyncReport
@@ -55,6 +60,8 @@ class Session:
         graders: the reward workers.
         prompts: training prompts by step.
         timer: seconds by stage.
+        kl: the weight of the KL penalty, which may be steered.
+        loss_takes_statistics: the policy loss needs old_log_probs of the whole mini-batch before its update.
     """
 
     config: Config
@@ -62,6 +69,8 @@ class Session:
     graders: WorkerGroup
     prompts: TrainPrompts
     timer: StageTimer
+    kl: KlController
+    loss_takes_statistics: bool = False
 
     @property
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
@@ -73,7 +82,21 @@ class Session:
         """Whether step 4 has something to add: the only optimizer step of a rollout trains the policy that sampled, so its
         ratio is 1 without a pass for old_log_probs.
         """
-        return self.config.updates_per_step > 1 or self.config.algorithm.kl_coef > 0
+        updates = self.config.updates_per_step
+        return updates > 1 or self.config.algorithm.kl_coef > 0 or self.loss_takes_statistics
+
+    @property
+    def kl_meta(self) -> dict[str, float]:
+        """What the workers need to be told of the KL penalty: its weight in the loss, where that is steered."""
+        algorithm = self.config.algorithm
+        return {} if algorithm.kl_in_reward or algorithm.kl_target is None else {"kl_coef": self.kl.coef}
+
+    def adjust_kl(self, batch: DataProto) -> float:
+        """Steers the weight of the KL penalty by the KL of this rollout, and returns the weight it was trained with."""
+        used, kl = self.kl.coef, mean_ref_kl(batch)
+        if kl is not None:
+            self.kl = self.kl.after(kl, len(batch))
+        return used
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -115,6 +138,11 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def initial_kl(algorithm: AlgorithmConfig) -> KlController:
+    """The KL penalty at the start of a run."""
+    return KlController(coef=algorithm.kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon)
 
 
 def absolute_model(model: ModelConfig) -> ModelConfig:
@@ -163,7 +191,16 @@ def open_session(config: Config, prompts: TrainPrompts, on_stage: Callable[[str]
         graders = stack.enter_context(start_graders(config.model, config.reward))
         actors = stack.enter_context(start_actors(config, device))
         timer = StageTimer(on_enter=on_stage)
-        yield Session(config=config, actors=actors, graders=graders, prompts=prompts, timer=timer)
+        loss = build_policy_loss(config.policy_loss.name, **config.policy_loss.knobs)
+        yield Session(
+            config=config,
+            actors=actors,
+            graders=graders,
+            prompts=prompts,
+            timer=timer,
+            kl=initial_kl(config.algorithm),
+            loss_takes_statistics=loss.needs_statistics,
+        )
 
 
 def start_actors(config: Config, device: str) -> RayWorkerGroup:

@@ -1,6 +1,6 @@
 """One training step: from prompts to new weights, in the order of docs/way_of_a_batch.md."""
 
-from cfpo_hybrid.algorithms.advantage import compute_advantages
+from trainer.advantages import advantages_of
 from trainer.mini_batches import assign_mini_batches
 from trainer.session import Session, StepReport, replica_meta
 from workers.hybrid_worker import HybridWorker
@@ -21,12 +21,15 @@ def train_step(session: Session, step: int) -> StepReport:
         with timed("old_log_probs"):  # 4
             batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
     with timed("advantages"):  # 5
-        advantages = compute_advantages(config.algorithm.advantage, batch["rewards"], batch["group_ids"])
+        advantages = advantages_of(batch, config.algorithm, session.kl.coef)
         mini_batch = assign_mini_batches(batch["group_ids"], config.algorithm.batch_ratio, config.trainer.seed, step)
-        batch = batch.with_columns(advantages=advantages, mini_batch=mini_batch)
+        batch = batch.with_columns(advantages=advantages, mini_batch=mini_batch).with_meta(**session.kl_meta)
     with timed("update"):  # 6
         updates = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
     # 8 is TrainingLoop's
-    return StepReport(step=step, batch=batch, reward_meta=replica_meta(rewards), updates=updates, sync=sync)
+    kl_coef = session.adjust_kl(batch)
+    return StepReport(
+        step=step, batch=batch, kl_coef=kl_coef, reward_meta=replica_meta(rewards), updates=updates, sync=sync
+    )

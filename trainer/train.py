@@ -1,7 +1,7 @@
 """`cfpo train`: from a checked configuration to a finished run directory."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.checkpoint import CheckpointStore, load_state
@@ -75,6 +75,8 @@ def train(config: Config) -> None:
             project=config.trainer.project,
         )
         stack.callback(tracker.close)
+        if resume.state and resume.state.kl_coef is not None:
+            session.kl = replace(session.kl, coef=resume.state.kl_coef)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
         with session.timed("start"):
             version = resume.state.policy_version if resume.state else 0

@@ -46,6 +46,7 @@ class TrainerState:
         seed: the run's seed.
         layout: how the workers were laid out, e.g. ``{"dp": 2, "tp": 1, "pp": 1}``; a resume may have another one.
         config: the resolved settings, nested and plain.
+        kl_coef: weight of the KL penalty for the next step, where it is steered.
         versions: of the packages that wrote the checkpoint; those installed by default.
     """
 
@@ -55,6 +56,7 @@ class TrainerState:
     seed: int
     layout: dict[str, int]
     config: dict[str, Any]
+    kl_coef: float | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
 
 

@@ -144,19 +144,29 @@ class AlgorithmConfig:
     """Advantages, off-policy pressure, KL and aggregation."""
 
     advantage: str = "grpo"
-    """grpo (equation 9), grpo_no_std, or rloo (equation 10)."""
+    """grpo (equation 9), grpo_no_std or dr_grpo, rloo (equation 10), opo, reinforce_plus_plus,
+    reinforce_plus_plus_baseline, pass_at_k, or a plugin's."""
+    advantage_knobs: dict[str, Any] = field(default_factory=dict)
+    """Knobs of the advantage, e.g. ``{k: 4}`` for pass_at_k; docs/losses.md lists them."""
     iterations: int = 1
     """Passes over each rollout batch."""
     batch_ratio: int = 1
     """Optimizer steps a pass: mini-batches that a rollout batch is cut into."""
     kl_coef: float = 0.0
-    """Weight of the KL penalty to the frozen starting model, in the loss; 0 builds no reference."""
+    """Weight of the KL penalty to the frozen starting model; 0 builds no reference."""
     kl_estimator: str = "k3"
-    """"k1", "k2" or "k3"."""
+    """"k1", "k2", "k3", "abs", or straight-through with the gradient of k2: "k1+", "k3+", "abs+"."""
+    kl_in_reward: bool = False
+    """Takes the penalty, summed over the tokens of a response, from its reward instead of adding it to the loss."""
+    kl_target: float | None = None
+    """KL to the starting model, in nats a token, that kl_coef is steered to; by default kl_coef stays what it is."""
+    kl_horizon: int = 10000
+    """Responses over which a steered kl_coef changes by at most a fifth."""
     entropy_coef: float = 0.0
     """Weight of the policy's entropy in what is maximised."""
     loss_aggregation: str = "seq_mean_token_mean"
-    """"seq_mean_token_mean" (equation 8 of the paper), "token_mean" or "seq_mean_token_sum"."""
+    """"seq_mean_token_mean" (equation 8 of the paper), "token_mean", "seq_mean_token_sum", or
+    "seq_mean_token_sum_norm" (Dr. GRPO)."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +174,9 @@ class PolicyLossConfig:
     """Which policy loss, and where user losses come from; further keys are the chosen loss's own knobs."""
 
     name: str = "cfpo"
-    """cfpo, clip, dual_clip, or a plugin's."""
+    """A registered loss (``cfpo losses`` lists them), e.g. cfpo, clip or dual_clip, or a plugin's."""
     plugins: list[str] = field(default_factory=list)
-    """Importable modules or paths of Python files to load in every process."""
+    """Importable modules or paths of Python files to load in every process; they may register losses and advantages."""
     knobs: dict[str, Any] = field(default_factory=dict)
     """Every knob of the chosen loss, defaults included, filled in while the recipe is loaded: a recipe writes them
     beside ``name``, e.g. ``policy_loss.epsilon``."""

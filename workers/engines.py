@@ -24,7 +24,7 @@ def build_objective(settings: HybridSettings) -> PolicyObjective:
     return PolicyObjective(
         loss=build_policy_loss(chosen.name, **chosen.knobs),
         aggregation=algorithm.loss_aggregation,
-        kl_coef=algorithm.kl_coef,
+        kl_coef=0.0 if algorithm.kl_in_reward else algorithm.kl_coef,
         kl_estimator=algorithm.kl_estimator,
         entropy_coef=algorithm.entropy_coef,
     )

@@ -8,8 +8,11 @@ weights in, KV cache last, so that two copies of the model and a KV cache never 
 import enum
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+from cfpo_hybrid.algorithms.kl import response_kl
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
@@ -77,11 +80,14 @@ class HybridWorker:
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs where KL is on."""
+        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs and ref_kl where KL is on."""
         self._start_training()
         answer = self.policy.log_probs(batch)
         if self.settings.algorithm.kl_coef:
             answer = answer.merge(self.policy.ref_log_probs(batch))
+            log_probs = answer["old_log_probs"], answer["ref_log_probs"]
+            kl = response_kl(*log_probs, batch["response_mask"], self.settings.algorithm.kl_estimator)
+            answer = answer.with_columns(ref_kl=kl)
         return answer
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
@@ -89,15 +95,17 @@ class HybridWorker:
         """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks.
 
         A single optimizer step is on-policy: the batch may then lack old_log_probs, whose place its own log-probs take.
+        ``kl_coef`` in the batch's metadata is the weight of the KL penalty in the loss, where it is not fixed.
         """
         self._start_training()
         algorithm = self.settings.algorithm
+        objective = replace(self.objective, kl_coef=cast(float, batch.meta.get("kl_coef", self.objective.kl_coef)))
         on_policy = algorithm.iterations * algorithm.batch_ratio == 1
         mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
         records = []
         for iteration in range(algorithm.iterations):
             for index, mini_batch in enumerate(mini_batches):
-                metrics = self.policy.update(mini_batch, self.objective, on_policy=on_policy)
+                metrics = self.policy.update(mini_batch, objective, on_policy=on_policy)
                 records.append(UpdateRecord(iteration, index, metrics))
         self.policy_version += 1
         return records

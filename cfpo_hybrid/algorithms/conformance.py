@@ -14,6 +14,7 @@ from torch import Tensor
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss, build_policy_loss
 
 RESPONSE_LENGTHS = (5, 1, 4, 3, 5, 2)
@@ -79,9 +80,18 @@ def _batch(dtype: torch.dtype = torch.float64, spread: float = 0.3) -> PolicyLos
     )
 
 
+def _with_statistics(
+    loss: PolicyLoss, inputs: PolicyLossInputs, whole: PolicyLossInputs | None = None
+) -> PolicyLossInputs:
+    """The inputs with the loss's statistics of the mini-batch ``whole``, themselves by default."""
+    source = whole if whole is not None else inputs
+    tokens = MiniBatchTokens.of(source.old_log_probs, source.advantages, source.mask)
+    return dataclasses.replace(inputs, statistics=loss.statistics(tokens))
+
+
 def _gradient(loss: PolicyLoss, inputs: PolicyLossInputs) -> tuple[Tensor, Tensor]:
     """Per-token loss, and the gradient of its sum with respect to the log-probs."""
-    per_token = loss(inputs)
+    per_token = loss(_with_statistics(loss, inputs))
     (gradient,) = torch.autograd.grad(per_token.sum(), inputs.log_probs)
     return per_token.detach(), gradient
 
@@ -91,7 +101,7 @@ def _with_log_ratio(inputs: PolicyLossInputs, log_ratio: Tensor | float) -> Poli
 
 
 def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
-    inputs = _batch(torch.float32)
+    inputs = _with_statistics(loss, _batch(torch.float32))
     tensors = _tensors(inputs)
     before = {name: value.detach().clone() for name, value in tensors.items()}
     per_token = loss(inputs)
@@ -106,14 +116,16 @@ def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
 def _check_on_policy(loss: PolicyLoss) -> tuple[bool, str]:
     inputs = _with_log_ratio(_batch(), 0.0)
     _, gradient = _gradient(loss, inputs)
-    difference = (gradient + inputs.advantages)[inputs.mask].abs().max()
-    return bool(difference < 1e-9), f"largest difference from -A: {float(difference):.1e}"
+    dropped = inputs.mask & (gradient == 0) if loss.entry.drops_tokens else torch.zeros_like(inputs.mask)
+    difference = (gradient + inputs.advantages)[inputs.mask & ~dropped].abs().amax()
+    left_out = f"; {int(dropped.count_nonzero())} tokens left out on purpose" if loss.entry.drops_tokens else ""
+    return bool(difference < 1e-9), f"largest difference from -A: {float(difference):.1e}{left_out}"
 
 
 def _check_gradient(loss: PolicyLoss) -> tuple[bool, str]:
     if loss.entry.stops_gradient:
         return True, "skipped: the loss stops gradients on purpose"
-    inputs = _batch()
+    inputs = _with_statistics(loss, _batch())
 
     def total(log_probs: Tensor) -> Tensor:
         return loss(dataclasses.replace(inputs, log_probs=log_probs)).sum()
@@ -190,9 +202,10 @@ CHECKS: dict[str, Callable[[PolicyLoss], tuple[bool, str]]] = {
 def _objective_result(
     loss: PolicyLoss, inputs: PolicyLossInputs, aggregation: str, whole: PolicyLossInputs | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Aggregated loss and its gradient, with the denominators of ``whole`` (padded)."""
+    """Aggregated loss and its gradient, with the denominators and statistics of ``whole`` (padded)."""
     denominators = LossDenominators.of_mask((whole if whole is not None else inputs).mask)
     leaf = dataclasses.replace(inputs, log_probs=inputs.log_probs.detach().requires_grad_())
+    leaf = _with_statistics(loss, leaf, whole)
     output = PolicyObjective(loss=loss, aggregation=aggregation)(leaf, denominators)
     (gradient,) = torch.autograd.grad(output.loss, leaf.log_probs)
     return output.loss.detach(), gradient

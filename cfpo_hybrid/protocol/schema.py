@@ -48,7 +48,7 @@ SCHEMA: dict[str, Column] = {
         torch.int64, ("batch", "response"), "rollout", ("reward", "megatron"), "response ids, right-padded"
     ),
     "response_lengths": Column(
-        torch.int64, ("batch",), "rollout", ("reward", "megatron"), "real tokens, stop included"
+        torch.int64, ("batch",), "rollout", ("reward", "advantage", "megatron"), "real tokens, stop included"
     ),
     "response_mask": Column(
         torch.bool, ("batch", "response"), "rollout", ("megatron",), "positions that count in the loss"
@@ -63,6 +63,9 @@ SCHEMA: dict[str, Column] = {
     "old_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_old, fp32"),
     "ref_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_ref, fp32"),
     "entropy": Column(torch.float32, ("batch", "response"), "megatron", ("metrics",), "policy entropy in nats"),
+    "ref_kl": Column(
+        torch.float32, ("batch",), "megatron", ("advantage", "metrics"), "KL to the reference, summed over the response"
+    ),
     # 5 algorithms
     "advantages": Column(torch.float32, ("batch",), "advantage", ("megatron",), "one number a response"),
     "mini_batch": Column(

@@ -25,6 +25,10 @@ SETTINGS = {
     "trainer__save_every": 1,
     "trainer__val_before_train": False,
     "actor__optimizer__schedule": "cosine",
+    # A weight of the KL penalty that moves: a resumed run must go on with the one it had come to.
+    "algorithm__kl_coef": 0.1,
+    "algorithm__kl_target": 0.001,
+    "algorithm__kl_horizon": 100,
 }
 RESPONSE_TOKENS = 12
 
@@ -58,6 +62,7 @@ def test_a_resumed_run_equals_an_unbroken_one(world: Path):
 
     assert [line["step"] for line in lines(broken, "metrics.jsonl")] == [1, 2]
     assert lines(broken, "metrics.jsonl") == lines(whole, "metrics.jsonl")
+    assert lines(whole, "metrics.jsonl")[1]["actor/kl_coef"] != SETTINGS["algorithm__kl_coef"]
     assert lines(broken, "updates.jsonl") == lines(whole, "updates.jsonl")
     expected = load_file(whole / "export" / "model.safetensors")
     found = load_file(broken / "export" / "model.safetensors")

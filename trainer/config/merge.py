@@ -76,6 +76,9 @@ class _Merger:
                 self._add_section(key, value, source)
             elif key in self._types:
                 self._set(key, value, source)
+            elif get_origin(self._types.get(key.rpartition(".")[0])) is dict:
+                self._origins[key] = source.origin(key)
+                OmegaConf.update(self._tree, key, value)
             elif self._open is not None and key.startswith(self._open):
                 self._origins[key] = source.origin(key)
                 self._extras[key.removeprefix(self._open)] = value

@@ -1,6 +1,7 @@
 """The loss of one mini-batch as the schedule sees it: packed columns, global denominators, metrics."""
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,8 @@ from cfpo_hybrid.algorithms.aggregate import LossDenominators
 from cfpo_hybrid.algorithms.metrics import Metric, MetricSums
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol import DataProto
 from workers.megatron.packing import MicroBatch
 
@@ -29,7 +32,7 @@ REQUIRED = {"old_log_probs", "advantages", "mask"}
 class MiniBatchLoss:
     """Turns the log-probs of each micro-batch into its share of the loss, and gathers metrics.
 
-    Building one is collective over dp, for the denominators.
+    Building one is collective over dp, for the denominators and the loss's statistics.
 
     Args:
         batch: this dp rank's rows of the mini-batch; maybe none.
@@ -55,7 +58,9 @@ class MiniBatchLoss:
         required = REQUIRED - {"old_log_probs"} if on_policy else REQUIRED
         wanted = {name: column for name, column in INPUTS.items() if name in required or column in batch}
         self.columns = {name: batch[column].to(device) for name, column in wanted.items()}
-        self.denominators = self._count(batch)
+        counted = _counted_tokens(batch)
+        self.denominators = self._count(counted)
+        self.statistics = self._statistics(counted.to(device)) if objective.loss.needs_statistics else None
         self.differentiates_entropy = "entropy" in objective.needs
 
     def __call__(self, micro_batch: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, dict[str, Metric]]:
@@ -67,6 +72,7 @@ class MiniBatchLoss:
             entropy=entropy if self.differentiates_entropy else entropy.detach(),
             sequence_ids=micro_batch.sequence_ids,
             num_sequences=len(micro_batch.rows),
+            statistics=self.statistics,
             **picked,
         )
         output = self.objective(inputs, self.denominators)
@@ -89,19 +95,40 @@ class MiniBatchLoss:
             entropy=nothing,
             sequence_ids=nothing.to(torch.int64),
             num_sequences=0,
+            statistics=self.statistics,
             **columns,
         )
         return self.objective(inputs, self.denominators).metrics
 
-    def _count(self, batch: DataProto) -> LossDenominators:
-        """Counted tokens and responses over all dp ranks: the one wait for the device before the optimizer step."""
-        mask, lengths = batch["response_mask"], batch["response_lengths"]
-        inside = torch.arange(mask.shape[1]) < lengths.unsqueeze(1)
-        counts = torch.stack([(mask & inside).sum(), torch.tensor(len(batch))]).to(self.device)
+    def _count(self, counted: Tensor) -> LossDenominators:
+        """Counted tokens and responses over all dp ranks: for most losses the one wait before the optimizer step."""
+        own = LossDenominators.of_mask(counted)
+        counts = torch.tensor([own.num_tokens, own.num_sequences], dtype=torch.float64, device=self.device)
         dist.all_reduce(counts, group=self.dp)
         num_tokens, num_sequences = counts.tolist()
-        return LossDenominators(num_tokens=float(num_tokens), num_sequences=float(num_sequences))
+        return replace(own, num_tokens=num_tokens, num_sequences=num_sequences)
+
+    def _statistics(self, counted: Tensor) -> Any:
+        """What the loss needs to know of the whole mini-batch; collective over dp."""
+        if "old_log_probs" not in self.columns:
+            raise BatchError(
+                f"policy loss '{self.objective.loss.name}' takes statistics of old_log_probs over the mini-batch, "
+                f"which the batch lacks; compute them before the update"
+            )
+        old_log_probs, advantages = self.columns["old_log_probs"], self.columns["advantages"]
+        return self.objective.loss.statistics(MiniBatchTokens.of(old_log_probs, advantages, counted, self._gather))
+
+    def _gather(self, vector: Tensor) -> Tensor:
+        gathered = vector.new_empty(dist.get_world_size(self.dp), len(vector))
+        dist.all_gather_into_tensor(gathered.view(-1), vector.contiguous(), group=self.dp)
+        return gathered
 
     def _all_reduce(self, vector: Tensor, operation: Literal["sum", "max"]) -> Tensor:
         dist.all_reduce(vector, dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX, self.dp)
         return vector
+
+
+def _counted_tokens(batch: DataProto) -> Tensor:
+    """Response tokens that count, ``[batch, response]``; the mask of padding may be anything."""
+    mask = batch["response_mask"]
+    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))

@@ -38,11 +38,11 @@ def clip(inputs: PolicyLossInputs, config: ClipConfig) -> Tensor:
 
     Equation 6 of the CFPO paper; equation 7 of PPO (Schulman et al., 2017). Unequal bounds are DAPO's "clip higher".
     """
-    return clipped_surrogate_loss(inputs, low=1 - config.clip_low, high=1 + config.clip_high)
+    return -clipped_surrogate(inputs.ratio, inputs.advantages, low=1 - config.clip_low, high=1 + config.clip_high)
 
 
-def clipped_surrogate_loss(inputs: PolicyLossInputs, *, low: float, high: float, dual: float = math.inf) -> Tensor:
-    """-(A+ min(r, high) + A- min(max(r, low), dual)); ``dual`` is infinite in plain PPO."""
-    for_positive = inputs.advantages.clamp(min=0) * clamp(inputs.ratio, high=high)
-    for_negative = inputs.advantages.clamp(max=0) * clamp(inputs.ratio, low=low, high=dual)
-    return -(for_positive + for_negative)
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, low: float, high: float, dual: float = math.inf) -> Tensor:
+    """A+ min(r, high) + A- min(max(r, low), dual); ``dual`` is infinite in plain PPO."""
+    for_positive = advantages.clamp(min=0) * clamp(ratio, high=high)
+    for_negative = advantages.clamp(max=0) * clamp(ratio, low=low, high=dual)
+    return for_positive + for_negative

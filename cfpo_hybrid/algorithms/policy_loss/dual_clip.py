@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clipped_surrogate_loss
+from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clipped_surrogate
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
@@ -37,4 +37,5 @@ def dual_clip(inputs: PolicyLossInputs, config: DualClipConfig) -> Tensor:
     Ye et al., 2020 (arXiv 1912.09729), equation 5: a token whose probability has risen far against its advantage stops
     pulling. It is verl's default loss, and a name of its own here since it changes what a baseline means.
     """
-    return clipped_surrogate_loss(inputs, low=1 - config.clip_low, high=1 + config.clip_high, dual=config.dual_clip)
+    low, high = 1 - config.clip_low, 1 + config.clip_high
+    return -clipped_surrogate(inputs.ratio, inputs.advantages, low=low, high=high, dual=config.dual_clip)

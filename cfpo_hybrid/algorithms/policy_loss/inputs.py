@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class PolicyLossInputs:
         entropy: entropy of the policy in nats, with gradient; likewise.
         sequence_ids: for packed inputs, the row that each token belongs to, ``[token]`` int64, counted from 0.
         num_sequences: for packed inputs, the number of rows.
+        statistics: what the loss's own statistics function said of the whole mini-batch, when it has one.
 
     Example: two responses of 2 and 1 tokens, padded: ``log_probs=[[-1.0, -0.5], [-2.0, 0.0]]``,
     ``mask=[[True, True], [True, False]]``; packed: ``log_probs=[-1.0, -0.5, -2.0]``, ``sequence_ids=[0, 0, 1]``,
@@ -56,6 +58,7 @@ class PolicyLossInputs:
     entropy: Tensor | None = None
     sequence_ids: Tensor | None = None
     num_sequences: int | None = None
+    statistics: Any = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape

@@ -6,17 +6,20 @@ Masking, aggregation, scaling and metrics belong to the framework (``objective.p
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class, describe_knobs
 from cfpo_hybrid.algorithms.policy_loss.inputs import OPTIONAL_INPUTS, PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
 from cfpo_hybrid.errors import BatchError, ConfigError
-from cfpo_hybrid.registry import Registry, nearest_name
+from cfpo_hybrid.registry import Registry
 
 LossFunction = Callable[[PolicyLossInputs, Any], Tensor]
+StatisticsFunction = Callable[[MiniBatchTokens, Any], Any]
 Function = TypeVar("Function", bound=LossFunction)
 
 
@@ -40,7 +43,9 @@ class LossEntry:
     config: type
     needs: frozenset[str]
     trust_region: Callable[[Any], TrustRegion]
+    statistics: StatisticsFunction | None
     stops_gradient: bool
+    drops_tokens: bool
 
 
 POLICY_LOSSES: Registry[LossEntry] = Registry("policy loss")
@@ -52,7 +57,9 @@ def register_policy_loss(
     config: type,
     needs: Collection[str] = (),
     trust_region: Callable[[Any], TrustRegion] = _default_trust_region,
+    statistics: StatisticsFunction | None = None,
     stops_gradient: bool = False,
+    drops_tokens: bool = False,
 ) -> Callable[[Function], Function]:
     """Registers ``function(inputs, config) -> per-token loss`` under a name.
 
@@ -62,7 +69,9 @@ def register_policy_loss(
             go into its ``__post_init__`` as ``ValueError``.
         needs: those of ``rollout_log_probs``, ``ref_log_probs`` and ``entropy`` that the loss reads.
         trust_region: from the config, the ratios that the metrics call trusted; by default within 0.2 of 1.
+        statistics: ``function(tokens, config)``, called once a mini-batch; ``inputs.statistics`` holds what it returned.
         stops_gradient: the loss detaches a part of itself on purpose, so finite differences cannot check its gradient.
+        drops_tokens: the loss leaves some tokens out on purpose, so their gradient is 0 even at r = 1.
 
     Example::
 
@@ -74,8 +83,7 @@ def register_policy_loss(
         ConfigError: the config is no frozen dataclass, or a need is unknown.
         RegistryError: the name is taken.
     """
-    if not (is_dataclass(config) and config.__dataclass_params__.frozen):  # type: ignore[attr-defined]
-        raise ConfigError(f"the config of policy loss '{name}' is {config!r}; it must be a frozen dataclass")
+    check_config_class(f"policy loss '{name}'", config)
     for need in needs:
         if need not in OPTIONAL_INPUTS:
             raise ConfigError(f"policy loss '{name}' needs '{need}'; it can ask for {', '.join(OPTIONAL_INPUTS)}")
@@ -86,7 +94,9 @@ def register_policy_loss(
             config=config,
             needs=frozenset(needs),
             trust_region=trust_region,
+            statistics=statistics,
             stops_gradient=stops_gradient,
+            drops_tokens=drops_tokens,
         )
         POLICY_LOSSES.register(name, entry)
         return function
@@ -115,6 +125,15 @@ class PolicyLoss:
         """The ratios that the common metrics count as trusted."""
         return self.entry.trust_region(self.config)
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether ``inputs.statistics`` must hold :meth:`statistics` of the mini-batch."""
+        return self.entry.statistics is not None
+
+    def statistics(self, tokens: MiniBatchTokens) -> Any:
+        """What the loss needs to know of a whole mini-batch, None for most losses; collective over its ranks."""
+        return None if self.entry.statistics is None else self.entry.statistics(tokens, self.config)
+
     def __call__(self, inputs: PolicyLossInputs) -> Tensor:
         """The per-token loss to minimise, shaped like ``inputs.log_probs``, exactly 0 outside the mask.
 
@@ -126,6 +145,11 @@ class PolicyLoss:
         missing = sorted(need for need in self.needs if present[need] is None)
         if missing:
             raise BatchError(f"policy loss '{self.name}' needs {', '.join(missing)}, which the inputs lack")
+        if self.needs_statistics and inputs.statistics is None:
+            raise BatchError(
+                f"policy loss '{self.name}' needs statistics of the mini-batch, which the inputs lack; set them to "
+                f"loss.statistics(MiniBatchTokens.of(old_log_probs, advantages, mask))"
+            )
         per_token = self.entry.function(inputs, self.config)
         if per_token.shape != inputs.log_probs.shape:
             raise BatchError(
@@ -143,37 +167,8 @@ def build_policy_loss(name: str, **knobs: object) -> PolicyLoss:
         ConfigError: knobs that are unknown, missing, of the wrong type or outside their range, all of them at once.
     """
     entry = POLICY_LOSSES.get(name)
-    problems, values = _checked_knobs(name, entry.config, knobs)
-    if problems:
-        raise ConfigError(problems)
-    try:
-        config = entry.config(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"policy_loss of '{name}': {error}") from error
+    config = build_knobs(KnobOwner("policy_loss", name), entry.config, knobs)
     return PolicyLoss(name=name, config=config, entry=entry)
-
-
-def _checked_knobs(name: str, config: type, knobs: dict[str, object]) -> tuple[list[str], dict[str, object]]:
-    """Problems found, and the knobs with whole numbers turned into floats where a float is meant."""
-    types = get_type_hints(config)
-    known = {knob.name: knob for knob in fields(config) if knob.init}
-    problems, values = [], dict(knobs)
-    for knob, value in knobs.items():
-        if knob not in known:
-            nearest = nearest_name(knob, known)
-            hint = f"; did you mean '{nearest}'?" if nearest else ""
-            listing = ", ".join(known) or "none"
-            problems.append(f"policy_loss.{knob}={value!r}: '{name}' has no such knob; its knobs: {listing}{hint}")
-        elif types[knob] is float and isinstance(value, int) and not isinstance(value, bool):
-            values[knob] = float(value)
-        elif types[knob] in (float, int, bool, str) and type(value) is not types[knob]:
-            problems.append(f"policy_loss.{knob}={value!r} must be of type {types[knob].__name__}")
-    for knob, field in known.items():
-        if knob not in knobs and field.default is MISSING and field.default_factory is MISSING:
-            problems.append(f"policy_loss.{knob} is missing: '{name}' has no default for it; give it a value")
-    return problems, values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,15 +196,11 @@ def _describe(name: str, entry: LossEntry) -> LossDescription:
     code = inspect.unwrap(entry.function).__code__
     path = Path(code.co_filename)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    knobs = []
-    for field in fields(entry.config):
-        kind = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-        knobs.append((field.name, kind, "required" if field.default is MISSING else repr(field.default)))
     documentation = inspect.getdoc(entry.function) or ""
     return LossDescription(
         name=name,
         summary=documentation.partition("\n")[0],
-        knobs=tuple(knobs),
-        needs=tuple(sorted(entry.needs)),
+        knobs=describe_knobs(entry.config),
+        needs=(*sorted(entry.needs), *(["statistics of the mini-batch"] if entry.statistics else [])),
         source=f"{shown}:{code.co_firstlineno}",
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cfpo_hybrid import ConfigError, PolicyLossInputs
+from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators, token_weights
 from cfpo_hybrid.algorithms.conformance import pack
 
@@ -16,7 +16,7 @@ def inputs_of(mask):
 
 # Responses of 3 and 1 counted tokens; the 5 and 2 are what two micro-batches more hold.
 MASK = [[1, 1, 1], [1, 0, 0]]
-GLOBAL = LossDenominators(num_tokens=5.0, num_sequences=4.0)
+GLOBAL = LossDenominators(num_tokens=5.0, num_sequences=4.0, max_length=8.0)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,7 @@ GLOBAL = LossDenominators(num_tokens=5.0, num_sequences=4.0)
     [
         ("token_mean", [[1 / 5, 1 / 5, 1 / 5], [1 / 5, 0, 0]]),
         ("seq_mean_token_sum", [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 0, 0]]),
+        ("seq_mean_token_sum_norm", [[1 / 32, 1 / 32, 1 / 32], [1 / 32, 0, 0]]),
         ("seq_mean_token_mean", [[1 / 12, 1 / 12, 1 / 12], [1 / 4, 0, 0]]),
     ],
 )
@@ -43,7 +44,7 @@ def test_means_are_means():
     # A per-token loss of 7 everywhere has mean 7 in both mean modes.
     inputs, mask = inputs_of(MASK), torch.tensor(MASK)
     own = LossDenominators.of_mask(mask)
-    assert own == LossDenominators(num_tokens=4.0, num_sequences=2.0)
+    assert own == LossDenominators(num_tokens=4.0, num_sequences=2.0, max_length=3.0)
     for mode in ("token_mean", "seq_mean_token_mean"):
         assert float((7 * token_weights(inputs, mode, own)).sum()) == pytest.approx(7.0)
 
@@ -58,8 +59,13 @@ def test_a_response_without_counted_tokens_adds_nothing_and_still_counts():
 @pytest.mark.parametrize("mode", AGGREGATIONS)
 def test_an_empty_mini_batch_has_weight_zero(mode):
     inputs = inputs_of([[0, 0]])
-    weights = token_weights(inputs, mode, LossDenominators(num_tokens=0.0, num_sequences=0.0))
+    weights = token_weights(inputs, mode, LossDenominators(num_tokens=0.0, num_sequences=0.0, max_length=2.0))
     assert weights.tolist() == [[0.0, 0.0]]
+
+
+def test_the_constant_of_dr_grpo_must_be_known():
+    with pytest.raises(BatchError, match="max_length"):
+        token_weights(inputs_of(MASK), "seq_mean_token_sum_norm", LossDenominators(num_tokens=5.0, num_sequences=4.0))
 
 
 def test_unknown_mode_lists_the_modes():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cfpo_hybrid import ConfigError
-from cfpo_hybrid.algorithms.kl import kl_penalty
+from cfpo_hybrid.algorithms.kl import KlController, kl_penalty, response_kl
 
 
 def estimate(difference, estimator, dtype=torch.float64):
@@ -20,14 +20,48 @@ def test_values_by_hand():
     assert float(estimate([d], "k1")) == pytest.approx(0.693147, abs=1e-6)
     assert float(estimate([d], "k2")) == pytest.approx(0.240227, abs=1e-6)
     assert float(estimate([d], "k3")) == pytest.approx(0.193147, abs=1e-6)
+    assert float(estimate([-d], "abs")) == pytest.approx(0.693147, abs=1e-6)
 
 
-@pytest.mark.parametrize(("estimator", "gradient"), [("k1", 1.0), ("k2", 0.5), ("k3", 1 - math.exp(-0.5))])
+@pytest.mark.parametrize(
+    ("estimator", "gradient"), [("k1", 1.0), ("k2", 0.5), ("k3", 1 - math.exp(-0.5)), ("abs", 1.0)]
+)
 def test_gradients_by_hand(estimator, gradient):
     # d = 0.5: k1' = 1, k2' = d, k3' = 1 - exp(-d), which is not the KL's gradient d
     log_probs = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
     kl_penalty(log_probs, torch.tensor([-1.5], dtype=torch.float64), estimator).sum().backward()
     assert float(log_probs.grad) == pytest.approx(gradient)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3", "abs"])
+def test_straight_through_reports_one_and_descends_another(estimator):
+    # d = 0.5 and -2: the value is the estimator's own, the gradient that of k2, d.
+    log_probs = torch.tensor([-1.0, -3.5], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-1.5, -1.5], dtype=torch.float64)
+    value = kl_penalty(log_probs, reference, f"{estimator}+")
+    torch.testing.assert_close(value.detach(), kl_penalty(log_probs, reference, estimator).detach())
+    value.sum().backward()
+    assert log_probs.grad.tolist() == pytest.approx([0.5, -2.0])
+
+
+def test_a_response_has_the_kl_of_its_counted_tokens():
+    # d = 1, 2 and a masked NaN: k2 sums to 0.5 + 2; nothing counted: 0
+    log_probs, reference = torch.tensor([[-1.0, -1.0, math.nan], [-1.0, -1.0, -1.0]]), torch.tensor([-2.0, -3.0, 0.0])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert response_kl(log_probs, reference.expand(2, 3), mask, "k2").tolist() == [2.5, 0.0]
+
+
+def test_the_controller_steers_towards_its_target():
+    controller = KlController(coef=0.1, target=0.05, horizon=1000)
+    # Twice the target: the error is cut to 0.2, times 100 / 1000; half of it likewise downwards.
+    assert controller.after(0.1, 100).coef == pytest.approx(0.102)
+    assert controller.after(0.025, 100).coef == pytest.approx(0.098)
+    # 10 % above: 1 + 0.1 * 100 / 1000
+    assert controller.after(0.055, 100).coef == pytest.approx(0.101)
+    assert controller.after(0.05, 100).coef == pytest.approx(0.1)
+    assert controller.after(0.0, 1_000_000).coef == pytest.approx(0.05)
+    fixed = KlController(coef=0.1)
+    assert fixed.after(9.0, 100) is fixed
 
 
 def test_the_expectation_is_the_divergence():

@@ -94,13 +94,14 @@ def test_equation_8_by_hand():
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_value_and_gradient_are_those_of_the_plain_formula(name, aggregation):
     inputs = batch()
-    denominators = LossDenominators(num_tokens=17.0, num_sequences=6.0)
+    denominators = LossDenominators(num_tokens=17.0, num_sequences=6.0, max_length=9.0)
     value, for_log_probs, for_entropy, _ = gradients(full_objective(name, aggregation), inputs, denominators)
 
     counts = inputs.mask.sum(dim=1, keepdim=True)
     weights = {
         "token_mean": torch.full((4, 4), 1 / 17.0),
         "seq_mean_token_sum": torch.full((4, 4), 1 / 6.0),
+        "seq_mean_token_sum_norm": torch.full((4, 4), 1 / 54.0),
         "seq_mean_token_mean": (1 / (6.0 * counts)).expand(4, 4),
     }[aggregation].double()[inputs.mask]
     log_probs = inputs.log_probs.detach()[inputs.mask].requires_grad_()

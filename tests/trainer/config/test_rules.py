@@ -56,6 +56,20 @@ BROKEN = {
         ["cannot be divided into algorithm.batch_ratio=5", "nearest batch sizes: 15, 20", "16: 1, 2, 4, 8, 16"],
     ),
     "groups": (["rollout.group_size=1"], ["needs at least 2 responses"]),
+    "groups of pass_at_k": (
+        ["algorithm.advantage=pass_at_k", "algorithm.advantage_knobs.k=9", "rollout.group_size=8"],
+        ["needs at least 9 responses a prompt", "set rollout.group_size=9"],
+    ),
+    "advantage without its needs": (
+        ["algorithm.advantage=remax"],
+        ["needs greedy_rewards, which training does not produce", "use one of dr_grpo, grpo"],
+    ),
+    "knobs of the advantage": (
+        ["algorithm.advantage_knobs={std_flor: 1.0e-4}"],
+        ["algorithm.advantage_knobs.std_flor=0.0001: 'grpo' has no such knob", "did you mean 'std_floor'"],
+    ),
+    "kl in the reward without kl": (["algorithm.kl_in_reward=true"], ["kl_in_reward=True does nothing at"]),
+    "kl target without kl": (["algorithm.kl_target=0.1"], ["kl_target=0.1 does nothing at"]),
     "top-p": (["rollout.top_p=0.95"], ["rollout.top_p=0.95 truncates sampling", "set rollout.top_p=1.0"]),
     "top-k": (["rollout.top_k=50"], ["rollout.top_k=50 truncates sampling", "set rollout.top_k=-1"]),
     "lengths": (

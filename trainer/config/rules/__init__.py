@@ -9,12 +9,20 @@ from collections.abc import Callable, Iterable
 from cfpo_hybrid.models import ModelShape
 from trainer.config.problem import Problem
 from trainer.config.root import Config
-from trainer.config.rules import batch, bounds, device, files, layout, names
+from trainer.config.rules import algorithm, batch, bounds, device, files, layout, names
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
 
-RULES: tuple[Rule, ...] = (*bounds.RULES, *names.RULES, *layout.RULES, *batch.RULES, *device.RULES, *files.RULES)
+RULES: tuple[Rule, ...] = (
+    *bounds.RULES,
+    *names.RULES,
+    *algorithm.RULES,
+    *layout.RULES,
+    *batch.RULES,
+    *device.RULES,
+    *files.RULES,
+)
 MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
 
 

@@ -9,7 +9,6 @@ from trainer.config.rules.nearby import divisors, listing, nearest_multiples
 
 BATCH = "data.train_batch_size"
 RATIO = "algorithm.batch_ratio"
-GROUP = "rollout.group_size"
 PROMPT = "data.max_prompt_length"
 RESPONSE = "data.max_response_length"
 
@@ -24,16 +23,6 @@ def mini_batches(config: Config) -> Iterator[Problem]:
         f"{BATCH}={prompts} (prompts) cannot be divided into {RATIO}={ratio} mini-batches; nearest batch sizes: "
         f"{listing(nearest_multiples(prompts, ratio))}; batch ratios that divide {prompts}: {listing(divisors(prompts))}",
     )
-
-
-def groups(config: Config) -> Iterator[Problem]:
-    """Advantages relative to a group need at least two responses in it."""
-    if config.rollout.group_size == 1:
-        yield Problem(
-            (GROUP, "algorithm.advantage"),
-            f"{GROUP}=1 leaves nothing to compare a response with: algorithm.advantage="
-            f"'{config.algorithm.advantage}' needs at least 2 responses a prompt; set {GROUP}=2 or more",
-        )
 
 
 def full_softmax(config: Config) -> Iterator[Problem]:
@@ -93,5 +82,5 @@ def validation(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (mini_batches, groups, full_softmax, decoding_room, validation)
+RULES = (mini_batches, full_softmax, decoding_room, validation)
 MODEL_RULES = (sequence_length,)

@@ -49,6 +49,8 @@ RANGES: dict[str, Range] = {
     "algorithm.iterations": AT_LEAST_ONE,
     "algorithm.batch_ratio": AT_LEAST_ONE,
     "algorithm.kl_coef": NOT_NEGATIVE,
+    "algorithm.kl_target": POSITIVE,
+    "algorithm.kl_horizon": AT_LEAST_ONE,
     "algorithm.entropy_coef": FINITE,
     "actor.lr": POSITIVE,
     "actor.micro_batch_tokens": AT_LEAST_ONE,

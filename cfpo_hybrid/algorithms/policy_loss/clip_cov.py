@@ -1,0 +1,73 @@
+"""Clip-Cov: leaves out a few of the tokens whose update costs much entropy."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clip
+from cfpo_hybrid.algorithms.policy_loss.covariance import CovarianceMeans, token_draw
+from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCovConfig(ClipConfig):
+    """Knobs of ``clip_cov``: those of ``clip``, and which tokens are left out."""
+
+    ratio: float = 2e-4
+    """Share of the mini-batch's tokens that are left out, as far as the band holds so many."""
+    covariance_low: float = 1.0
+    """Tokens of a covariance above this ..."""
+    covariance_high: float = 5.0
+    """... and below this may be left out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio} must lie in [0, 1]: it is a share of the tokens")
+        if not 0 <= self.covariance_low < self.covariance_high:
+            raise ValueError(
+                f"covariance_low={self.covariance_low} must be 0 or more, and below "
+                f"covariance_high={self.covariance_high}"
+            )
+
+    def in_band(self, covariance: Tensor) -> Tensor:
+        """Where the covariance lies between the bounds."""
+        return (covariance > self.covariance_low) & (covariance < self.covariance_high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCovStatistics:
+    """Of a mini-batch: the means, and the share of the band's tokens that is left out."""
+
+    means: CovarianceMeans
+    share: float
+
+
+def clip_cov_statistics(tokens: MiniBatchTokens, config: ClipCovConfig) -> ClipCovStatistics:
+    """The share is ``ratio`` x tokens over the tokens in the band; collective over the ranks of the mini-batch."""
+    means = CovarianceMeans.of(tokens)
+    candidates = tokens.count(config.in_band(means.covariance(tokens.old_log_probs, tokens.advantages)))
+    return ClipCovStatistics(means=means, share=config.ratio * tokens.count() / max(candidates, 1))
+
+
+@register_policy_loss(
+    "clip_cov",
+    config=ClipCovConfig,
+    trust_region=lambda config: config.trust_region,
+    statistics=clip_cov_statistics,
+    drops_tokens=True,
+)
+def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> Tensor:
+    """The loss of ``clip``, and 0 on a random few tokens in a band of the covariance of log-prob and advantage.
+
+    Cui et al., 2025 (arXiv 2505.22617), Clip-Cov; share and band are verl's. Which tokens is drawn by a hash
+    of the token itself (``token_draw``), so that the number of tokens left out is ``ratio`` x tokens on average, and
+    the same ones are left out however the mini-batch is cut. The selection is global (``covariance.py``).
+    """
+    statistics: ClipCovStatistics = inputs.statistics
+    in_band = config.in_band(statistics.means.covariance(inputs.old_log_probs, inputs.advantages))
+    dropped = in_band & (token_draw(inputs) < statistics.share)
+    return torch.where(dropped, 0.0, clip(inputs, config))

@@ -1,0 +1,184 @@
+"""The weight sync itself on a CPU: beside a memcpy of the same bytes, gloo's own pace, and gathering full tensors.
+
+    .venv/bin/python tests/benchmarks/bench_reshard.py [--rounds 5]
+
+A random dense model of 114 million parameters. Rank by rank the sources are Megatron's shards and the destinations vLLM's,
+as plain tensors: no engine is needed to move weights. "Gathering" is what TRL, verl and slime do in essence: every rank
+rebuilds each Hugging Face tensor from broadcasts of its shards, then cuts its own part out of it.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
+
+from clock import medians  # noqa: E402
+from gloo import run_gloo  # noqa: E402
+
+from cfpo_hybrid.models import ModelShape  # noqa: E402
+from cfpo_hybrid.models.shards import hf_shapes  # noqa: E402
+from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan  # noqa: E402
+from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
+from cfpo_hybrid.resharding import Resharder, ShardSpec  # noqa: E402
+
+BUCKET_BYTES = 64 << 20
+SHAPE = ModelShape(
+    family="qwen2",
+    num_layers=12,
+    hidden_size=768,
+    intermediate_size=2304,
+    num_heads=12,
+    num_kv_heads=4,
+    head_dim=64,
+    vocab_size=32_000,
+    max_position_embeddings=2048,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    rms_norm_eps=1e-6,
+    qkv_bias=True,
+    tied_embeddings=False,
+)
+PAIRS = [
+    (ParallelLayout(tp=2, dp=2), ParallelLayout(tp=1, dp=4)),
+    (ParallelLayout(pp=2, dp=2), ParallelLayout(tp=1, dp=4)),
+    (ParallelLayout(tp=2, pp=2), ParallelLayout(tp=2, dp=2)),
+    (ParallelLayout(tp=1, dp=4), ParallelLayout(tp=4)),
+]
+Parameters = dict[str, Tensor]
+
+
+def allocate(specs: tuple[ShardSpec, ...], dtype: torch.dtype) -> Parameters:
+    return {spec.name: torch.randn(spec.shape).to(dtype) for spec in specs}
+
+
+def handover(training: ParallelLayout, rollout: ParallelLayout) -> Handover:
+    return Handover(shape=SHAPE, training=training, rollout=rollout, ranks_per_node=training.world_size)
+
+
+def one_process(dtype: torch.dtype, rounds: int) -> dict[str, float]:
+    """Tp = pp = 1: the sync beside a copy of the same bytes, both into warm memory."""
+    alone = handover(ParallelLayout(), ParallelLayout())
+    sources, targets = (allocate(specs[0], dtype) for specs in (training_specs(alone), rollout_specs(alone)))
+    resharder = Resharder(weight_plan(alone), rank=0, dtype=dtype, bucket_bytes=BUCKET_BYTES)
+    size = sum(tensor.nbytes for tensor in sources.values())
+    flat, copied = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    calls = {"sync": lambda: resharder.run(sources, targets), "memcpy": lambda: copied.copy_(flat)}
+    return {**medians(calls, rounds), "bytes": size}
+
+
+def gather_and_cut(plan: Handover, sources: Parameters, targets: Parameters) -> None:
+    """Each Hugging Face tensor is rebuilt on every rank from one broadcast a shard, then cut."""
+    rank = dist.get_rank()
+    holders: dict[str, dict[Any, tuple[int, str, Any]]] = {}
+    for other, specs in enumerate(training_specs(plan)):
+        for spec in specs:
+            for piece in spec.pieces:
+                holders.setdefault(piece.hf_name, {}).setdefault(piece.hf, (other, spec.name, piece))
+    wanted: dict[str, list[tuple[str, Any]]] = {}
+    for spec in rollout_specs(plan)[rank]:
+        for piece in spec.pieces:
+            wanted.setdefault(piece.hf_name, []).append((spec.name, piece))
+    dtype = next(iter(sources.values())).dtype
+    for name, shape in hf_shapes(SHAPE).items():
+        full = torch.empty(shape, dtype=dtype)
+        for area, (holder, parameter, piece) in holders[name].items():
+            part = (
+                sources[parameter][piece.local.slices].contiguous()
+                if holder == rank
+                else torch.empty(area.size, dtype=dtype)
+            )
+            dist.broadcast(part, holder)
+            full[area.slices] = part
+        for parameter, piece in wanted.get(name, ()):
+            targets[parameter][piece.local.slices] = full[piece.hf.slices]
+
+
+def exchange(buffers: tuple[Tensor, Tensor]) -> None:
+    """Every rank sends to its neighbour and receives from it: gloo's pace with all ranks busy."""
+    peer = dist.get_rank() ^ 1
+    works = dist.batch_isend_irecv([dist.P2POp(dist.isend, buffers[0], peer), dist.P2POp(dist.irecv, buffers[1], peer)])
+    for work in works:
+        work.wait()
+
+
+def four_processes(training: ParallelLayout, rollout: ParallelLayout, rounds: int) -> dict[str, Any]:
+    plan = handover(training, rollout)
+    rank = dist.get_rank()
+    sources = allocate(training_specs(plan)[rank], torch.float32)
+    targets = allocate(rollout_specs(plan)[rank], torch.float32)
+    begin = time.perf_counter()
+    copies = weight_plan(plan)
+    resharder = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES)
+    planned = time.perf_counter() - begin
+    buffers = (torch.zeros(16 << 20), torch.zeros(16 << 20))
+    runs = []
+
+    def timed(call: Any) -> float:
+        dist.barrier()
+        start = time.perf_counter()
+        call()
+        dist.barrier()
+        return time.perf_counter() - start
+
+    seconds: dict[str, list[float]] = {"sync": [], "gather": [], "gloo": []}
+    for _ in range(rounds + 1):
+        seconds["sync"].append(timed(lambda: runs.append(resharder.run(sources, targets))))
+        seconds["gather"].append(timed(lambda: gather_and_cut(plan, sources, targets)))
+        seconds["gloo"].append(timed(lambda: exchange(buffers)))
+    last = runs[-1]
+    return {
+        **{name: statistics.median(taken[1:]) for name, taken in seconds.items()},
+        "plan": planned,
+        "received": last.bytes_received,
+        "local": last.bytes_local,
+        "gloo_rate": buffers[0].nbytes,
+        **last.parts,
+    }
+
+
+def words(layout: ParallelLayout) -> str:
+    return f"tp{layout.tp} pp{layout.pp} dp{layout.dp}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(f"{'one process':30}{'sync ms':>10}{'memcpy ms':>11}{'x memcpy':>10}{'GB/s':>7}")
+    for dtype in (torch.float32, torch.bfloat16):
+        found = one_process(dtype, rounds)
+        rate = found["bytes"] / found["sync"] / 1e9
+        ratio = found["sync"] / found["memcpy"]
+        print(f"{dtype!s:30}{found['sync'] * 1e3:10.1f}{found['memcpy'] * 1e3:11.1f}{ratio:10.2f}{rate:7.1f}")
+    parts = ("plan", "local", "pack", "move", "unpack")
+    columns = ("sync ms", "gather ms", "x faster", "MB received", "GB/s", "gloo GB/s", *parts)
+    print(f"\n{'four processes':30}" + "".join(f"{column:>12}" for column in columns))
+    for training, rollout in PAIRS:
+        ranks = run_gloo(4, four_processes, training, rollout, rounds, timeout=300)
+        slow = max(ranks, key=lambda answer: answer["sync"])
+        received = sum(answer["received"] for answer in ranks)
+        gloo = 4 * slow["gloo_rate"] / slow["gloo"] / 1e9
+        figures = [
+            f"{slow['sync'] * 1e3:.0f}",
+            f"{slow['gather'] * 1e3:.0f}",
+            f"{slow['gather'] / slow['sync']:.1f}",
+            f"{received / 1e6:.0f}",
+            f"{received / slow['sync'] / 1e9:.2f}",
+            f"{gloo:.2f}",
+            *(f"{slow[part] * 1e3:.0f}" for part in parts),
+        ]
+        print(f"{words(training) + ' -> tp' + str(rollout.tp):30}" + "".join(f"{figure:>12}" for figure in figures))
+
+
+if __name__ == "__main__":
+    main()

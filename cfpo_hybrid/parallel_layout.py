@@ -87,10 +87,6 @@ class ParallelLayout:
         """Which share of its stage's experts the rank at a coordinate holds, of ``ep``."""
         return self.rank(coordinate) % self.ep
 
-    def ranks_of_dp(self, dp: int) -> tuple[int, ...]:
-        """All ranks of one model replica, ascending: they receive the same rows of a batch."""
-        return tuple(rank for rank in range(self.world_size) if self.coordinate(rank).dp == dp)
-
     def output_rank_of_dp(self, dp: int) -> int:
         """The rank that answers for a replica: the last pipeline stage's first tensor-parallel rank."""
         return self.rank(Coordinate(dp=dp, pp=self.pp - 1, cp=0, tp=0))

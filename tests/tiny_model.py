@@ -21,6 +21,16 @@ SIZES: dict[str, Any] = {
 }
 
 
+LLAMA_31 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    # Short, so that the sequences of the test reach past it and every branch of the stretch is used.
+    "original_max_position_embeddings": 16,
+}
+"""Rope scaling of Llama 3.1."""
+
 OF_FAMILY: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 64},  # twice what hidden_size / num_attention_heads would give
     "qwen3_moe": {

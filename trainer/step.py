@@ -28,8 +28,8 @@ def train_step(session: Session, step: int) -> StepReport:
         updates = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
-    # 8 is TrainingLoop's
     kl_coef = session.adjust_kl(batch)
+    # 8 is TrainingLoop's
     return StepReport(
         step=step, batch=batch, kl_coef=kl_coef, reward_meta=replica_meta(rewards), updates=updates, sync=sync
     )

@@ -4,7 +4,6 @@ A layer at a time, so that extra memory is one layer of a rank, the weights are 
 and by a plan of their own, and every rectangle of vLLM's live parameters is compared with them bit by bit.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models.shards import by_layer
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.resharding import Resharder, ShardSpec, build_plan
 from workers.megatron.policy import MegatronPolicy
@@ -87,7 +87,7 @@ class WeightCheck:
         destinations = [of_tp_rank[other % tp] for other in range(world_size)]
         trained, live = self.policy.parameters_by_name(), self.engine.parameters()
         found: list[TensorDifference] = []
-        for names in _layers(of_tp_rank[0]):
+        for names in by_layer(spec.name for spec in of_tp_rank[0]):
             wanted = [[spec for spec in specs if spec.name in names] for specs in destinations]
             expected = self._expected(_holding(sources, wanted), wanted, trained)
             found += _differences(wanted[rank], expected, live, rank)
@@ -104,15 +104,6 @@ class WeightCheck:
         resharder = Resharder(plan, rank=rank, dtype=dtype, bucket_bytes=self.settings.rollout.bucket_bytes)
         resharder.run(trained, scratch)
         return scratch
-
-
-def _layers(specs: Iterable[ShardSpec]) -> list[set[str]]:
-    """Names of the parameters that are compared together: a decoder layer's, or a single one outside of all layers."""
-    groups: dict[str, set[str]] = defaultdict(set)
-    for spec in specs:
-        parts = spec.name.split(".")
-        groups[parts[2] if parts[1] == "layers" else spec.name].add(spec.name)
-    return list(groups.values())
 
 
 def _holding(sources: Sequence[Sequence[ShardSpec]], wanted: Sequence[Sequence[ShardSpec]]) -> list[list[ShardSpec]]:

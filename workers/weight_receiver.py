@@ -4,18 +4,15 @@ The direct receiver moves only the bytes that must move. The second one rebuilds
 a layer at a time, and calls vLLM's `load_weights`: slower, but it knows every kernel's layout, and tests compare the two.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.shards import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import (
-    Piece,
-    Rectangle,
     Resharder,
     ReshardPlan,
     ReshardStats,
@@ -96,21 +93,9 @@ def weight_receiver(
         plan = weight_plan(handover)
         check_plan(plan, sources, rollout_specs(handover), hf_shapes(shape), ranks=[rank])
         return DirectReceiver(policy, engine, resharder(plan))
-    layers = []
-    for shapes in _by_layer(shape):
-        full = [_whole(name, size) for name, size in shapes]
+    layers, shapes = [], hf_shapes(shape)
+    for names in by_layer(shapes):
+        full = [ShardSpec.of_whole_tensor(name, shapes[name]) for name in names]
         plan = build_plan(sources, [full] * len(sources), settings.ranks_per_node)
-        layers.append(GatheredTensors(shapes, resharder(plan)))
+        layers.append(GatheredTensors([(spec.name, spec.shape) for spec in full], resharder(plan)))
     return LoaderReceiver(policy, engine, layers)
-
-
-def _by_layer(shape: ModelShape) -> list[list[tuple[str, tuple[int, ...]]]]:
-    groups: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
-    for name, size in hf_shapes(shape).items():
-        parts = name.split(".")
-        groups[parts[2] if parts[1] == "layers" else name].append((name, size))
-    return list(groups.values())
-
-
-def _whole(name: str, size: tuple[int, ...]) -> ShardSpec:
-    return ShardSpec(name, size, (Piece(name, Rectangle.whole(size), (0,) * len(size)),))

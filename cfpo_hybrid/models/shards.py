@@ -1,6 +1,6 @@
 """What the shard specs of both engines share: stacked row ranges, vocabulary shards and the Hugging Face shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cfpo_hybrid.errors import ModelError
@@ -98,6 +98,15 @@ def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
             for expert in experts_of(parameter, shape):
                 shapes |= zip(hf_layer_names(parameter, layer, expert), sizes_of[parameter.role], strict=True)
     return shapes
+
+
+def by_layer(names: Iterable[str]) -> list[list[str]]:
+    """Names of Hugging Face tensors or vLLM parameters, a decoder layer's together, what lies outside of layers alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        groups.setdefault(parts[2] if parts[1] == "layers" else name, []).append(name)
+    return list(groups.values())
 
 
 def _hf_sizes(shape: ModelShape, role: Role) -> list[tuple[int, ...]]:

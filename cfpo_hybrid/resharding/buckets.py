@@ -5,6 +5,7 @@ Step by step a rank sends to at most one peer and receives from at most one: pee
 for a peer is always a wait for the same distance and chunk: nothing can deadlock, and the load spreads over all links.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,12 +42,16 @@ def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[Step]:
         rank: whose steps.
         bucket_elements: the largest message, in elements.
     """
-    sent, received = plan.sent_by(rank), plan.received_by(rank)
+    sent, received = defaultdict[int, list[Copy]](list), defaultdict[int, list[Copy]](list)
+    for copy in plan.sent_by(rank):
+        sent[copy.destination_rank].append(copy)
+    for copy in plan.received_by(rank):
+        received[copy.source_rank].append(copy)
     steps: list[Step] = []
     for distance in range(1, plan.world_size):
         to, source = (rank + distance) % plan.world_size, (rank - distance) % plan.world_size
-        sends = _buckets([copy for copy in sent if copy.destination_rank == to], to, bucket_elements)
-        receives = _buckets([copy for copy in received if copy.source_rank == source], source, bucket_elements)
+        sends = _buckets(sent[to], to, bucket_elements)
+        receives = _buckets(received[source], source, bucket_elements)
         for index in range(max(len(sends), len(receives))):
             send = sends[index] if index < len(sends) else None
             receive = receives[index] if index < len(receives) else None

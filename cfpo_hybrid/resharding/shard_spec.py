@@ -124,6 +124,11 @@ class ShardSpec:
         covered = [piece.local for piece in self.pieces] + list(self.padding)
         check_covered(Rectangle.whole(self.shape), covered, f"parameter {self.name}")
 
+    @classmethod
+    def of_whole_tensor(cls, hf_name: str, shape: tuple[int, ...]) -> "ShardSpec":
+        """A parameter that is a Hugging Face tensor in full, under its own name."""
+        return cls(hf_name, shape, (Piece(hf_name, Rectangle.whole(shape), (0,) * len(shape)),))
+
 
 def check_covered(whole: Rectangle, parts: Sequence[Rectangle], what: str) -> None:
     """Proves that the parts tile the whole: every element in exactly one part.

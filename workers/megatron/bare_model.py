@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.models import load_hf_config, model_shape
-from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
@@ -30,10 +29,10 @@ class BareModel:
         self, folder: Path, actor: ActorConfig, layout: ParallelLayout, *, rank: int, device: torch.device
     ) -> None:
         self.shape = model_shape(load_hf_config(str(folder)))
-        self._layout, self._stages = layout, actor.megatron
         groups = initialize_parallel(layout, rank=rank, device=device, seed=0)
+        self._recipe = ModelRecipe(shape=self.shape, actor=actor, groups=groups, device=device)
         with megatron_on(device):
-            self._model = build_model(ModelRecipe(shape=self.shape, actor=actor, groups=groups, device=device))
+            self._model = build_model(self._recipe)
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """This rank's parameters."""
@@ -41,10 +40,4 @@ class BareModel:
 
     def specs_of_rank(self, rank: int) -> list[ShardSpec]:
         """What the parameters of any rank hold."""
-        return megatron_specs(
-            self.shape,
-            self._layout,
-            self._layout.coordinate(rank),
-            first_stage_layers=self._stages.first_stage_layers,
-            last_stage_layers=self._stages.last_stage_layers,
-        )
+        return self._recipe.specs_of_rank(rank)

@@ -22,6 +22,8 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor, nn
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
 from workers.megatron.activation import SwiGLU
 from workers.megatron.attention import Kernel, PackedAttention, Rotary, choose_kernel
@@ -67,6 +69,17 @@ class ModelRecipe:
     def padded_vocab(self) -> int:
         """Rows of the embedding over all tp ranks."""
         return padded_vocab_size(self.shape.vocab_size, self.groups.layout.tp)
+
+    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
+        """What the parameters of any rank of the training layout hold; needs no communication."""
+        megatron, layout = self.actor.megatron, self.groups.layout
+        return megatron_specs(
+            self.shape,
+            layout,
+            layout.coordinate(rank),
+            first_stage_layers=megatron.first_stage_layers,
+            last_stage_layers=megatron.last_stage_layers,
+        )
 
 
 def build_model(recipe: ModelRecipe) -> PolicyModel:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.resharding import Piece, Rectangle, Resharder, ShardSpec, build_plan
+from cfpo_hybrid.resharding import Rectangle, Resharder, ShardSpec, build_plan
 from workers.megatron.hf_files import INDEX_FILE, SINGLE_FILE, TensorFiles
 
 MAX_FILE_BYTES = 2 << 30
@@ -98,7 +98,7 @@ def _assemble(
     sources: Sequence[Sequence[ShardSpec]], wanted: Sequence[_Shapes], parameters: Mapping[str, Tensor], rank: int
 ) -> dict[str, Tensor]:
     """Full tensors from all ranks' shards: each rank gets those it wants."""
-    destinations = [[_whole(name, shape) for name, shape in shapes.items()] for shapes in wanted]
+    destinations = [[ShardSpec.of_whole_tensor(name, shape) for name, shape in shapes.items()] for shapes in wanted]
     plan = build_plan(sources, destinations, ranks_per_node=len(sources))
     sample = next(iter(parameters.values()))
     tensors = {
@@ -106,10 +106,6 @@ def _assemble(
     }
     Resharder(plan, rank=rank, dtype=sample.dtype, bucket_bytes=BUCKET_BYTES).run(parameters, tensors)
     return tensors
-
-
-def _whole(name: str, shape: tuple[int, ...]) -> ShardSpec:
-    return ShardSpec(name, shape, (Piece(name, Rectangle.whole(shape), (0,) * len(shape)),))
 
 
 def _cut(shapes: _Shapes, max_elements: int) -> list[_Shapes]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
@@ -80,14 +79,7 @@ class MegatronPolicy:
 
     def specs_of_rank(self, rank: int) -> list[ShardSpec]:
         """The specs of any rank of the training layout; needs no communication."""
-        megatron, layout = self.config.megatron, self.groups.layout
-        return megatron_specs(
-            self.shape,
-            layout,
-            layout.coordinate(rank),
-            first_stage_layers=megatron.first_stage_layers,
-            last_stage_layers=megatron.last_stage_layers,
-        )
+        return self.recipe.specs_of_rank(rank)
 
     def weights_changed(self) -> None:
         """Tells the optimizer that weights were written from outside; its masters follow them."""

@@ -8,20 +8,12 @@ import torch.nn.functional as F
 from gloo import run_gloo
 from megatron.core import parallel_state
 from policy_world import Case, build_policy, mini_batch, objective
-from tiny_model import tiny_model
+from tiny_model import LLAMA_31, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfpo_hybrid.protocol import DataProto
 
-LLAMA_31 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    # Short, so that the sequences of the test reach past it and every branch of the stretch is used.
-    "original_max_position_embeddings": 16,
-}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen2 tied": {"tie_word_embeddings": True},

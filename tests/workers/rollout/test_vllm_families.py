@@ -6,20 +6,13 @@ from typing import Any
 import pytest
 import torch
 from gloo import run_gloo
-from tiny_model import checkpoint_tensors, save_tiny_model, tiny_model
+from tiny_model import LLAMA_31, checkpoint_tensors, save_tiny_model, tiny_model
 from vllm_world import greedy, log_probs_of, real_parameters, sampling, start_engine, write_directly
 
 from cfpo_hybrid.protocol import DataProto
 
 pytestmark = pytest.mark.slow
 
-LLAMA_31 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 MODELS: dict[str, dict[str, Any]] = {
     # First: vLLM makes the groups that mixtures need only when the first engine of a process is one.
     "mixture": {"family": "qwen3_moe"},

@@ -63,6 +63,20 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
+def abandoned_shared_memory(before: set[str]) -> list[str]:
+    """Files in shared memory that are newer than ``before`` and that no living process has open or mapped."""
+    new = {name for name in os.listdir("/dev/shm") if name not in before}
+    in_use = "".join(_open_files(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(name for name in new if f"/dev/shm/{name}" not in in_use and Path("/dev/shm", name).exists())
+
+
+def _open_files(process: Path) -> str:
+    try:
+        return (process / "maps").read_text() + " ".join(os.readlink(link) for link in (process / "fd").iterdir())
+    except OSError:  # it ended
+        return ""
+
+
 def overrides(**settings: Any) -> list[str]:
     """``key=value`` words; two underscores stand for a dot."""
     return [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]

@@ -36,7 +36,9 @@ def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
     if trainer.ray_address is None:
         # Ray counts logical CPUs only to place actors: a laptop with two cores may run four tiny workers.
         cpus = max(os.cpu_count() or 1, trainer.world_size * trainer.cpus_per_worker)
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        # Without an address Ray would join any Ray that runs on this machine.
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        options |= {"object_store_memory": OBJECT_STORE_BYTES}
         if device == "cpu":
             options["num_gpus"] = 0
     else:

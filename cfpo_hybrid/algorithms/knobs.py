@@ -1,7 +1,7 @@
 """Builds the config of a registered function from the knobs that a recipe gives it, and says all that is wrong at once."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -28,6 +28,18 @@ def check_config_class(owner: str, config: type) -> None:
     """
     if not (is_dataclass(config) and config.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise ConfigError(f"the config of {owner} is {config!r}; it must be a frozen dataclass")
+
+
+def check_needs(owner: str, needs: Collection[str], optional: Collection[str]) -> frozenset[str]:
+    """The inputs that a function reads besides those that are always there.
+
+    Raises:
+        ConfigError: one that is not among the ``optional`` inputs.
+    """
+    for need in needs:
+        if need not in optional:
+            raise ConfigError(f"{owner} needs '{need}'; it can ask for {', '.join(optional)}")
+    return frozenset(needs)
 
 
 def build_knobs(owner: KnobOwner, config: type, knobs: Mapping[str, object]) -> Any:

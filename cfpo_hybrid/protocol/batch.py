@@ -1,6 +1,8 @@
 """DataProto, the batch that every stage reads and writes: columns by name, checked against the schema, frozen."""
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.protocol.block import Block
+from cfpo_hybrid.protocol.block import Block, join
 from cfpo_hybrid.protocol.columns import (
     JsonValue,
     Values,
@@ -19,7 +21,7 @@ from cfpo_hybrid.protocol.columns import (
     common_widths,
     padded_axis,
 )
-from cfpo_hybrid.protocol.pickled import PickledColumns, pickled_columns, unpickled_columns
+from cfpo_hybrid.protocol.pickled import PickledColumns, PickledRows, pickled_columns, unpickled_columns
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -119,7 +121,7 @@ class DataProto:
     def num_tokens(self) -> Tensor:
         """``[batch]`` int64: prompt_lengths + response_lengths, of those that the batch has."""
         lengths = [self[name] for name in ("prompt_lengths", "response_lengths") if name in self]
-        return torch.stack(lengths).sum(dim=0) if lengths else torch.zeros(self._length, dtype=torch.int64)
+        return reduce(operator.add, lengths) if lengths else torch.zeros(self._length, dtype=torch.int64)
 
     def __repr__(self) -> str:
         far = f", deferred: {', '.join(sorted(self._deferred))}" if self._deferred else ""
@@ -204,6 +206,8 @@ class DataProto:
     def concat(cls, batches: Sequence["DataProto"], meta: Mapping[str, JsonValue] | None = None) -> "DataProto":
         """The rows of all batches; narrower prompts and responses are right-padded to the widest.
 
+        Columns of one value a row are joined now if they are at hand, the others when they are read.
+
         Args:
             batches: batches of the same columns.
             meta: metadata of the result; by default the batches' own, which must agree then.
@@ -211,26 +215,16 @@ class DataProto:
         Raises:
             BatchError: no batch, columns that differ, or metadata that differ.
         """
-        if not batches:
-            raise BatchError("concat needs at least one batch")
-        names = batches[0].column_names
-        for batch in batches:
-            if batch.column_names != names:
-                raise BatchError(f"cannot concat batches of different columns: {names} and {batch.column_names}")
-            if meta is None and dict(batch.meta) != dict(batches[0].meta):
-                raise BatchError(f"cannot concat batches of different meta: {batches[0].meta} and {batch.meta}")
+        _check_alike(batches, same_meta=meta is None)
+        local = {
+            name: join([batch._local[name] for batch in batches])
+            for name in batches[0]._local
+            if padded_axis(name) is None and all(name in batch._local for batch in batches)
+        }
+        deferred = _stacked(batches, [name for name in batches[0].column_names if name not in local])
         widths = {axis: max(batch.widths[axis] for batch in batches) for axis in batches[0].widths}
-        stacked: dict[tuple[int, ...], Block] = {}
-        deferred: dict[str, Block] = {}
-        own = [Block.whole(batch) for batch in batches]
-        for name in names:
-            sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
-            key = tuple(map(id, sources))
-            if key not in stacked:
-                stacked[key] = Block.stack(sources)
-            deferred[name] = stacked[key]
         chosen = dict(batches[0].meta) if meta is None else checked_meta(meta)
-        return cls._make({}, deferred, sum(len(batch) for batch in batches), widths, chosen)
+        return cls._make(local, deferred, sum(len(batch) for batch in batches), widths, chosen)
 
     @classmethod
     def of_blocks(
@@ -281,6 +275,33 @@ class DataProto:
                 raise BatchError(f"the batch has no column '{name}'; it has {', '.join(self.column_names)}")
 
 
+def _check_alike(batches: Sequence[DataProto], *, same_meta: bool) -> None:
+    if not batches:
+        raise BatchError("concat needs at least one batch")
+    first = batches[0]
+    for batch in batches[1:]:
+        if batch.column_names != first.column_names:
+            raise BatchError(
+                f"cannot concat batches of different columns: {first.column_names} and {batch.column_names}"
+            )
+        if same_meta and batch.meta != first.meta:
+            raise BatchError(f"cannot concat batches of different meta: {first.meta} and {batch.meta}")
+
+
+def _stacked(batches: Sequence[DataProto], names: Sequence[str]) -> dict[str, Block]:
+    """The rows of these columns, batch after batch; columns that lie in the same places share their block."""
+    own = [Block.whole(batch) for batch in batches] if names else []
+    stacked: dict[tuple[int, ...], Block] = {}
+    deferred: dict[str, Block] = {}
+    for name in names:
+        sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
+        key = tuple(map(id, sources))
+        if key not in stacked:
+            stacked[key] = Block.stack(sources)
+        deferred[name] = stacked[key]
+    return deferred
+
+
 def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int]:
     axes = {padded_axis(name) for name in names}
     return {axis: width for axis, width in widths.items() if axis in axes}
@@ -290,4 +311,5 @@ def unpickle(
     columns: PickledColumns, length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
 ) -> DataProto:
     """The batch that was pickled; it was checked when it was made."""
-    return DataProto._make(unpickled_columns(columns), {}, length, widths, meta)
+    near, wide = unpickled_columns(PickledRows(columns, length, widths))
+    return DataProto._make(near, wide, length, widths, meta)

@@ -88,7 +88,7 @@ class Block:
             return _pad(_take_rows(sources[0], self.row_in_part), width)
         if width is None:  # small: joined whole, then put in order
             starts = np.cumsum([0, *(len(part) for part in self.parts[:-1])])
-            return _take_rows(_join(sources), starts[self.part_of_row] + self.row_in_part)
+            return _take_rows(join(sources), starts[self.part_of_row] + self.row_in_part)
         result = torch.zeros((len(self.row_in_part), width), dtype=tensor_dtype(name))
         for index, source in enumerate(sources):
             positions = np.flatnonzero(self.part_of_row == index)
@@ -97,7 +97,8 @@ class Block:
         return result
 
 
-def _join(sources: Sequence[Values]) -> Values:
+def join(sources: Sequence[Values]) -> Values:
+    """One column from several, row after row."""
     tensors = [source for source in sources if isinstance(source, Tensor)]
     return torch.cat(tensors) if tensors else np.concatenate(sources)
 

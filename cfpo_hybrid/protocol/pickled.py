@@ -1,17 +1,19 @@
 """Columns inside a pickle: large ones as numpy arrays, which travel out of band without a copy, small ones as bytes.
 
 Pickling a numpy array costs some thirty microseconds however small it is, its bytes one; a small call between driver
-and workers spends its time on just that.
+and workers spends its time on just that. So columns with a token axis become tensors again only when they are read.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.protocol.columns import Values, array_view, tensor_dtype, tensor_view
+from cfpo_hybrid.protocol.block import Block
+from cfpo_hybrid.protocol.columns import Values, array_view, padded_axis, tensor_dtype, tensor_view
 
 _SMALL_BYTES = 16 * 1024
 """Tensors up to this size go as bytes."""
@@ -20,14 +22,31 @@ PickledColumns: TypeAlias = dict[str, np.ndarray | tuple[tuple[int, ...], bytes]
 """By name: an array, or the shape and the bytes of a tensor whose dtype the schema knows."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PickledRows:
+    """The rows of a batch as they came: a part whose columns are restored when they are read."""
+
+    columns: PickledColumns
+    length: int
+    widths: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, name: str) -> Values:
+        return _restored(name, self.columns[name])
+
+
 def pickled_columns(columns: Mapping[str, Values]) -> PickledColumns:
     """The columns as pickle is to see them."""
     return {name: _small(values) if _is_small(values) else array_view(values) for name, values in columns.items()}
 
 
-def unpickled_columns(columns: PickledColumns) -> dict[str, Values]:
-    """The columns again."""
-    return {name: _restored(name, stored) for name, stored in columns.items()}
+def unpickled_columns(rows: PickledRows) -> tuple[dict[str, Values], dict[str, Block]]:
+    """The columns again: those of one value a row at hand, wide ones for when they are read."""
+    wide = [name for name in rows.columns if padded_axis(name) is not None]
+    near = {name: rows[name] for name in rows.columns if name not in wide}
+    return near, dict.fromkeys(wide, Block.whole(rows)) if wide else {}
 
 
 def _is_small(values: Values) -> bool:

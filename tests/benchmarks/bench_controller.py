@@ -64,7 +64,7 @@ def make_batch(rows: int, positions: int) -> DataProto:
 
 
 def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=3 * 2**30)
+    ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=3 * 2**30)
     layouts = {"train": ParallelLayout(dp=WORKERS)}
     env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
     pool = ResourcePool(workers_per_node=WORKERS)

@@ -1,6 +1,6 @@
-"""A whole rollout and update step beside TRL's GRPOTrainer on the same two cores: samples a second.
+"""A whole rollout and update step beside TRL's GRPOTrainer on the same two cores, at its best micro-batch: samples a second.
 
-    .venv/bin/python tests/benchmarks/bench_step.py [--steps 5] [--dtype float32] [--skip-peer]
+    .venv/bin/python tests/benchmarks/bench_step.py [--steps 5] [--dtype float32] [--trl-micro-batches 16 32 64]
 
 Both sides: Qwen2 shape, hidden 256, 6 layers, vocabulary 256 (4.8 million parameters, random), 64 prompts x 4, prompts of 32
 and exactly 128 new tokens, one iteration over one mini-batch, AdamW. Ours is the product's own step without the grading
@@ -111,33 +111,39 @@ def measure_ours(folder: Path, options: argparse.Namespace) -> list[dict[str, fl
         return [run_step(actors, step) for step in range(options.steps + 1)][1:]
 
 
-def measure_trl(options: argparse.Namespace) -> list[float]:
-    command = [peer_python("trl"), ROOT / "tests/benchmarks/peer_trl_step.py", "--steps", options.steps]
-    command += ["--micro-batch", options.trl_micro_batch]
+def measure_trl(micro_batch: int, steps: int) -> list[float]:
+    command = [peer_python("trl"), ROOT / "tests/benchmarks/peer_trl_step.py", "--steps", steps]
+    command += ["--micro-batch", micro_batch]
     answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise SystemExit(answer.stderr)
     return json.loads(answer.stdout.strip().splitlines()[-1])["seconds"]
 
 
+def print_row(name: str, seconds: float, best: float | None) -> None:
+    ratio = "" if best is None else f"{best / seconds:12.2f}"
+    print(f"{name:28}{seconds:16.2f}{ROWS / seconds:12.1f}{ratio}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
-    parser.add_argument("--trl-micro-batch", type=int, default=32)
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--trl-micro-batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--skip-peer", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
         ours = measure_ours(Path(folder), options)
     medians = {name: statistics.median(step[name] for step in ours) for name in ours[0]}
-    print(f"{'':28}{'seconds a step':>16}{'samples/s':>12}{'x TRL':>8}")
-    trl = None if options.skip_peer else statistics.median(measure_trl(options))
-    if trl is not None:
-        print(f"{'TRL, micro-batch ' + str(options.trl_micro_batch):28}{trl:16.2f}{ROWS / trl:12.1f}{1.0:8.2f}")
-    ratio = "" if trl is None else f"{trl / medians['step']:8.2f}"
-    print(f"{'ours, ' + options.dtype:28}{medians['step']:16.2f}{ROWS / medians['step']:12.1f}{ratio}")
+    print(f"{'':28}{'seconds a step':>16}{'samples/s':>12}{'x best TRL':>12}")
+    peers = [] if options.skip_peer else options.trl_micro_batches
+    trl = {size: statistics.median(measure_trl(size, options.steps)) for size in peers}
+    best = min(trl.values(), default=None)
+    for size, seconds in trl.items():
+        print_row(f"TRL, micro-batch {size}", seconds, best)
+    print_row(f"ours, {options.dtype}", medians["step"], best)
     for name in ("generate", "update", "reshard"):
         print(f"{'  ' + name:28}{medians[name]:16.2f}")
 

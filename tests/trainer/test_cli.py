@@ -70,7 +70,7 @@ def test_losses_lists_knobs_and_files(capsys: pytest.CaptureFixture[str]):
 
 def test_check_loss_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["check-loss", "clip", "clip_high=0.3"]) == 0
-    assert "8 of 8 checks passed" in capsys.readouterr().out
+    assert "all 8 checks passed" in capsys.readouterr().out
     plugin = tmp_path / "wrong_loss.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
@@ -83,7 +83,7 @@ def test_check_loss_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixtu
         "    return inputs.ratio * inputs.advantages\n"  # the sign is wrong
     )
     assert cli.main(["check-loss", "wrong_for_cli_test", "--plugins", str(plugin)]) == 1
-    assert "FAILED  gradient at r = 1" in capsys.readouterr().out
+    assert "FAIL  gradient at r = 1" in capsys.readouterr().out
 
 
 def test_check_loss_refuses_unknown_names_and_knobs(capsys: pytest.CaptureFixture[str]):

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 
-from cfpo_hybrid.algorithms.conformance import check_policy_loss
+from cfpo_hybrid.algorithms.conformance import check_policy_loss, format_check_results
 from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.sources import read_overrides
@@ -17,8 +17,5 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
         raise ConfigError(problems)
     knobs = {str(knob).removeprefix("policy_loss."): value for source in sources for knob, value in source.tree.items()}
     results = check_policy_loss(arguments.name, **knobs)
-    for result in results:
-        write(f"{'ok    ' if result.passed else 'FAILED'}  {result.name}: {result.detail}")
-    failed = sum(not result.passed for result in results)
-    write(f"{arguments.name}: {len(results) - failed} of {len(results)} checks passed")
-    return 1 if failed else 0
+    write(format_check_results(arguments.name, results))
+    return 0 if all(result.passed for result in results) else 1

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.advantage.groups import OPTIONAL_INPUTS, AdvantageInputs, RewardGroups
-from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class
-from cfpo_hybrid.errors import BatchError, ConfigError
+from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class, check_needs
+from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.registry import Registry
 
 AdvantageFunction = Callable[[RewardGroups, Any], Tensor]
@@ -61,12 +61,10 @@ def register_advantage(
         RegistryError: the name is taken.
     """
     check_config_class(f"advantage '{name}'", config)
-    for need in needs:
-        if need not in OPTIONAL_INPUTS:
-            raise ConfigError(f"advantage '{name}' needs '{need}'; it can ask for {', '.join(OPTIONAL_INPUTS)}")
+    known_needs = check_needs(f"advantage '{name}'", needs, OPTIONAL_INPUTS)
 
     def register(function: Function) -> Function:
-        entry = AdvantageEntry(function=function, config=config, needs=frozenset(needs), smallest_group=smallest_group)
+        entry = AdvantageEntry(function=function, config=config, needs=known_needs, smallest_group=smallest_group)
         ADVANTAGES.register(name, entry)
         return function
 

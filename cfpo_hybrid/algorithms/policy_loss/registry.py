@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class, describe_knobs
+from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class, check_needs, describe_knobs
 from cfpo_hybrid.algorithms.policy_loss.inputs import OPTIONAL_INPUTS, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
-from cfpo_hybrid.errors import BatchError, ConfigError
+from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.registry import Registry
 
 LossFunction = Callable[[PolicyLossInputs, Any], Tensor]
@@ -84,15 +84,13 @@ def register_policy_loss(
         RegistryError: the name is taken.
     """
     check_config_class(f"policy loss '{name}'", config)
-    for need in needs:
-        if need not in OPTIONAL_INPUTS:
-            raise ConfigError(f"policy loss '{name}' needs '{need}'; it can ask for {', '.join(OPTIONAL_INPUTS)}")
+    known_needs = check_needs(f"policy loss '{name}'", needs, OPTIONAL_INPUTS)
 
     def register(function: Function) -> Function:
         entry = LossEntry(
             function=function,
             config=config,
-            needs=frozenset(needs),
+            needs=known_needs,
             trust_region=trust_region,
             statistics=statistics,
             stops_gradient=stops_gradient,

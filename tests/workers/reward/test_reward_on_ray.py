@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         logging_level=logging.ERROR,

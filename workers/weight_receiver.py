@@ -81,8 +81,7 @@ def weight_receiver(
         training=settings.train_layout,
         rollout=settings.rollout_layout,
         ranks_per_node=settings.ranks_per_node,
-        first_stage_layers=settings.actor.megatron.first_stage_layers,
-        last_stage_layers=settings.actor.megatron.last_stage_layers,
+        cut=settings.actor.megatron.cut,
     )
     sources = training_specs(handover)
 

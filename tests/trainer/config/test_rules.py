@@ -30,7 +30,7 @@ BROKEN = {
         ["trainer.num_workers=5", "trainer.nodes=2", "trainer.workers_per_node=4"],
         ["is not trainer.nodes=2 x trainer.workers_per_node=4 = 8", "set it to 8"],
     ),
-    "context parallelism": (["actor.megatron.context_parallel_size=2"], ["reserved", "leave it at 1"]),
+    "context parallelism": (["actor.megatron.context_parallel_size=2"], ["does not split sequences", "set it to 1"]),
     "sequence parallelism": (
         ["actor.megatron.sequence_parallel=true"],
         ["needs actor.megatron.tensor_parallel_size of at least 2"],
@@ -50,6 +50,14 @@ BROKEN = {
     "uneven stages": (
         ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=4"],
         ["first=4"],
+    ),
+    "chunks by stage": (
+        ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.virtual_pipeline_parallel_size=4"],
+        ["stages of 2 layers cannot be cut into 4 chunks", "chunks that divide every stage: 1, 2"],
+    ),
+    "chunks of one stage": (
+        ["actor.megatron.virtual_pipeline_parallel_size=2"],
+        ["for several pipeline stages", "use 1 chunk"],
     ),
     "mini-batches": (
         ["algorithm.batch_ratio=5"],

@@ -44,7 +44,7 @@ def megatron_specs(
         ModelError: the model does not divide over tp, or its experts not over ep.
         ConfigError: its layers do not divide over pp, or a stage's over its chunks.
     """
-    check_divides(shape, layout.tp, "training")
+    check_divides(shape, layout.tp, "Megatron")
     check_experts_divide(shape, layout.ep)
     chunks = pipeline_layers(shape.num_layers, layout.pp, cut)[coordinate.pp]
     rows = padded_vocab_size(shape.vocab_size, layout.tp) // layout.tp

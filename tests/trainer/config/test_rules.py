@@ -160,6 +160,17 @@ def test_experts(words: list[str], message: str, tmp_path: Path):
     load_config(recipe, ["trainer.num_workers=2", "actor.megatron.expert_parallel_size=2"])
 
 
+def test_vllms_padded_vocabulary_divides_too(tmp_path: Path):
+    """6 heads divide by 3, but 100 tokens padded to 128 do not."""
+    recipe, sizes = write_recipe(tmp_path), {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 192}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | sizes | {"intermediate_size": 96}))
+    with pytest.raises(
+        ConfigError, match="100 to 128 rows, which do not divide by tensor parallel size 3; use a power"
+    ):
+        load_config(recipe, ["trainer.num_workers=3", "rollout.tensor_parallel_size=3"])
+    load_config(recipe, ["trainer.num_workers=3", "actor.megatron.tensor_parallel_size=3"])
+
+
 def test_a_dense_model_has_no_experts_to_spread(tmp_path: Path):
     with pytest.raises(ConfigError, match="qwen2 models have none, set it to 1"):
         load_config(write_recipe(tmp_path), ["actor.megatron.expert_parallel_size=2"])

@@ -106,7 +106,7 @@ def sync_with_a_fault(engine) -> tuple[str, float | None]:
     from workers.weight_sync import WeightSync
 
     policy = build_policy(Case(), temperature=TEMPERATURE)
-    sync = WeightSync(policy, engine, policy.shape, hybrid_settings())
+    sync = WeightSync(policy, engine, hybrid_settings())
     receiver = sync.receiver
     sync.receiver = SwappingReceiver(receiver, engine.parameters()[FUSED], policy.shape.query_size)
     with pytest.raises(ReshardError) as caught:
@@ -246,7 +246,7 @@ def test_sleep_does_nothing_on_a_cpu(facts):
 
 def test_rows_in_the_wrong_place_stop_the_run_and_are_named(facts):
     assert "differ by" in facts["fault"] and "policy version 0" in facts["fault"]
-    assert f"in 1 tensors: model.layers.1.self_attn.k_proj.weight on rank 0 (in {FUSED}" in facts["fault"]
+    assert f"in 1 tensor: model.layers.1.self_attn.k_proj.weight on rank 0 (in {FUSED}" in facts["fault"]
     assert facts["gap_after_fault"] < 1e-4
 
 

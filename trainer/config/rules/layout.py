@@ -7,6 +7,7 @@ from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, stage_sizes
 from cfpo_hybrid.models.megatron_specs import check_experts_divide
 from cfpo_hybrid.models.shards import check_divides
+from cfpo_hybrid.models.vllm_specs import check_rollout_divides
 from trainer.config.problem import Problem
 from trainer.config.root import Config
 from trainer.config.rules.nearby import divisors, listing, nearest_multiples
@@ -109,14 +110,18 @@ def heads(config: Config, shape: ModelShape) -> Iterator[Problem]:
     """Heads, key-value heads and the intermediate size divide by either engine's tp.
 
     Megatron-core needs key-value heads that divide tp or are divided by it ("num_query_groups must be a multiple or
-    divisor" in its TransformerConfig); vLLM replicates key-value heads by the same rule. Vocabularies are padded.
+    divisor" in its TransformerConfig); vLLM replicates key-value heads by the same rule. Megatron pads the vocabulary
+    until it divides; vLLM's padding does not know of tp.
     """
-    sizes = {TP: config.actor.megatron.tensor_parallel_size, ROLLOUT_TP: config.rollout.tensor_parallel_size}
-    for key, size in sizes.items():
-        try:
-            check_divides(shape, max(size, 1), "Megatron" if key == TP else "vLLM")
-        except ModelError as error:
-            yield Problem((key,), f"{key}={size}: {error}")
+    train, rollout = config.actor.megatron.tensor_parallel_size, config.rollout.tensor_parallel_size
+    try:
+        check_divides(shape, max(train, 1), "Megatron")
+    except ModelError as error:
+        yield Problem((TP,), f"{TP}={train}: {error}")
+    try:
+        check_rollout_divides(shape, max(rollout, 1))
+    except ModelError as error:
+        yield Problem((ROLLOUT_TP,), f"{ROLLOUT_TP}={rollout}: {error}")
 
 
 def experts(config: Config, shape: ModelShape) -> Iterator[Problem]:

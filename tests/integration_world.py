@@ -15,9 +15,9 @@ def vowels(problem, response, ground_truth, extra):
 """
 
 
-def write_world(folder: Path) -> Path:
-    """The recipe of a run in ``folder`` for two workers, two iterations and two mini-batches."""
-    save_tiny_model(folder / "model", eos_token_id=END_TOKEN)
+def write_world(folder: Path, **model: Any) -> Path:
+    """The recipe of a run in ``folder`` for two workers, two iterations and two mini-batches; ``model`` is its sizes."""
+    save_tiny_model(folder / "model", eos_token_id=END_TOKEN, **model)
     char_tokenizer().save_pretrained(folder / "model")
     (folder / "reward.py").write_text(REWARD)
     recipe = {

@@ -36,6 +36,7 @@ class Case:
     bf16: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     first_stage_layers: int | None = None
+    chunks: int = 1
 
     def actor(self) -> ActorConfig:
         return ActorConfig(
@@ -51,6 +52,7 @@ class Case:
                 distributed_optimizer=self.distributed_optimizer,
                 recompute=self.recompute,
                 first_stage_layers=self.first_stage_layers,
+                virtual_pipeline_parallel_size=self.chunks,
             ),
             # The gradient of a key bias is zero but for rounding; with the usual eps AdamW would turn that rounding into
             # steps of full size.

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.models import Experts, ModelShape
+from cfpo_hybrid.models import Experts, ModelShape, PipelineCut
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.stages import EQUAL_STAGES
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ReshardPlan, ShardSpec
@@ -64,9 +65,9 @@ def shards_of(specs: Iterable[ShardSpec], tensors: Mapping[str, Tensor], padding
     return parameters
 
 
-def megatron_world(shape: ModelShape, layout: ParallelLayout, **stages: Any) -> list[list[ShardSpec]]:
+def megatron_world(shape: ModelShape, layout: ParallelLayout, cut: PipelineCut = EQUAL_STAGES) -> list[list[ShardSpec]]:
     """Specs of every training rank."""
-    return [megatron_specs(shape, layout, layout.coordinate(rank), **stages) for rank in range(layout.world_size)]
+    return [megatron_specs(shape, layout, layout.coordinate(rank), cut) for rank in range(layout.world_size)]
 
 
 def vllm_world(shape: ModelShape, world_size: int, tp: int) -> list[list[ShardSpec]]:

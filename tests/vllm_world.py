@@ -40,6 +40,28 @@ def start_engine(folder: Path, tp: int = 1):
     return VllmEngine(config, settings)
 
 
+def hybrid_settings():
+    """Those of a worker that is alone, with an engine like that of :func:`start_engine`."""
+    from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
+    from workers.settings import HybridSettings
+
+    return HybridSettings(
+        model=ModelConfig(),
+        actor=ActorConfig(),
+        rollout=RolloutConfig(),
+        algorithm=AlgorithmConfig(),
+        policy_loss=PolicyLossConfig(),
+        train_layout=ParallelLayout(),
+        rollout_layout=ParallelLayout(),
+        max_prompt_length=MAX_LEN // 2,
+        max_response_length=MAX_LEN // 2,
+        total_optimizer_steps=1,
+        ranks_per_node=1,
+        seed=0,
+        device="cpu",
+    )
+
+
 def sampling(**changes):
     from workers.rollout.engine import SamplingSettings
 

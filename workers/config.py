@@ -6,6 +6,8 @@ Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fie
 from dataclasses import dataclass, field
 from typing import Any
 
+from cfpo_hybrid.models.stages import PipelineCut
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -27,10 +29,13 @@ class MegatronConfig:
     """Ranks that share each layer."""
     pipeline_parallel_size: int = 1
     """Stages that the layers are divided into."""
+    virtual_pipeline_parallel_size: int = 1
+    """Chunks that each stage's layers are divided into, which are as many rounds through the stages apart: a smaller
+    pipeline bubble for more messages. Above 1 every stage must divide by it."""
     expert_parallel_size: int = 1
     """Ranks of a stage, over tp and dp alike, that share the experts of each layer, which stay whole."""
     context_parallel_size: int = 1
-    """Only 1 is supported; the key is reserved."""
+    """Ranks that share each sequence. Training supports only 1; `cfpo reshard-plan` takes any size."""
     sequence_parallel: bool = False
     """Splits norms and dropouts over tp along the tokens; needs tensor_parallel_size > 1."""
     distributed_optimizer: bool = True
@@ -43,6 +48,13 @@ class MegatronConfig:
     """Full activation recomputation, one layer at a time."""
     offload: bool = False
     """Moves weights, gradients and optimizer state to host memory while vLLM generates (GPU only)."""
+
+    @property
+    def cut(self) -> PipelineCut:
+        """How the layers are cut into stages."""
+        return PipelineCut(
+            first=self.first_stage_layers, last=self.last_stage_layers, chunks=self.virtual_pipeline_parallel_size
+        )
 
 
 @dataclass(frozen=True)

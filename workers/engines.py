@@ -64,7 +64,7 @@ def build_generation(settings: HybridSettings, context: WorkerContext, device: t
 
 def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightSync:
     """The way from one engine to the other."""
-    return WeightSync(policy, engine, policy.shape, settings)
+    return WeightSync(policy, engine, settings)
 
 
 def build_engine(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cfpo_hybrid.models import ModelShape
+from cfpo_hybrid.models.weight_plan import Handover
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
 
@@ -34,6 +36,16 @@ class HybridSettings:
     ranks_per_node: int
     seed: int
     device: str
+
+    def handover(self, shape: ModelShape) -> Handover:
+        """What the plan of the weight sync is made from."""
+        return Handover(
+            shape=shape,
+            training=self.train_layout,
+            rollout=self.rollout_layout,
+            ranks_per_node=self.ranks_per_node,
+            cut=self.actor.megatron.cut,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

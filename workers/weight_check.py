@@ -4,20 +4,21 @@ A layer at a time, so that extra memory is one layer of a rank, the weights are 
 and by a plan of their own, and every rectangle of vLLM's live parameters is compared with them bit by bit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import by_layer
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
 from cfpo_hybrid.resharding import Resharder, ShardSpec, build_plan
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
+
+SpecsOfRanks = Sequence[Sequence[ShardSpec]]
 
 NAMED = 5
 """Tensors that a message names; of each rank no more are reported."""
@@ -60,7 +61,8 @@ class WeightDifferences:
             return "the weights agree; the engines compute differently"
         named = "; ".join(map(str, self.first[:NAMED]))
         rest = f"; and {self.count - NAMED} more" if self.count > NAMED else ""
-        return f"vLLM does not hold the trained weights in {self.count} tensors: {named}{rest}"
+        tensors = "1 tensor" if self.count == 1 else f"{self.count} tensors"
+        return f"vLLM does not hold the trained weights in {tensors}: {named}{rest}"
 
 
 class WeightCheck:
@@ -69,32 +71,26 @@ class WeightCheck:
     Args:
         policy: the engine that trains.
         engine: the engine that generates.
-        shape: of the model both hold.
         settings: layouts and bucket size.
     """
 
-    def __init__(
-        self, policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings
-    ) -> None:
-        self.policy, self.engine, self.shape, self.settings = policy, engine, shape, settings
+    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
+        self.policy, self.engine, self.settings = policy, engine, settings
 
     def run(self) -> WeightDifferences:
         """Compares; collective over the world, with the weights of both engines awake."""
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-        tp = self.settings.rollout.tensor_parallel_size
-        of_tp_rank = [vllm_specs(self.shape, tp, tp_rank) for tp_rank in range(tp)]
-        sources = [self.policy.specs_of_rank(other) for other in range(world_size)]
-        destinations = [of_tp_rank[other % tp] for other in range(world_size)]
+        rank, handover = dist.get_rank(), self.settings.handover(self.policy.shape)
+        sources, destinations = training_specs(handover), rollout_specs(handover)
         trained, live = self.policy.parameters_by_name(), self.engine.parameters()
         found: list[TensorDifference] = []
-        for names in by_layer(spec.name for spec in of_tp_rank[0]):
-            wanted = [[spec for spec in specs if spec.name in names] for specs in destinations]
+        for layer in by_layer(spec.name for spec in destinations[rank]):
+            wanted = _chosen(destinations, lambda spec, names=set(layer): spec.name in names)
             expected = self._expected(_holding(sources, wanted), wanted, trained)
             found += _differences(wanted[rank], expected, live, rank)
         return _over_all_ranks(found)
 
     def _expected(
-        self, sources: list[list[ShardSpec]], wanted: list[list[ShardSpec]], trained: Mapping[str, Tensor]
+        self, sources: SpecsOfRanks, wanted: SpecsOfRanks, trained: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """What this rank's wanted parameters must hold; padding is not written."""
         rank, dtype = dist.get_rank(), self.engine.dtype
@@ -106,10 +102,20 @@ class WeightCheck:
         return scratch
 
 
-def _holding(sources: Sequence[Sequence[ShardSpec]], wanted: Sequence[Sequence[ShardSpec]]) -> list[list[ShardSpec]]:
+def _holding(sources: SpecsOfRanks, wanted: SpecsOfRanks) -> SpecsOfRanks:
     """Of each source rank only the parameters that hold something of what is wanted: the plan is as small as a layer's."""
-    hf_names = {piece.hf_name for specs in wanted for spec in specs for piece in spec.pieces}
-    return [[spec for spec in specs if any(piece.hf_name in hf_names for piece in spec.pieces)] for specs in sources]
+    hf_names = {piece.hf_name for specs in _distinct(wanted) for spec in specs for piece in spec.pieces}
+    return _chosen(sources, lambda spec: any(piece.hf_name in hf_names for piece in spec.pieces))
+
+
+def _chosen(of_ranks: SpecsOfRanks, wanted: Callable[[ShardSpec], bool]) -> SpecsOfRanks:
+    """The specs of each rank that are wanted; ranks that share a list still do, so that planning stays cheap."""
+    chosen = {id(specs): [spec for spec in specs if wanted(spec)] for specs in _distinct(of_ranks)}
+    return [chosen[id(specs)] for specs in of_ranks]
+
+
+def _distinct(of_ranks: SpecsOfRanks) -> Iterable[Sequence[ShardSpec]]:
+    return {id(specs): specs for specs in of_ranks}.values()
 
 
 def _differences(

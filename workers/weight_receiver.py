@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 
-from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import by_layer, hf_shapes
-from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
+from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import (
     Resharder,
     ReshardPlan,
@@ -72,28 +72,23 @@ class GatheredTensors:
         self.shapes, self.resharder = shapes, resharder
 
 
-def weight_receiver(
-    policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings, rank: int
-) -> WeightReceiver:
-    """The receiver that ``rollout.load_format`` names."""
-    handover = Handover(
-        shape=shape,
-        training=settings.train_layout,
-        rollout=settings.rollout_layout,
-        ranks_per_node=settings.ranks_per_node,
-        first_stage_layers=settings.actor.megatron.first_stage_layers,
-        last_stage_layers=settings.actor.megatron.last_stage_layers,
-    )
-    sources = training_specs(handover)
+def weight_receiver(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightReceiver:
+    """The receiver that ``rollout.load_format`` names.
+
+    Raises:
+        ReshardError: the plan does not write all that this rank needs, once.
+    """
+    rank, handover = dist.get_rank(), settings.handover(policy.shape)
+    sources, shapes = training_specs(handover), hf_shapes(policy.shape)
 
     def resharder(plan: ReshardPlan) -> Resharder:
         return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=settings.rollout.bucket_bytes)
 
     if settings.rollout.load_format == "direct":
         plan = weight_plan(handover)
-        check_plan(plan, sources, rollout_specs(handover), hf_shapes(shape), ranks=[rank])
+        check_plan(plan, sources, rollout_specs(handover), shapes, ranks=[rank])
         return DirectReceiver(policy, engine, resharder(plan))
-    layers, shapes = [], hf_shapes(shape)
+    layers = []
     for names in by_layer(shapes):
         full = [ShardSpec.of_whole_tensor(name, shapes[name]) for name in names]
         plan = build_plan(sources, [full] * len(sources), settings.ranks_per_node)

@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.resharding import ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import TOLERANCE, Probe, largest_difference, mismatch
@@ -27,19 +26,15 @@ class WeightSync:
     Args:
         policy: the engine that trains.
         engine: the engine that generates.
-        shape: of the model both hold.
         settings: layouts, bucket size, how often the probe is due, and what a mismatch leads to.
     """
 
-    def __init__(
-        self, policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings
-    ) -> None:
-        rank = dist.get_rank()
+    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
         self.policy, self.engine = policy, engine
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, rank)
-        self.check = WeightCheck(policy, engine, shape, settings)
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings)
+        self.check = WeightCheck(policy, engine, settings)
         # vLLM always samples one token more than it scores.
-        self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
+        self.probe = Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
         self.probe_every, self.probe_action = settings.rollout.probe_every, settings.rollout.probe_action
         self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
         self.syncs = 0

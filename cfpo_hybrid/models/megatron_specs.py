@@ -1,10 +1,10 @@
 """Shard specs of a Megatron-core rank: its local parameters under the names of ``GPTModel.named_parameters()``.
 
-Layers are numbered from 0 on each pipeline stage (``decoder.layers.{local}``). ``linear_qkv`` interleaves by query
-group: its rows are [q of group 0, k 0, v 0, q of group 1, k 1, v 1, ...], cut evenly over tensor-parallel ranks, also
-where there are fewer groups than ranks. With tied embeddings and several stages the last one holds a copy of the
-embedding as ``output_layer.weight``. Experts are not cut: each rank of an expert-parallel group has its share of them
-whole, numbered from 0.
+Layers are numbered from 0 on each pipeline stage (``decoder.layers.{local}``), or in each chunk of a stage that has
+several (``chunk1.decoder.layers.{local}``). ``linear_qkv`` interleaves by query group: its rows are [q of group 0, k 0,
+v 0, q of group 1, k 1, v 1, ...], cut evenly over tensor-parallel ranks, also where there are fewer groups than ranks.
+With tied embeddings and several stages the last one holds a copy of the embedding as ``output_layer.weight``. Experts
+are not cut: each rank of an expert-parallel group has its share of them whole, numbered from 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from cfpo_hybrid.models.shards import (
     stacked,
     vocabulary_shard,
 )
-from cfpo_hybrid.models.stages import pipeline_layers
+from cfpo_hybrid.models.stages import EQUAL_STAGES, PipelineCut, pipeline_layers
 from cfpo_hybrid.models.vocab import padded_vocab_size
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
@@ -36,35 +36,40 @@ def megatron_specs(
     shape: ModelShape,
     layout: ParallelLayout,
     coordinate: Coordinate,
-    *,
-    first_stage_layers: int | None = None,
-    last_stage_layers: int | None = None,
+    cut: PipelineCut = EQUAL_STAGES,
 ) -> list[ShardSpec]:
     """The parameters of the rank at ``coordinate``.
 
     Raises:
         ModelError: the model does not divide over tp, or its experts not over ep.
-        ConfigError: its layers do not divide over pp.
+        ConfigError: its layers do not divide over pp, or a stage's over its chunks.
     """
-    check_divides(shape, layout.tp, "training")
+    check_divides(shape, layout.tp, "Megatron")
     check_experts_divide(shape, layout.ep)
-    layers = pipeline_layers(shape.num_layers, layout.pp, first_stage_layers, last_stage_layers)[coordinate.pp]
+    chunks = pipeline_layers(shape.num_layers, layout.pp, cut)[coordinate.pp]
     rows = padded_vocab_size(shape.vocab_size, layout.tp) // layout.tp
     vocabulary = (coordinate.tp * rows, rows)
-    is_last = coordinate.pp == layout.pp - 1
     share = _Share(tp=(coordinate.tp, layout.tp), ep=(layout.expert_rank(coordinate), layout.ep))
+    prefixes = [chunk_prefix(chunk, len(chunks)) for chunk in range(len(chunks))]
     specs = []
     if coordinate.pp == 0:
-        specs.append(vocabulary_shard(EMBEDDING_NAME, EMBEDDING, shape, vocabulary))
-    for local, layer in enumerate(layers):
-        for parameter in FAMILIES.get(shape.family).layer:
-            specs.extend(_layer_specs(parameter, (local, layer), shape, share))
-    if is_last:
-        specs.append(stacked(FINAL_NORM_NAME, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
-    if is_last and not (shape.tied_embeddings and layout.pp == 1):
-        head = EMBEDDING if shape.tied_embeddings else LM_HEAD
-        specs.append(vocabulary_shard(OUTPUT_NAME, head, shape, vocabulary))
+        specs.append(vocabulary_shard(prefixes[0] + EMBEDDING_NAME, EMBEDDING, shape, vocabulary))
+    for prefix, layers in zip(prefixes, chunks, strict=True):
+        for local, layer in enumerate(layers):
+            for parameter in FAMILIES.get(shape.family).layer:
+                name = f"{prefix}decoder.layers.{local}.{parameter.megatron}"
+                specs.extend(_layer_specs(parameter, name, layer, shape, share))
+    if coordinate.pp == layout.pp - 1:
+        specs.append(stacked(prefixes[-1] + FINAL_NORM_NAME, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
+        if layout.pp > 1 or not shape.tied_embeddings:
+            head = EMBEDDING if shape.tied_embeddings else LM_HEAD
+            specs.append(vocabulary_shard(prefixes[-1] + OUTPUT_NAME, head, shape, vocabulary))
     return specs
+
+
+def chunk_prefix(chunk: int, num_chunks: int) -> str:
+    """What stands before the names of a chunk's parameters, to tell them from those of the rank's other chunks."""
+    return f"chunk{chunk}." if num_chunks > 1 else ""
 
 
 def check_experts_divide(shape: ModelShape, ep: int) -> None:
@@ -92,21 +97,20 @@ class _Share:
 
 
 def _layer_specs(
-    parameter: LayerParameter, layer: tuple[int, int], shape: ModelShape, share: _Share
+    parameter: LayerParameter, name: str, layer: int, shape: ModelShape, share: _Share
 ) -> Iterator[ShardSpec]:
-    """A table's row in the layer with this (local, global) number."""
-    name = f"decoder.layers.{layer[0]}.{parameter.megatron}"
+    """A table's row in the layer with this global number; ``name`` is Megatron's of the parameter."""
     match parameter.role:
         case Role.QKV | Role.QKV_BIAS:
-            yield _qkv(parameter, name, hf_layer_names(parameter, layer[1]), shape, share.tp)
+            yield _qkv(parameter, name, hf_layer_names(parameter, layer), shape, share.tp)
         case Role.EXPERT_GATE_UP | Role.EXPERT_DOWN:
             experts, (rank, size) = experts_of(parameter, shape), share.ep
             count = len(experts) // size
             for number, expert in enumerate(experts[rank * count : (rank + 1) * count]):
-                hf_names = hf_layer_names(parameter, layer[1], expert)
+                hf_names = hf_layer_names(parameter, layer, expert)
                 yield _expert(parameter, name.replace("{expert}", str(number)), hf_names, shape)
         case _:
-            yield layer_parameter(parameter, name, hf_layer_names(parameter, layer[1]), shape, share.tp)
+            yield layer_parameter(parameter, name, hf_layer_names(parameter, layer), shape, share.tp)
 
 
 def _expert(parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape) -> ShardSpec:

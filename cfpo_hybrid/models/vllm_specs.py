@@ -30,14 +30,8 @@ def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]
     Raises:
         ModelError: the model does not divide over tp.
     """
-    check_divides(shape, tp_size, "rollout")
-    padded = vllm_padded_vocab_size(shape.vocab_size)
-    if padded % tp_size:
-        raise ModelError(
-            f"vLLM pads the vocabulary of {shape.vocab_size} to {padded} rows, which do not divide by "
-            f"rollout.tensor_parallel_size={tp_size}; use a power of two"
-        )
-    tp, rows = (tp_rank, tp_size), padded // tp_size
+    check_rollout_divides(shape, tp_size)
+    tp, rows = (tp_rank, tp_size), vllm_padded_vocab_size(shape.vocab_size) // tp_size
     specs = [vocabulary_shard(EMBEDDING, EMBEDDING, shape, (tp_rank * rows, rows))]
     for layer in range(shape.num_layers):
         for parameter in FAMILIES.get(shape.family).layer:
@@ -46,6 +40,21 @@ def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]
     if not shape.tied_embeddings:
         specs.append(vocabulary_shard(LM_HEAD, LM_HEAD, shape, (tp_rank * rows, rows)))
     return specs
+
+
+def check_rollout_divides(shape: ModelShape, tp: int) -> None:
+    """Refuses a tensor-parallel size that vLLM cannot cut the model by.
+
+    Raises:
+        ModelError: heads, the intermediate size or the padded vocabulary do not divide.
+    """
+    check_divides(shape, tp, "vLLM")
+    padded = vllm_padded_vocab_size(shape.vocab_size)
+    if padded % tp:
+        raise ModelError(
+            f"vLLM pads the vocabulary of {shape.vocab_size} to {padded} rows, which do not divide by tensor parallel "
+            f"size {tp}; use a power of two"
+        )
 
 
 def _layer_spec(parameter: LayerParameter, layer: int, shape: ModelShape, tp: tuple[int, int]) -> ShardSpec:

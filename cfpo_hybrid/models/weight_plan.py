@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shape import ModelShape
+from cfpo_hybrid.models.stages import EQUAL_STAGES, PipelineCut
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding.plan import ReshardPlan
@@ -24,16 +25,14 @@ class Handover:
         training: Megatron's ranks.
         rollout: vLLM's ranks.
         ranks_per_node: consecutive ranks that share a machine.
-        first_stage_layers: of Megatron, where its stages are uneven.
-        last_stage_layers: of Megatron, where its stages are uneven.
+        cut: of Megatron's stages.
     """
 
     shape: ModelShape
     training: ParallelLayout
     rollout: ParallelLayout
     ranks_per_node: int
-    first_stage_layers: int | None = None
-    last_stage_layers: int | None = None
+    cut: PipelineCut = EQUAL_STAGES
 
 
 @lru_cache(maxsize=4)
@@ -58,15 +57,7 @@ def training_specs(handover: Handover) -> RankSpecs:
         place = (at.pp, at.tp, layout.expert_rank(at))
         places.append(place)
         if place not in specs_at:
-            specs_at[place] = tuple(
-                megatron_specs(
-                    handover.shape,
-                    layout,
-                    at,
-                    first_stage_layers=handover.first_stage_layers,
-                    last_stage_layers=handover.last_stage_layers,
-                )
-            )
+            specs_at[place] = tuple(megatron_specs(handover.shape, layout, at, handover.cut))
     return tuple(specs_at[place] for place in places)
 
 

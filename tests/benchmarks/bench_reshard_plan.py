@@ -14,7 +14,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from cfpo_hybrid.models import model_shape
+from cfpo_hybrid.models import PipelineCut, model_shape
 from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding.traffic import PlanTraffic, plan_traffic
@@ -111,7 +111,7 @@ def measure(model: str, case: tuple[int, int, int, int, int], arguments: argpars
         training=ParallelLayout.of_world(world, tp=tp, pp=pp, ep=ep),
         rollout=ParallelLayout.of_world(world, tp=rollout_tp),
         ranks_per_node=RANKS_PER_NODE,
-        last_stage_layers=LAST_STAGE.get((model, pp)),
+        cut=PipelineCut(last=LAST_STAGE.get((model, pp))),
     )
     for cached in (training_specs, rollout_specs, weight_plan):
         cached.cache_clear()

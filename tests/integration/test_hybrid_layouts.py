@@ -9,13 +9,14 @@ from integration_world import overrides, write_world
 
 from trainer.config import TrainerConfig
 from trainer.config.load import load_config
+from trainer.export import export
 from trainer.ray_cluster import ray_cluster
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-LAYOUTS = [(2, 1, 1, 2), (2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
-"""(train tp, pp, dp; rollout tp); each is compared with (1, 1, 2; 1)."""
+LAYOUTS = [(2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
+"""(train tp, pp, dp; rollout tp); each is compared with (1, 1, 2; 1). Where tp is 1, stages are in two chunks."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +71,11 @@ def test_the_data_parallel_run_is_sound(baseline):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "tp{}-pp{}-dp{}-rollout{}".format(*layout))
 def test_layouts_agree(recipe: Path, baseline, layout):
     name = "-".join(map(str, layout))
-    metrics, updates = run(recipe, name, layout, actor__megatron__sequence_parallel=layout[0] > 1)
+    megatron = {
+        "actor__megatron__sequence_parallel": layout[0] > 1,
+        "actor__megatron__virtual_pipeline_parallel_size": 2 if layout[:2] == (1, 2) else 1,
+    }
+    metrics, updates = run(recipe, name, layout, **megatron)
     expected_metrics, expected_updates = baseline
     for key in ("reward/mean", "response_length/mean", "val/response_length"):
         assert metrics[-1][key] == pytest.approx(expected_metrics[-1][key], rel=1e-6)
@@ -78,6 +83,21 @@ def test_layouts_agree(recipe: Path, baseline, layout):
     for update, expected in zip(updates, expected_updates, strict=True):
         for key in ("actor/loss", "actor/grad_norm", "actor/kl_k3", "actor/entropy"):
             assert math.isclose(update[key], expected[key], rel_tol=1e-3, abs_tol=1e-6), key
+
+
+def test_experts_spread_over_ranks(tmp_path: Path):
+    recipe = write_world(tmp_path, family="qwen3_moe", num_hidden_layers=2)
+    spread = {"actor__megatron__expert_parallel_size": 2}
+    metrics, updates = run(recipe, "experts", (1, 1, 2, 1), trainer__val_before_train=False, **spread)
+    # Experts sum up tokens of both ranks, in another order once a rank's micro-batches are those of one mini-batch.
+    assert updates[0]["actor/ratio_deviation"] < 1e-5
+    assert updates[3]["actor/ratio_deviation"] > 1e-5
+    assert metrics[-1]["reshard/probe_difference"] < 1e-4
+    assert metrics[-1]["rollout/log_prob_diff_max"] < 1e-4
+    # Either rank lacks half of the 8 experts of 2 layers, each three matrices of 128 x 64 in fp32.
+    assert metrics[-1]["reshard/bytes_moved"] == 2 * (2 * 4 * 3 * 128 * 64 * 4)
+    report = export(str(tmp_path / "experts"), tmp_path / "out", overrides(**spread), check=True)
+    assert report.layout.ep == 2 and report.differences == ()
 
 
 def test_the_loader_receiver_gives_the_same_run(recipe: Path, baseline):

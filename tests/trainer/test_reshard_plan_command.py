@@ -66,9 +66,23 @@ def test_many_ranks_are_summed_up(recipe: Path, capsys: pytest.CaptureFixture[st
     assert "largest sender over mean 1." in out
 
 
+def test_sequences_split_over_ranks_and_chunks_of_stages_can_be_planned(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["actor.megatron.context_parallel_size=2", "actor.megatron.virtual_pipeline_parallel_size=2"]
+    assert cli.main(["reshard-plan", str(recipe), *STAGES, *words]) == 0
+    out = capsys.readouterr().out
+    assert "Megatron dp 1 x pp 2 (in 2 chunks each) x cp 2 x tp 1 -> vLLM 4 replicas of tp 1; planned" in out
+    for rank in "0123":
+        local, _, received, bound, ratio = cells(out, rank)[1:]
+        assert local != "0 bytes" and received == bound and ratio == "1.000"
+
+
 def test_a_layout_that_does_not_fit_exits_with_2(recipe: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["reshard-plan", str(recipe), *STAGES[:1], "actor.megatron.pipeline_parallel_size=3"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+    assert cli.main(["reshard-plan", str(recipe), *STAGES[:1], "actor.megatron.context_parallel_size=3"]) == 2
+    assert "context_parallel_size=3 = 3 ranks; nearest numbers of workers: 3, 6" in capsys.readouterr().err
     assert cli.main(["reshard-plan", str(recipe), "--save", str(recipe.parent / "nowhere" / "plan.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo import run_gloo
-from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape
+from resharding_world import distinct_tensors, shards_of, small_shape
 
+from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.weight_plan import Handover
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import RolloutConfig
 from workers.weight_check import NAMED, TensorDifference, WeightCheck, WeightDifferences
@@ -22,17 +24,18 @@ def check_with_faults(train: ParallelLayout, rollout_tp: int) -> list[WeightDiff
     """What is found without a fault, and with rank 1's second key row and its last layer's gate spoilt."""
     rank = dist.get_rank()
     trained = distinct_tensors(SHAPE)
-    sources = megatron_world(SHAPE, train)
+    own_specs = megatron_specs(SHAPE, train, train.coordinate(rank))
     engine_specs = vllm_specs(SHAPE, rollout_tp, rank % rollout_tp)
     # Both engines hold the same weights, cut differently; vLLM in bf16.
     live = {name: tensor.to(HALF) for name, tensor in shards_of(engine_specs, trained, padding=7.0).items()}
-    policy: Any = SimpleNamespace(
-        specs_of_rank=lambda other: sources[other], parameters_by_name=lambda: shards_of(sources[rank], trained)
-    )
+    policy: Any = SimpleNamespace(shape=SHAPE, parameters_by_name=lambda: shards_of(own_specs, trained))
     engine: Any = SimpleNamespace(dtype=HALF, parameters=lambda: live)
     rollout = RolloutConfig(tensor_parallel_size=rollout_tp, bucket_bytes=1024)
-    settings: Any = SimpleNamespace(rollout=rollout, ranks_per_node=2)
-    check = WeightCheck(policy, engine, SHAPE, settings)
+    handover = Handover(
+        shape=SHAPE, training=train, rollout=ParallelLayout.of_world(2, tp=rollout_tp), ranks_per_node=2
+    )
+    settings: Any = SimpleNamespace(rollout=rollout, ranks_per_node=2, handover=lambda shape: handover)
+    check = WeightCheck(policy, engine, settings)
     found = [check.run()]
     if rank == 1:
         queries = SHAPE.query_size // rollout_tp

@@ -13,7 +13,8 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
                  (the counting of Korthikanti et al. 2022, section 4.1, for this layer: no dropout, and flash attention
                  keeps no scores). With k experts of width w a token, evenly used, k (2 h + 3 w) / s is in the place of
                  3 f / tp: each expert has its own copy of its tokens. With recompute: the layers' inputs, and one layer in
-                 full. 1F1B keeps up to pp micro-batches alive on the first stage, pp - stage on later ones.
+                 full. 1F1B keeps pp - stage micro-batches alive, most on the first stage; with c chunks a stage the layers
+                 of one chunk for 2 (pp - stage - 1) + (c - 1) pp + 1 (Narayanan et al. 2021, section 2.2.2)
     head         16 bytes x chunk x V / tp (logits, their exponentials and gradients, fp32), and (4 + e) h V / tp for
                  the gradient of its weight
     vLLM         e P' of weights, with P' of its own tp; the KV cache takes the rest of gpu_memory_utilization (on a CPU
@@ -24,9 +25,10 @@ On a GPU vLLM gives its memory back while Megatron trains; on a CPU both stay. `
 optimizer to the host while weights are handed over, and its weights too while vLLM generates.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
 from trainer.config.root import Config
 
@@ -150,9 +152,16 @@ def _activations(config: Config, shape: ModelShape, device: Device) -> int:
         mlp = 3 * shape.intermediate_size // tp
     layer = width * tokens * (4 * shape.hidden_size // cut + attention + mlp)
     entry = width * tokens * shape.hidden_size // cut
-    stages = pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
-    alive = [(pp - stage) * len(layers) for stage, layers in enumerate(stages)]
-    return max(alive) * entry + layer if megatron.recompute else max(alive) * layer
+    alive = max(_layers_alive(stage_sizes(shape.num_layers, pp, megatron.cut), megatron.cut.chunks))
+    return alive * entry + layer if megatron.recompute else alive * layer
+
+
+def _layers_alive(sizes: tuple[int, ...], chunks: int) -> Iterator[int]:
+    """For each stage, the layers that have run forward and not yet backward, counted once for each micro-batch."""
+    for stage, size in enumerate(sizes):
+        later = len(sizes) - stage - 1
+        passes = later + 1 if chunks == 1 else 2 * later + (chunks - 1) * len(sizes) + 1
+        yield passes * (size // chunks)
 
 
 def _head(config: Config, shape: ModelShape, device: Device) -> int:

@@ -1,6 +1,6 @@
 """How many parameters one rank of each engine holds."""
 
-from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
+from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
 from workers.config import MegatronConfig
 
@@ -28,7 +28,7 @@ def stage_experts(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
     if shape.experts is None:
         return [0] * megatron.pipeline_parallel_size
     layer = 3 * shape.experts.count * shape.hidden_size * shape.experts.intermediate_size
-    return [len(layers) * layer // megatron.expert_parallel_size for layers in _stages(shape, megatron)]
+    return [layers * layer // megatron.expert_parallel_size for layers in _stages(shape, megatron)]
 
 
 def stage_parameters(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
@@ -39,7 +39,7 @@ def stage_parameters(shape: ModelShape, megatron: MegatronConfig) -> list[int]:
     """
     tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
     layer = layer_parameters(shape, tp, megatron.expert_parallel_size)
-    counts = [len(layers) * layer for layers in _stages(shape, megatron)]
+    counts = [layers * layer for layers in _stages(shape, megatron)]
     embedding = padded_vocab_size(shape.vocab_size, tp) // tp * shape.hidden_size
     counts[0] += embedding
     counts[-1] += shape.hidden_size + (embedding if pp > 1 or not shape.tied_embeddings else 0)
@@ -55,6 +55,5 @@ def rollout_parameters(shape: ModelShape, tp: int) -> int:
     return shape.num_layers * (layer_parameters(shape, tp) + extra) + embeddings + shape.hidden_size
 
 
-def _stages(shape: ModelShape, megatron: MegatronConfig) -> tuple[range, ...]:
-    pp = megatron.pipeline_parallel_size
-    return pipeline_layers(shape.num_layers, pp, megatron.first_stage_layers, megatron.last_stage_layers)
+def _stages(shape: ModelShape, megatron: MegatronConfig) -> tuple[int, ...]:
+    return stage_sizes(shape.num_layers, megatron.pipeline_parallel_size, megatron.cut)

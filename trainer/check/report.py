@@ -8,6 +8,7 @@ from trainer.check.fitting import alternatives
 from trainer.check.memory import GIB, Device, MemoryEstimate, Phase, estimate_memory, micro_batch_tokens
 from trainer.config import Config
 from trainer.config.load import LoadedConfig
+from trainer.layout_line import training_line
 from trainer.pressure import pressure_line
 
 LABEL_WIDTH = 20
@@ -52,12 +53,13 @@ def _model_and_workers(loaded: LoadedConfig, device: Device) -> Iterator[Row]:
         f"{config.model.path}: {shape.family}, {shape.num_parameters / 1e9:.3g}B parameters, {shape.num_layers} layers, "
         f"{shape.num_heads} heads, {shape.num_kv_heads} key-value heads; from {loaded.model.source}",
     )
-    train, rollout, trainer = config.train_layout, config.rollout_layout, config.trainer
+    rollout, trainer = config.rollout_layout, config.trainer
     kind = "cuda" if device.is_gpu else "cpu"
     yield (
         "workers",
-        f"{trainer.world_size} on {_count(trainer.nodes, 'node')} ({kind}): Megatron dp {train.dp} x pp {train.pp} x "
-        f"tp {train.tp}; vLLM {_count(rollout.dp, 'replica')} of tp {rollout.tp}",
+        f"{trainer.world_size} on {_count(trainer.nodes, 'node')} ({kind}): "
+        f"{training_line(config.train_layout, config.actor.megatron.cut)}; "
+        f"vLLM {_count(rollout.dp, 'replica')} of tp {rollout.tp}",
     )
 
 

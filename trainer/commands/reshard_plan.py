@@ -16,12 +16,16 @@ from trainer.check.device import device_of
 from trainer.check.memory import rollout_width
 from trainer.config import Config
 from trainer.config.load import load_and_inspect
+from trainer.config.rules import layout
+from trainer.layout_line import training_line
 from trainer.traffic_report import SMALL_WORLD, traffic_report
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     """Plans, proves the plan, prints its traffic and saves it where that is asked for."""
-    loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True)
+    loaded = load_and_inspect(
+        arguments.recipe, arguments.overrides, known_models=True, without={layout.context_parallel}
+    )
     if arguments.save and not Path(arguments.save).parent.is_dir():
         raise ConfigError(f"--save {arguments.save}: there is no folder '{Path(arguments.save).parent}'; make it first")
     handover = _handover(loaded.config, loaded.model.shape)
@@ -47,11 +51,10 @@ def _handover(config: Config, shape: ModelShape) -> Handover:
         training=config.train_layout,
         rollout=config.rollout_layout,
         ranks_per_node=config.trainer.workers_on_a_node,
-        first_stage_layers=config.actor.megatron.first_stage_layers,
-        last_stage_layers=config.actor.megatron.last_stage_layers,
+        cut=config.actor.megatron.cut,
     )
 
 
 def _layouts(handover: Handover) -> str:
-    train, rollout = handover.training, handover.rollout
-    return f"Megatron dp {train.dp} x pp {train.pp} x tp {train.tp} -> vLLM {rollout.dp} replicas of tp {rollout.tp}"
+    training, rollout = training_line(handover.training, handover.cut), handover.rollout
+    return f"{training} -> vLLM {rollout.dp} replicas of tp {rollout.tp}"

@@ -1,6 +1,6 @@
 """Loads a recipe and overrides into one frozen, checked Config."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from trainer.config.merge import Draft, merge
 from trainer.config.model_facts import ModelFacts, find_model
 from trainer.config.problem import Problem
 from trainer.config.root import Config
-from trainer.config.rules import find_problems
+from trainer.config.rules import Rule, find_problems
 from trainer.config.sources import read_overrides, read_recipe
 
 
@@ -33,19 +33,22 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     return load_and_inspect(recipe, overrides).config
 
 
-def load_and_inspect(recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False) -> LoadedConfig:
+def load_and_inspect(
+    recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False, without: Container[Rule] = ()
+) -> LoadedConfig:
     """As :func:`load_config`, with the model's shape.
 
     Args:
         recipe: a YAML file.
         overrides: ``key=value`` words; later ones win.
         known_models: the shape of a Qwen2.5 id that cannot be fetched may come from the built-in table.
+        without: rules that need not hold, because nothing will be started.
 
     Raises:
         ConfigError: every mistake at once.
     """
     draft, problems = _read(recipe, overrides)
-    model, found = _inspect(draft, known_models)
+    model, found = _inspect(draft, known_models, without)
     problems += [problem for problem in found if draft.doubtful.isdisjoint(problem.keys)]
     _raise_all(draft, problems)
     assert model is not None, "a model that was not found is a problem"
@@ -75,7 +78,9 @@ def _read(recipe: str | Path, overrides: Sequence[str]) -> tuple[Draft[Config], 
     return draft, problems
 
 
-def _inspect(draft: Draft[Config], known_models: bool) -> tuple[ModelFacts | None, list[Problem]]:
+def _inspect(
+    draft: Draft[Config], known_models: bool, without: Container[Rule]
+) -> tuple[ModelFacts | None, list[Problem]]:
     """The model, and every rule that does not hold."""
     config, problems, model = draft.value, [], None
     if "model.path" not in draft.doubtful:
@@ -83,7 +88,7 @@ def _inspect(draft: Draft[Config], known_models: bool) -> tuple[ModelFacts | Non
             model = find_model(config.model, known_models=known_models)
         except ModelError as error:
             problems.append(Problem(("model.path",), str(error)))
-    return model, problems + find_problems(config, model.shape if model else None)
+    return model, problems + find_problems(config, model.shape if model else None, without)
 
 
 def _raise_all(draft: Draft[Config], problems: Sequence[Problem]) -> None:

@@ -10,6 +10,7 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
 from workers.megatron.build import ModelRecipe, build_model
+from workers.megatron.chunks import named_parameters
 from workers.megatron.cpu_support import megatron_on
 from workers.megatron.parallel import initialize_parallel
 
@@ -29,14 +30,14 @@ class BareModel:
         self, folder: Path, actor: ActorConfig, layout: ParallelLayout, *, rank: int, device: torch.device
     ) -> None:
         self.shape = model_shape(load_hf_config(str(folder)))
-        groups = initialize_parallel(layout, rank=rank, device=device, seed=0)
+        groups = initialize_parallel(layout, chunks=actor.megatron.cut.chunks, rank=rank, device=device, seed=0)
         self._recipe = ModelRecipe(shape=self.shape, actor=actor, groups=groups, device=device)
         with megatron_on(device):
-            self._model = build_model(self._recipe)
+            self._chunks = build_model(self._recipe)
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """This rank's parameters."""
-        return {name: parameter.data for name, parameter in self._model.named_parameters()}
+        return {name: parameter.data for name, parameter in named_parameters(self._chunks)}
 
     def specs_of_rank(self, rank: int) -> list[ShardSpec]:
         """What the parameters of any rank hold."""

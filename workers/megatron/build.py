@@ -1,5 +1,6 @@
 """ModelShape -> Megatron-core's GPTModel on this rank, with the project's own norm, activation and attention in it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
 from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.stages import PipelineCut
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
 from workers.megatron.activation import SwiGLU
@@ -72,31 +74,33 @@ class ModelRecipe:
 
     def specs_of_rank(self, rank: int) -> list[ShardSpec]:
         """What the parameters of any rank of the training layout hold; needs no communication."""
-        megatron, layout = self.actor.megatron, self.groups.layout
-        return megatron_specs(
-            self.shape,
-            layout,
-            layout.coordinate(rank),
-            first_stage_layers=megatron.first_stage_layers,
-            last_stage_layers=megatron.last_stage_layers,
-        )
+        layout = self.groups.layout
+        return megatron_specs(self.shape, layout, layout.coordinate(rank), self.actor.megatron.cut)
 
 
-def build_model(recipe: ModelRecipe) -> PolicyModel:
-    """This rank's pipeline stage and tensor shard, every parameter zero (norms one) until weights are loaded.
+def build_model(recipe: ModelRecipe) -> list[PolicyModel]:
+    """The chunks of this rank's pipeline stage and tensor shard, mostly one.
 
-    Call inside ``megatron_on(device)``.
+    Every parameter is zero (norms one) until weights are loaded. Call inside ``megatron_on(device)``.
     """
+    stages = pipeline_layers(recipe.shape.num_layers, recipe.groups.layout.pp, recipe.actor.megatron.cut)
+    chunks = stages[recipe.groups.coordinate.pp]
+    return [_build_chunk(recipe, chunk, len(layers)) for chunk, layers in enumerate(chunks)]
+
+
+def _build_chunk(recipe: ModelRecipe, chunk: int, num_layers: int) -> PolicyModel:
     shape, groups = recipe.shape, recipe.groups
+    num_chunks = recipe.actor.megatron.cut.chunks
     model = PolicyModel(
         transformer_config(recipe),
-        _block_spec(recipe),  # pyright: ignore[reportArgumentType]
+        _block_spec(recipe, num_layers),  # pyright: ignore[reportArgumentType]
         vocab_size=recipe.padded_vocab,
         max_sequence_length=shape.max_position_embeddings,
-        pre_process=groups.is_first_stage,
-        post_process=groups.is_last_stage,
+        pre_process=groups.is_first_stage and chunk == 0,
+        post_process=groups.is_last_stage and chunk == num_chunks - 1,
         share_embeddings_and_output_weights=shape.tied_embeddings,
         position_embedding_type="none",  # rotated in PackedAttention
+        vp_stage=chunk if num_chunks > 1 else None,
     )
     model.to(recipe.device)  # routers are always built on the host
     _mark_sharded(model)
@@ -107,7 +111,7 @@ def build_model(recipe: ModelRecipe) -> PolicyModel:
     return model
 
 
-def wrap_for_training(model: PolicyModel, recipe: ModelRecipe) -> DistributedDataParallel:
+def wrap_for_training(chunks: Iterable[PolicyModel], recipe: ModelRecipe) -> list[DistributedDataParallel]:
     """Adds fp32 gradient buffers and their reduction over dp. Call inside ``megatron_on(device)``."""
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
@@ -115,7 +119,7 @@ def wrap_for_training(model: PolicyModel, recipe: ModelRecipe) -> DistributedDat
         # Ranks may have different numbers of micro-batches, even none; reduction waits until all are done.
         overlap_grad_reduce=False,
     )
-    return DistributedDataParallel(model.config, config, model)
+    return [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
 
 
 def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
@@ -149,8 +153,6 @@ def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         sequence_parallel=megatron.sequence_parallel and layout.tp > 1,
-        num_layers_in_first_pipeline_stage=megatron.first_stage_layers,
-        num_layers_in_last_pipeline_stage=megatron.last_stage_layers,
         use_cpu_initialization=recipe.device.type != "cuda",
         perform_initialization=False,  # weights are always loaded
         variable_seq_lengths=True,  # micro-batches differ in length...
@@ -162,8 +164,26 @@ def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
         gradient_accumulation_fusion=False,
         apply_rope_fusion=False,
         **(recompute if megatron.recompute else {}),
+        **_stages(megatron.cut, layout.pp),
         **_mixture(shape, layout.ep),
     )
+
+
+def _stages(cut: PipelineCut, pp: int) -> dict[str, Any]:
+    """The part of the configuration that is about the layers of each stage."""
+    stages: dict[str, Any] = {
+        "num_layers_in_first_pipeline_stage": cut.first,
+        # Of two stages one says it all; Megatron-core divides by the number of stages between them.
+        "num_layers_in_last_pipeline_stage": None if pp == 2 and cut.first else cut.last,
+    }
+    if cut.chunks > 1:
+        stages |= {
+            "virtual_pipeline_model_parallel_size": cut.chunks,
+            # With two stages a batch of messages would hold two of the same pair of ranks, which nothing tells apart.
+            "overlap_p2p_comm": True,
+            "batch_p2p_comm": False,
+        }
+    return stages
 
 
 def _mixture(shape: ModelShape, ep: int) -> dict[str, Any]:
@@ -182,13 +202,9 @@ def _mixture(shape: ModelShape, ep: int) -> dict[str, Any]:
     }
 
 
-def _block_spec(recipe: ModelRecipe) -> TransformerBlockSubmodules:
-    megatron, groups = recipe.actor.megatron, recipe.groups
-    stages = pipeline_layers(
-        recipe.shape.num_layers, groups.layout.pp, megatron.first_stage_layers, megatron.last_stage_layers
-    )
+def _block_spec(recipe: ModelRecipe, num_layers: int) -> TransformerBlockSubmodules:
     layer = _layer_spec(recipe.shape, choose_kernel(recipe.actor.attention, recipe.device, recipe.dtype))
-    return TransformerBlockSubmodules(layer_specs=[layer] * len(stages[groups.coordinate.pp]), layer_norm=RMSNorm)  # pyright: ignore[reportArgumentType]
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)  # pyright: ignore[reportArgumentType]
 
 
 def _layer_spec(shape: ModelShape, kernel: Kernel) -> ModuleSpec:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from cfpo_hybrid.errors import ConfigError, NumericsError
 from workers.config import OptimizerConfig
 from workers.megatron.build import ModelRecipe
-from workers.megatron.schedule import unwrapped
+from workers.megatron.chunks import named_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,14 +102,14 @@ class PolicyOptimizer:
     """Steps, and counts steps.
 
     Args:
-        model: the wrapped model; its gradient buffers are read.
+        chunks: the wrapped model; its gradient buffers are read.
         recipe: what the model was built from.
         total_steps: length of the learning-rate schedule.
     """
 
-    def __init__(self, model: DistributedDataParallel, recipe: ModelRecipe, total_steps: int) -> None:
+    def __init__(self, chunks: Sequence[DistributedDataParallel], recipe: ModelRecipe, total_steps: int) -> None:
         settings = recipe.actor.optimizer
-        self.model = model
+        self.chunks = chunks
         self.learning_rate = LearningRate(peak=recipe.actor.lr, config=settings, total_steps=total_steps)
         self.steps_taken = 0
         self.clip_grad = settings.clip_grad
@@ -127,13 +127,14 @@ class PolicyOptimizer:
                 params_dtype=recipe.dtype,
                 use_distributed_optimizer=recipe.actor.megatron.distributed_optimizer,
             ),
-            [model],
+            [*chunks],
             use_gloo_process_groups=False,
         )
 
     def zero_grad(self) -> None:
         """Clears the gradient buffers before the first micro-batch."""
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         with _quiet():
             self.megatron.zero_grad()
 
@@ -167,7 +168,7 @@ class PolicyOptimizer:
 
     def shards(self) -> list[OptimizerShard]:
         """What this rank steps: whole parameters, or with the distributed optimizer its stretches of them."""
-        names: dict[Tensor, str] = {parameter: name for name, parameter in unwrapped(self.model).named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters(self.chunks)}
         optimizers: Any = self.megatron
         return [shard for part in optimizers.chained_optimizers for shard in _shards(part, names, self.has_masters)]
 

@@ -40,11 +40,14 @@ class ParallelGroups:
         return self.coordinate.pp == self.layout.pp - 1
 
 
-def initialize_parallel(layout: ParallelLayout, *, rank: int, device: torch.device, seed: int) -> ParallelGroups:
+def initialize_parallel(
+    layout: ParallelLayout, *, chunks: int = 1, rank: int, device: torch.device, seed: int
+) -> ParallelGroups:
     """Creates Megatron-core's process groups over torch's world, which must exist; once a process.
 
     Args:
         layout: of the training engine; its world is all processes.
+        chunks: that each pipeline stage is cut into.
         rank: this process's.
         device: where the model will be.
         seed: of Megatron's random-number tracker.
@@ -60,6 +63,7 @@ def initialize_parallel(layout: ParallelLayout, *, rank: int, device: torch.devi
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=layout.tp,
                 pipeline_model_parallel_size=layout.pp,
+                virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
                 context_parallel_size=layout.cp,
                 expert_model_parallel_size=layout.ep,
                 expert_tensor_parallel_size=1,

@@ -21,6 +21,7 @@ from cfpo_hybrid.resharding.shard_spec import ShardSpec
 from workers.config import ActorConfig
 from workers.megatron.build import ModelRecipe, PolicyModel, build_model, wrap_for_training
 from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
+from workers.megatron.chunks import Chunks, named_parameters
 from workers.megatron.cpu_support import megatron_on
 from workers.megatron.log_probs import Head
 from workers.megatron.mini_batch_loss import MiniBatchLoss
@@ -28,7 +29,7 @@ from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
 from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel
-from workers.megatron.schedule import run_forward, run_forward_backward, unwrapped
+from workers.megatron.schedule import run_forward, run_forward_backward
 
 
 class MegatronPolicy:
@@ -58,20 +59,22 @@ class MegatronPolicy:
         temperature: float = 1.0,
     ) -> None:
         self.shape, self.config, self.device = shape, config, device
-        self.groups = initialize_parallel(layout, rank=rank, device=device, seed=seed)
+        self.groups = initialize_parallel(
+            layout, chunks=config.megatron.cut.chunks, rank=rank, device=device, seed=seed
+        )
         self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
         self._temperature, self._seed = temperature, seed
         with megatron_on(device):
-            self.model: DistributedDataParallel = wrap_for_training(build_model(self.recipe), self.recipe)
-            self.optimizer = PolicyOptimizer(self.model, self.recipe, total_optimizer_steps)
-        self.reference: PolicyModel | None = None
+            self.chunks: list[DistributedDataParallel] = wrap_for_training(build_model(self.recipe), self.recipe)
+            self.optimizer = PolicyOptimizer(self.chunks, self.recipe, total_optimizer_steps)
+        self.reference: list[PolicyModel] | None = None
         self._offload = Offload(weights=self._weights, state=self._optimizer_state, gradients=self._gradients)
 
     # --- weights
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """Local parameters under the names of :meth:`specs`. After writing into them call :meth:`weights_changed`."""
-        return {name: parameter.data for name, parameter in unwrapped(self.model).named_parameters()}
+        return {name: parameter.data for name, parameter in named_parameters(self.chunks)}
 
     def specs(self) -> list[ShardSpec]:
         """Which parts of which Hugging Face tensors the local parameters hold."""
@@ -90,15 +93,16 @@ class MegatronPolicy:
         """Keeps a frozen copy of the current weights for :meth:`ref_log_probs`."""
         with megatron_on(self.device):
             reference = build_model(self.recipe)
-        for parameter, current in zip(reference.parameters(), self.model.module.parameters(), strict=True):
-            parameter.requires_grad_(False).copy_(current.data)
+        current = self.parameters_by_name()
+        for name, parameter in named_parameters(reference):
+            parameter.requires_grad_(False).copy_(current[name])
         self.reference = reference
 
     # --- log-probs
 
     def log_probs(self, batch: DataProto) -> DataProto:
         """Step 4: ``old_log_probs`` and ``entropy`` of every response token under the current weights."""
-        log_probs, entropy = self._infer(self.model, batch)
+        log_probs, entropy = self._infer(self.chunks, batch)
         return DataProto({"old_log_probs": log_probs, "entropy": entropy})
 
     def ref_log_probs(self, batch: DataProto) -> DataProto:
@@ -112,8 +116,8 @@ class MegatronPolicy:
         return DataProto({"ref_log_probs": self._infer(self.reference, batch)[0]})
 
     def score(self, batch: DataProto) -> Tensor:
-        """Log-probs ``[batch, response]`` of every response token, on the CPU of every rank of the replica."""
-        return self._infer(self.model, batch)[0]
+        """Log-probs ``[batch, response]`` of every response token at temperature 1, on the CPU of every rank of the replica."""
+        return self._infer(self.chunks, batch, temperature=1.0)[0]
 
     # --- training
 
@@ -136,7 +140,7 @@ class MegatronPolicy:
         loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp, on_policy=on_policy)
         with megatron_on(self.device):
             self.optimizer.zero_grad()
-            metrics = run_forward_backward(self.model, micro_batches, self._head(), loss)
+            metrics = run_forward_backward(self.chunks, micro_batches, self._head(), loss)
             stepped = self.optimizer.step()
         return (loss.reduce(metrics) if self.groups.is_last_stage else {}) | stepped
 
@@ -165,9 +169,7 @@ class MegatronPolicy:
 
     # --- private
 
-    def _infer(
-        self, model: PolicyModel | DistributedDataParallel, batch: DataProto, temperature: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _infer(self, chunks: Chunks, batch: DataProto, temperature: float | None = None) -> tuple[Tensor, Tensor]:
         """Padded log-probs and entropy on the CPU, on every rank of the replica; by default at the rollout's temperature."""
         micro_batches = self._pack(batch)
 
@@ -175,7 +177,7 @@ class MegatronPolicy:
             return log_probs, torch.stack([log_probs, entropy])
 
         with megatron_on(self.device):
-            packed = run_forward(model, micro_batches, self._head(temperature), keep)
+            packed = run_forward(chunks, micro_batches, self._head(temperature), keep)
         padded = unpack(micro_batches, packed, (2, *batch["responses"].shape), self.device)
         if self.groups.pp is not None:
             dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
@@ -185,13 +187,19 @@ class MegatronPolicy:
     def _pack(self, batch: DataProto) -> list[MicroBatch]:
         multiple = self.groups.layout.tp if self.config.megatron.sequence_parallel else 1
         micro_batches = pack(batch, max_tokens=self.config.micro_batch_tokens, multiple=multiple, device=self.device)
-        if self.groups.layout.ep == 1:
-            return micro_batches
-        # Experts are called by all dp ranks together, so all run the same number of micro-batches.
-        most = torch.tensor(len(micro_batches), device=self.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX, self.groups.dp)
         idle = idle_micro_batch(batch, multiple=multiple, device=self.device)
-        return micro_batches + [idle] * (int(most) - len(micro_batches))
+        return micro_batches + [idle] * (self._micro_batches_to_run(len(micro_batches)) - len(micro_batches))
+
+    def _micro_batches_to_run(self, own: int) -> int:
+        """As many as this rank's rows fill, or more where its peers or the schedule need them."""
+        if self.groups.layout.ep > 1:
+            # Experts are called by all dp ranks together, so all run the same number.
+            most = torch.tensor(own, device=self.device)
+            dist.all_reduce(most, dist.ReduceOp.MAX, self.groups.dp)
+            own = int(most)
+        # Megatron-core's interleaved schedule goes through the chunks with a group of as many as there are stages.
+        group = self.groups.layout.pp if self.config.megatron.cut.chunks > 1 else 1
+        return -(-own // group) * group
 
     def _head(self, temperature: float | None = None) -> Head:
         rows = self.recipe.padded_vocab // self.groups.layout.tp
@@ -209,7 +217,7 @@ class MegatronPolicy:
         return self.device.type == "cuda" and self.config.megatron.offload
 
     def _weights(self) -> list[Tensor]:
-        frozen = [] if self.reference is None else [parameter.data for parameter in self.reference.parameters()]
+        frozen = [parameter.data for _, parameter in named_parameters(self.reference or [])]
         return [*self.parameters_by_name().values(), *frozen]
 
     def _optimizer_state(self) -> list[Tensor]:
@@ -217,8 +225,11 @@ class MegatronPolicy:
 
     def _gradients(self) -> list[Tensor]:
         # Megatron-core's gradient buffers, under a name that hides Module.buffers().
-        buffers = cast(list[Any], self.model.buffers) + self.model.expert_parallel_buffers
-        return [buffer.grad_data for buffer in buffers]
+        return [
+            buffer.grad_data
+            for chunk in self.chunks
+            for buffer in cast(list[Any], chunk.buffers) + chunk.expert_parallel_buffers
+        ]
 
     def _state(self) -> PolicyState:
         return PolicyState(

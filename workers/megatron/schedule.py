@@ -1,4 +1,4 @@
-"""Runs packed micro-batches through Megatron-core's schedules: plain, or 1F1B over pipeline stages.
+"""Runs packed micro-batches through Megatron-core's schedules: plain, or (interleaved) 1F1B over pipeline stages.
 
 Megatron-core rescales losses in two places, by the number of micro-batches and by dp; ours carry global denominators
 and must reach the gradients untouched. So ``calculate_per_token_loss`` is on (which turns both off), the loss function
@@ -19,6 +19,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor
 
 from workers.megatron.build import PolicyModel
+from workers.megatron.chunks import Chunks, unwrapped
 from workers.megatron.log_probs import Head, vocabulary_log_probs
 from workers.megatron.packing import MicroBatch
 
@@ -28,18 +29,18 @@ OnLogProbs = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Result]]
 
 
 def run_forward(
-    model: PolicyModel | DistributedDataParallel,
+    chunks: Chunks,
     micro_batches: Sequence[MicroBatch],
     head: Head,
     on_log_probs: OnLogProbs[Result],
 ) -> list[Result]:
     """What ``on_log_probs`` kept of each micro-batch, without gradients; empty on all stages but the last."""
     with torch.no_grad():
-        return _run(model, micro_batches, head, on_log_probs, forward_only=True)
+        return _run(chunks, micro_batches, head, on_log_probs, forward_only=True)
 
 
 def run_forward_backward(
-    model: DistributedDataParallel,
+    chunks: list[DistributedDataParallel],
     micro_batches: Sequence[MicroBatch],
     head: Head,
     on_log_probs: OnLogProbs[Result],
@@ -48,13 +49,13 @@ def run_forward_backward(
 
     Collective over the world: a rank without micro-batches takes part in the reduction.
     """
-    kept = _run(model, micro_batches, head, on_log_probs, forward_only=False)
-    finalize_model_grads([model], num_tokens=None)
+    kept = _run(chunks, micro_batches, head, on_log_probs, forward_only=False)
+    finalize_model_grads([*chunks], num_tokens=None)
     return kept
 
 
 def _run(
-    model: torch.nn.Module,
+    chunks: Chunks,
     micro_batches: Sequence[MicroBatch],
     head: Head,
     on_log_probs: OnLogProbs[Result],
@@ -77,20 +78,13 @@ def _run(
 
     return get_forward_backward_func()(
         forward_step_func=forward_step,
-        data_iterator=iter(micro_batches),
-        model=[model],
+        data_iterator=[iter(micro_batches) for _ in chunks],  # every chunk sees all of them
+        model=list(chunks),
         num_microbatches=len(micro_batches),
         seq_length=0,  # shapes travel with the tensors
         micro_batch_size=1,
         forward_only=forward_only,
     )
-
-
-def unwrapped(model: torch.nn.Module) -> PolicyModel:
-    """The model inside its data-parallel wrapper."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    assert isinstance(inner, PolicyModel)
-    return inner
 
 
 def _finish(

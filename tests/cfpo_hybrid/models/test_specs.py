@@ -5,6 +5,7 @@ import torch
 from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape, vllm_world
 
 from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models import PipelineCut
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.shards import hf_shapes
 from cfpo_hybrid.models.vllm_specs import vllm_specs
@@ -53,7 +54,7 @@ def test_gate_and_up_are_cut_before_they_are_stacked():
 
 def test_stages_number_their_layers_from_zero_and_hold_global_ones():
     shape = small_shape()
-    world = megatron_world(shape, ParallelLayout(pp=2), last_stage_layers=1)
+    world = megatron_world(shape, ParallelLayout(pp=2), PipelineCut(last=1))
     tensors = distinct_tensors(shape)
     last = shards_of(world[1], tensors)
     assert torch.equal(
@@ -63,6 +64,23 @@ def test_stages_number_their_layers_from_zero_and_hold_global_ones():
         "decoder.final_layernorm.weight",
         "output_layer.weight",
     ]
+
+
+def test_chunks_of_a_stage_are_a_round_apart():
+    shape = small_shape(num_layers=4, tied_embeddings=True)
+    tensors = distinct_tensors(shape)
+    first, last = (
+        shards_of(specs, tensors) for specs in megatron_world(shape, ParallelLayout(pp=2), PipelineCut(chunks=2))
+    )
+    norm = "decoder.layers.0.input_layernorm.weight"
+    # Stage 0 has layers 0 and 2, stage 1 has 1 and 3, each as the only one of its chunk.
+    for layer, (stage, chunk) in enumerate([(first, 0), (last, 0), (first, 1), (last, 1)]):
+        assert torch.equal(stage[f"chunk{chunk}.{norm}"], tensors[f"model.layers.{layer}.input_layernorm.weight"])
+    assert {name for name in first | last if "layers" not in name} == {
+        "chunk0.embedding.word_embeddings.weight",
+        "chunk1.decoder.final_layernorm.weight",
+        "chunk1.output_layer.weight",
+    }
 
 
 def test_tied_head_is_the_embedding_on_the_last_of_several_stages():

@@ -49,6 +49,15 @@ def test_activations_by_hand():
     assert recomputed == 2 * 8192 * (28 * 1536 + per_token)
 
 
+def test_chunks_of_a_stage_keep_more_activations():
+    # Two stages of 14 layers: 1F1B keeps two micro-batches of the first; in two chunks of 7, 2 x 1 + 1 x 2 + 1 = 5 of those.
+    whole = phases(config_of(pipeline_parallel_size=2))["update"].parts["activations"]
+    chunks = phases(config_of(pipeline_parallel_size=2, virtual_pipeline_parallel_size=2))["update"].parts[
+        "activations"
+    ]
+    assert chunks * (2 * 14) == whole * (5 * 7)
+
+
 def test_a_mixture_by_hand():
     mixture = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
     config = {**(known_config("Qwen/Qwen2.5-7B") or {}), **mixture, "model_type": "qwen3_moe"}

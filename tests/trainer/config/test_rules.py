@@ -30,7 +30,7 @@ BROKEN = {
         ["trainer.num_workers=5", "trainer.nodes=2", "trainer.workers_per_node=4"],
         ["is not trainer.nodes=2 x trainer.workers_per_node=4 = 8", "set it to 8"],
     ),
-    "context parallelism": (["actor.megatron.context_parallel_size=2"], ["reserved", "leave it at 1"]),
+    "context parallelism": (["actor.megatron.context_parallel_size=2"], ["does not split sequences", "set it to 1"]),
     "sequence parallelism": (
         ["actor.megatron.sequence_parallel=true"],
         ["needs actor.megatron.tensor_parallel_size of at least 2"],
@@ -50,6 +50,14 @@ BROKEN = {
     "uneven stages": (
         ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=4"],
         ["first=4"],
+    ),
+    "chunks by stage": (
+        ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.virtual_pipeline_parallel_size=4"],
+        ["stages of 2 layers cannot be cut into 4 chunks", "chunks that divide every stage: 1, 2"],
+    ),
+    "chunks of one stage": (
+        ["actor.megatron.virtual_pipeline_parallel_size=2"],
+        ["for several pipeline stages", "use 1 chunk"],
     ),
     "mini-batches": (
         ["algorithm.batch_ratio=5"],
@@ -150,6 +158,17 @@ def test_experts(words: list[str], message: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=message):
         load_config(recipe, words)
     load_config(recipe, ["trainer.num_workers=2", "actor.megatron.expert_parallel_size=2"])
+
+
+def test_vllms_padded_vocabulary_divides_too(tmp_path: Path):
+    """6 heads divide by 3, but 100 tokens padded to 128 do not."""
+    recipe, sizes = write_recipe(tmp_path), {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 192}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | sizes | {"intermediate_size": 96}))
+    with pytest.raises(
+        ConfigError, match="100 to 128 rows, which do not divide by tensor parallel size 3; use a power"
+    ):
+        load_config(recipe, ["trainer.num_workers=3", "rollout.tensor_parallel_size=3"])
+    load_config(recipe, ["trainer.num_workers=3", "actor.megatron.tensor_parallel_size=3"])
 
 
 def test_a_dense_model_has_no_experts_to_spread(tmp_path: Path):

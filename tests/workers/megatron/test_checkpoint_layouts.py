@@ -20,9 +20,10 @@ MIXTURE = {"family": "qwen3_moe", "num_hidden_layers": 2}
 TP = Case(tp=2, model=TIED)
 DP = Case(distributed_optimizer=True, model=TIED)
 PP = Case(pp=2, first_stage_layers=1, distributed_optimizer=True, model=TIED)
+CHUNKS = Case(pp=2, chunks=2, distributed_optimizer=True, model=TIED)
 TP_BF16 = Case(tp=2, sequence_parallel=True, bf16=True, distributed_optimizer=True, model=TIED)
 DP_BF16 = Case(distributed_optimizer=True, bf16=True, model=TIED)
-PP_BF16 = Case(pp=2, bf16=True, model=TIED)
+CHUNKS_BF16 = Case(pp=2, chunks=2, bf16=True, model=TIED)
 EP = Case(ep=2, distributed_optimizer=True, model=MIXTURE)
 EXPERTS_ON_ALL = Case(tp=2, sequence_parallel=True, distributed_optimizer=True, model=MIXTURE)
 EXPERTS_TWICE = Case(model=MIXTURE)
@@ -30,8 +31,8 @@ EXPERTS_TWICE = Case(model=MIXTURE)
 WAYS = {
     "tp to dp and pp": (TP, [DP, PP]),
     "dp to tp and pp": (DP, [TP, PP]),
-    "pp to tp and dp": (PP, [TP, DP]),
-    "bf16, tp to dp and pp": (TP_BF16, [DP_BF16, PP_BF16]),
+    "pp in chunks to tp and pp": (CHUNKS, [TP, PP]),
+    "bf16, tp to dp and pp in chunks": (TP_BF16, [DP_BF16, CHUNKS_BF16]),
     "bf16, dp to tp": (DP_BF16, [TP_BF16]),
     "ep to tp and dp": (EP, [EXPERTS_ON_ALL, EXPERTS_TWICE]),
     "tp and dp to ep": (EXPERTS_ON_ALL, [EP]),

@@ -14,7 +14,8 @@ from tiny_model import save_tiny_model
 from torch import Tensor
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
+from cfpo_hybrid.models import ModelShape, PipelineCut, load_hf_config, model_shape
+from cfpo_hybrid.models.stages import EQUAL_STAGES
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
 from workers.megatron.hf_files import differing_tensors
@@ -100,25 +101,23 @@ class Stop:
     """One layout on the way of a model, for a world of four."""
 
     layout: ParallelLayout
-    first_stage_layers: int | None = None
+    cut: PipelineCut = EQUAL_STAGES
     max_file_bytes: int = 1 << 30
 
 
 STOPS = (
-    Stop(ParallelLayout(tp=2, pp=2), first_stage_layers=1, max_file_bytes=4000),
+    Stop(ParallelLayout(tp=2, pp=2), PipelineCut(first=1), max_file_bytes=4000),
     Stop(ParallelLayout(tp=4), max_file_bytes=20_000),
-    Stop(ParallelLayout(dp=2, pp=2)),
-    Stop(ParallelLayout(pp=4), max_file_bytes=3000),
+    Stop(ParallelLayout(dp=2, pp=2), PipelineCut(first=4, chunks=2)),
+    Stop(ParallelLayout(pp=4), PipelineCut(last=3), max_file_bytes=3000),
 )
-"""19 rows of vocabulary do not divide by 2 or 4, nor 5 layers by 2 or 4."""
+"""19 rows of vocabulary do not divide by 2 or 4, nor 6 layers by 4."""
 
 
 def pass_through(source: Path, shape: ModelShape) -> None:
     """Loads and exports, one layout after the other, each from the files of the one before."""
     for number, stop in enumerate(STOPS):
-        pp = stop.layout.pp
-        last = shape.num_layers - (stop.first_stage_layers or 1) * (pp - 1) if pp > 1 else None
-        world = megatron_world(shape, stop.layout, first_stage_layers=stop.first_stage_layers, last_stage_layers=last)
+        world = megatron_world(shape, stop.layout, stop.cut)
         specs = world[dist.get_rank()]
         parameters = empty_parameters(specs)
         load_hf(source, specs, parameters)
@@ -130,7 +129,7 @@ def pass_through(source: Path, shape: ModelShape) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_round_trip_through_four_layouts_of_four_processes(tmp_path, tied):
-    shape = small_shape(num_layers=5, tied_embeddings=tied)
+    shape = small_shape(num_layers=6, tied_embeddings=tied)
     tensors = distinct_tensors(shape)
     run_gloo(4, pass_through, write_source(tmp_path / "source", tensors), shape, timeout=600)
     for number, stop in enumerate(STOPS):

@@ -40,6 +40,7 @@ CASES: dict[int, dict[str, Case]] = {
         "pp": Case(pp=2, micro_batch_tokens=20),
         "pp, uneven stages": Case(pp=2, first_stage_layers=1, distributed_optimizer=True, micro_batch_tokens=1),
         "tied, pp": Case(pp=2, model=TIED, micro_batch_tokens=30),
+        "tied, pp in chunks": Case(pp=2, chunks=2, model=TIED, distributed_optimizer=True, micro_batch_tokens=20),
         "tied, tp": Case(tp=2, model=TIED),
         "llama, tp, sequence parallel": Case(tp=2, sequence_parallel=True, model=LLAMA),
         "one group, tp": Case(tp=2, model=ONE_GROUP),
@@ -54,7 +55,7 @@ CASES: dict[int, dict[str, Case]] = {
     4: {
         "tp, pp, sequence parallel": Case(tp=2, pp=2, sequence_parallel=True, micro_batch_tokens=20),
         "tp, dp, distributed optimizer": Case(tp=2, distributed_optimizer=True, micro_batch_tokens=20),
-        "tied, pp, dp, distributed optimizer": Case(pp=2, distributed_optimizer=True, model=TIED),
+        "tied, pp in chunks, dp, distributed optimizer": Case(pp=2, chunks=2, distributed_optimizer=True, model=TIED),
         "mixture, tp, dp, ep over both": Case(
             tp=2, ep=4, sequence_parallel=True, model=MIXTURE, distributed_optimizer=True, micro_batch_tokens=1
         ),

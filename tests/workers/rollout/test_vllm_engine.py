@@ -11,6 +11,7 @@ from vllm_world import (
     STOP,
     TEMPERATURE,
     greedy,
+    hybrid_settings,
     log_probs_of,
     real_parameters,
     sampling,
@@ -18,10 +19,12 @@ from vllm_world import (
     write_directly,
 )
 
-from cfpo_hybrid.errors import BatchError
+from cfpo_hybrid.errors import BatchError, ReshardError
 from cfpo_hybrid.protocol import DataProto
 
 pytestmark = pytest.mark.slow
+
+FUSED = "model.layers.1.self_attn.qkv_proj.weight"
 
 
 def prompts(rows: int = 24, width: int = 9) -> DataProto:
@@ -88,8 +91,40 @@ def question(folder: Path, family: str) -> dict:
     engine.wake_weights()
     engine.wake_kv_cache()
     facts["after_sleep"] = same_answers(whole, engine.generate(batch, sampling(), 32))
+    facts["fault"], facts["gap_after_fault"] = sync_with_a_fault(engine)
     engine.close()
     return facts
+
+
+def sync_with_a_fault(engine) -> tuple[str, float | None]:
+    """What is said when two rows of a key projection change places in vLLM, and the probe of a sync without that.
+
+    Nothing is lost, and every sum stays as it is: only the place is wrong. The policy trains at temperature 0.7.
+    """
+    from policy_world import Case, build_policy
+
+    from workers.weight_sync import WeightSync
+
+    policy = build_policy(Case(), temperature=TEMPERATURE)
+    sync = WeightSync(policy, engine, hybrid_settings())
+    receiver = sync.receiver
+    sync.receiver = SwappingReceiver(receiver, engine.parameters()[FUSED], policy.shape.query_size)
+    with pytest.raises(ReshardError) as caught:
+        sync.run(policy_version=0)
+    sync.receiver = receiver
+    return str(caught.value), sync.run(policy_version=0).probe_difference
+
+
+class SwappingReceiver:
+    """Receives weights, and then swaps the first two key rows of a fused projection."""
+
+    def __init__(self, receiver, fused: torch.Tensor, first_key: int) -> None:
+        self.receiver, self.fused, self.keys = receiver, fused, [first_key, first_key + 1]
+
+    def receive(self):
+        stats = self.receiver.receive()
+        self.fused[self.keys] = self.fused[self.keys[::-1]]
+        return stats
 
 
 def same_answers(first: DataProto, second: DataProto) -> bool:
@@ -207,6 +242,12 @@ def test_an_empty_batch_is_an_empty_answer(facts):
 
 def test_sleep_does_nothing_on_a_cpu(facts):
     assert facts["after_sleep"]
+
+
+def test_rows_in_the_wrong_place_stop_the_run_and_are_named(facts):
+    assert "differ by" in facts["fault"] and "policy version 0" in facts["fault"]
+    assert f"in 1 tensor: model.layers.1.self_attn.k_proj.weight on rank 0 (in {FUSED}" in facts["fault"]
+    assert facts["gap_after_fault"] < 1e-4
 
 
 def test_the_random_state_of_the_process_is_kept(facts):

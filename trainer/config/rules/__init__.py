@@ -4,7 +4,7 @@ A rule is a function from the config (and the model's shape, where it needs one)
 write it into the file of its subject and name it in that file's table.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from cfpo_hybrid.models import ModelShape
 from trainer.config.problem import Problem
@@ -26,9 +26,9 @@ RULES: tuple[Rule, ...] = (
 MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
 
 
-def find_problems(config: Config, shape: ModelShape | None) -> list[Problem]:
-    """What every rule has to say; rules about the model are left out when its shape is unknown."""
-    problems = [problem for rule in RULES for problem in rule(config)]
+def find_problems(config: Config, shape: ModelShape | None, without: Container[Rule] = ()) -> list[Problem]:
+    """What every rule has to say but for those left out; rules about the model need its shape."""
+    problems = [problem for rule in RULES if rule not in without for problem in rule(config)]
     if shape is not None:
         problems += [problem for model_rule in MODEL_RULES for problem in model_rule(config, shape)]
     return problems

@@ -1,18 +1,23 @@
 """Rules about ranks: what divides the world, the model's heads and its layers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cfpo_hybrid.errors import ConfigError, ModelError
-from cfpo_hybrid.models import ModelShape, pipeline_layers
+from cfpo_hybrid.models import ModelShape, stage_sizes
 from cfpo_hybrid.models.megatron_specs import check_experts_divide
 from cfpo_hybrid.models.shards import check_divides
+from cfpo_hybrid.models.vllm_specs import check_rollout_divides
 from trainer.config.problem import Problem
 from trainer.config.root import Config
 from trainer.config.rules.nearby import divisors, listing, nearest_multiples
 
 TP = "actor.megatron.tensor_parallel_size"
 PP = "actor.megatron.pipeline_parallel_size"
+VPP = "actor.megatron.virtual_pipeline_parallel_size"
 EP = "actor.megatron.expert_parallel_size"
+FIRST = "actor.megatron.first_stage_layers"
+LAST = "actor.megatron.last_stage_layers"
 SP = "actor.megatron.sequence_parallel"
 CP = "actor.megatron.context_parallel_size"
 ROLLOUT_TP = "rollout.tensor_parallel_size"
@@ -45,15 +50,16 @@ def nodes(config: Config) -> Iterator[Problem]:
 def train_replicas(config: Config) -> Iterator[Problem]:
     """tp x pp x cp divides the world."""
     megatron, world = config.actor.megatron, config.trainer.world_size
-    tp, pp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size
-    if min(tp, pp, world) < 1 or world % (tp * pp) == 0:
+    tp, pp, cp = megatron.tensor_parallel_size, megatron.pipeline_parallel_size, megatron.context_parallel_size
+    if min(tp, pp, cp, world) < 1 or world % (tp * pp * cp) == 0:
         return
-    fitting = [size for size in divisors(world) if world % (size * pp) == 0]
+    fitting = [size for size in divisors(world) if world % (size * pp * cp) == 0]
     advice = f"; with {world} workers {TP} can be {listing(fitting)}" if fitting else ""
+    sizes = f"{TP}={tp} x {PP}={pp}" + (f" x {CP}={cp}" if cp > 1 else "")
     yield Problem(
-        (WORLD, NODES, PER_NODE, TP, PP),
-        f"{world} workers cannot be divided into model replicas of {TP}={tp} x {PP}={pp} = {tp * pp} ranks; "
-        f"nearest numbers of workers: {listing(nearest_multiples(world, tp * pp))}{advice}",
+        (WORLD, NODES, PER_NODE, TP, PP, CP),
+        f"{world} workers cannot be divided into model replicas of {sizes} = {tp * pp * cp} ranks; "
+        f"nearest numbers of workers: {listing(nearest_multiples(world, tp * pp * cp))}{advice}",
     )
 
 
@@ -73,7 +79,8 @@ def expert_groups(config: Config) -> Iterator[Problem]:
     """ep divides the ranks of a stage."""
     megatron, world = config.actor.megatron, config.trainer.world_size
     tp, pp, ep = megatron.tensor_parallel_size, megatron.pipeline_parallel_size, megatron.expert_parallel_size
-    if min(tp, pp, ep, world) < 1 or world % (tp * pp) or world // pp % ep == 0:
+    cp = megatron.context_parallel_size
+    if min(tp, pp, cp, ep, world) < 1 or world % (tp * pp * cp) or world // pp % ep == 0:
         return
     yield Problem(
         (WORLD, NODES, PER_NODE, PP, EP),
@@ -82,11 +89,14 @@ def expert_groups(config: Config) -> Iterator[Problem]:
     )
 
 
-def reserved_context_parallel(config: Config) -> Iterator[Problem]:
-    """cp is reserved."""
+def context_parallel(config: Config) -> Iterator[Problem]:
+    """No engine here splits a sequence over ranks; a plan alone may, where weights are copies as over dp."""
     size = config.actor.megatron.context_parallel_size
-    if size != 1:
-        yield Problem((CP,), f"{CP}={size} is not supported; the key is reserved, leave it at 1")
+    if size > 1:
+        yield Problem(
+            (CP,),
+            f"{CP}={size}: training does not split sequences over ranks; set it to 1 (cfpo reshard-plan takes it)",
+        )
 
 
 def sequence_parallel(config: Config) -> Iterator[Problem]:
@@ -100,14 +110,18 @@ def heads(config: Config, shape: ModelShape) -> Iterator[Problem]:
     """Heads, key-value heads and the intermediate size divide by either engine's tp.
 
     Megatron-core needs key-value heads that divide tp or are divided by it ("num_query_groups must be a multiple or
-    divisor" in its TransformerConfig); vLLM replicates key-value heads by the same rule. Vocabularies are padded.
+    divisor" in its TransformerConfig); vLLM replicates key-value heads by the same rule. Megatron pads the vocabulary
+    until it divides; vLLM's padding does not know of tp.
     """
-    sizes = {TP: config.actor.megatron.tensor_parallel_size, ROLLOUT_TP: config.rollout.tensor_parallel_size}
-    for key, size in sizes.items():
-        try:
-            check_divides(shape, max(size, 1), "Megatron" if key == TP else "vLLM")
-        except ModelError as error:
-            yield Problem((key,), f"{key}={size}: {error}")
+    train, rollout = config.actor.megatron.tensor_parallel_size, config.rollout.tensor_parallel_size
+    try:
+        check_divides(shape, max(train, 1), "Megatron")
+    except ModelError as error:
+        yield Problem((TP,), f"{TP}={train}: {error}")
+    try:
+        check_rollout_divides(shape, max(rollout, 1))
+    except ModelError as error:
+        yield Problem((ROLLOUT_TP,), f"{ROLLOUT_TP}={rollout}: {error}")
 
 
 def experts(config: Config, shape: ModelShape) -> Iterator[Problem]:
@@ -125,15 +139,14 @@ def experts(config: Config, shape: ModelShape) -> Iterator[Problem]:
 
 
 def stages(config: Config, shape: ModelShape) -> Iterator[Problem]:
-    """The layers divide over the pipeline stages."""
-    megatron = config.actor.megatron
-    first, last = megatron.first_stage_layers, megatron.last_stage_layers
+    """The layers divide over the pipeline stages, and those of each stage over its chunks."""
+    pp, cut = config.actor.megatron.pipeline_parallel_size, config.actor.megatron.cut
     try:
-        pipeline_layers(shape.num_layers, max(megatron.pipeline_parallel_size, 1), first, last)
+        stage_sizes(shape.num_layers, max(pp, 1), replace(cut, chunks=max(cut.chunks, 1)))
     except ConfigError as error:
-        keys = (PP, "actor.megatron.first_stage_layers", "actor.megatron.last_stage_layers")
-        yield Problem(keys, f"{PP}={megatron.pipeline_parallel_size}: {error}")
+        chunks = f", {VPP}={cut.chunks}" if cut.chunks > 1 else ""
+        yield Problem((PP, VPP, FIRST, LAST), f"{PP}={pp}{chunks}: {error}")
 
 
-RULES = (nodes, train_replicas, rollout_replicas, expert_groups, reserved_context_parallel, sequence_parallel)
+RULES = (nodes, train_replicas, rollout_replicas, expert_groups, context_parallel, sequence_parallel)
 MODEL_RULES = (heads, experts, stages)

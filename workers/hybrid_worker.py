@@ -51,8 +51,8 @@ class HybridWorker:
         self.context = context
         self.phase = Phase.TRAINING
         self.policy_version = 0
-        self._device: "torch.device | None" = None
-        self._engine: "VllmEngine | None" = None
+        self._device: torch.device | None = None
+        self._engine: VllmEngine | None = None
         self._cleanup = ExitStack()
 
     @dispatch(Dispatch.BROADCAST)

@@ -1,4 +1,4 @@
-"""The command line: ``cfpo train | check | reshard-plan | eval | export | plot | losses | check-loss``.
+"""The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | losses | check-loss``.
 
 Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 130 interrupted.
 """
@@ -15,6 +15,7 @@ from trainer.evaluation_options import EvaluationOptions
 
 MODULES = {
     "train": "trainer.commands.train",
+    "study": "trainer.commands.study",
     "check": "trainer.commands.check",
     "reshard-plan": "trainer.commands.reshard_plan",
     "eval": "trainer.commands.evaluate",
@@ -65,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train as a recipe says")
     _add_recipe(train)
+
+    study = commands.add_parser("study", help="train a grid of runs with paired seeds; what is done is skipped")
+    study.add_argument("study", help="a YAML file, e.g. examples/studies/stability.yaml")
+    study.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of every run, e.g. trainer.total_steps=3, or keys of the study, e.g. study.parallel=1",
+    )
+    study.add_argument("--check", action="store_true", help="list the runs; start nothing")
 
     check = commands.add_parser("check", help="batches, ranks, off-policy pressure and memory of a run; starts nothing")
     _add_recipe(check)

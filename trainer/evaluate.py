@@ -15,10 +15,11 @@ from trainer.config.trainer_config import TrainerConfig
 from trainer.data import ValidationPrompts, open_tokenizer
 from trainer.evaluation_options import EvaluationOptions
 from trainer.jsonl import write_jsonl
+from trainer.live_engines import start_graders
 from trainer.pass_at_k import pass_at_k, powers_up_to
 from trainer.ray_cluster import ray_cluster
 from trainer.saved_model import saved_model
-from trainer.session import absolute_model, resolve_device, start_graders
+from trainer.session import absolute_model, resolve_device
 from trainer.validation import Evaluation, evaluate_prompts
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.generation_worker import GenerationWorker

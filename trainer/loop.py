@@ -3,7 +3,7 @@
 from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
-from trainer.progress import RunProgress
+from trainer.progress import StepProgress
 from trainer.record import step_metrics
 from trainer.run_dir import RunDirectory
 from trainer.session import Session, StepReport, checkpoint_layout
@@ -36,7 +36,7 @@ class TrainingLoop:
         store: CheckpointStore,
         *,
         tracker: Tracker,
-        progress: RunProgress,
+        progress: StepProgress,
         validation: ValidationPrompts | None,
     ) -> None:
         self.session, self.run, self.store = session, run, store

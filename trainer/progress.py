@@ -5,13 +5,29 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
+
+
+class StepProgress(Protocol):
+    """What a run tells of itself while it goes on."""
+
+    def stage(self, name: str) -> None:
+        """Names what the run is doing now."""
+        ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tells of a finished step; step 0 (or the first one, on a resume) is the state before any training."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Tells of something that is no step."""
+        ...
 
 
 class RunProgress:

@@ -17,10 +17,15 @@ OBJECT_STORE_BYTES = 2 * 1024**3
 
 
 @contextmanager
-def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
+def ray_cluster(trainer: TrainerConfig, device: str, *, side_by_side: int = 1) -> Iterator[None]:
     """Connects the driver to Ray and disconnects it at the end; a Ray of its own ends with the run.
 
     A driver that is connected already stays so: several runs of one process share its Ray.
+
+    Args:
+        trainer: of the run.
+        device: ``"cpu"`` or ``"cuda"``.
+        side_by_side: runs of this size that a Ray of its own must hold at one time.
 
     Raises:
         ConfigError: no cluster answers at ``trainer.ray_address``.
@@ -35,7 +40,7 @@ def ray_cluster(trainer: TrainerConfig, device: str) -> Iterator[None]:
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     if trainer.ray_address is None:
         # Ray counts logical CPUs only to place actors: a laptop with two cores may run four tiny workers.
-        cpus = max(os.cpu_count() or 1, trainer.world_size * trainer.cpus_per_worker)
+        cpus = max(os.cpu_count() or 1, trainer.world_size * trainer.cpus_per_worker * side_by_side)
         # Without an address Ray would join any Ray that runs on this machine.
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         options |= {"object_store_memory": OBJECT_STORE_BYTES}

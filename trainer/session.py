@@ -1,7 +1,7 @@
-"""What a run holds while it lasts: the worker groups, the prompts and the clock."""
+"""What a run holds while it lasts: the worker groups, which may outlive it, the prompts and the clock."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,21 +9,14 @@ from typing import Any, cast
 import torch
 
 from cfpo_hybrid.algorithms.kl import KlController
-from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
-from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
-from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
+from cfpo_hybrid.single_controller import WorkerGroup
 from trainer.advantages import mean_ref_kl
 from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.metrics import StageTimer
-from trainer.ray_cluster import ray_cluster
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
-from workers.hybrid_worker import HybridWorker
-from workers.process import worker_environment
 from workers.reports import SyncReport, UpdateRecord
-from workers.reward.reward_worker import RewardWorker
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
@@ -173,62 +166,4 @@ def hybrid_settings(config: Config) -> HybridSettings:
         ranks_per_node=config.trainer.workers_on_a_node,
         seed=config.trainer.seed,
         device=resolve_device(config.trainer.device),
-    )
-
-
-@contextmanager
-def open_session(config: Config, prompts: TrainPrompts, on_stage: Callable[[str], None]) -> Iterator[Session]:
-    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened.
-
-    Args:
-        config: of the run.
-        prompts: training prompts.
-        on_stage: is told the name of each stage as it begins.
-    """
-    device = resolve_device(config.trainer.device)
-    with ExitStack() as stack:
-        stack.enter_context(ray_cluster(config.trainer, device))
-        graders = stack.enter_context(start_graders(config.model, config.reward))
-        actors = stack.enter_context(start_actors(config, device))
-        timer = StageTimer(on_enter=on_stage)
-        loss = build_policy_loss(config.policy_loss.name, **config.policy_loss.knobs)
-        yield Session(
-            config=config,
-            actors=actors,
-            graders=graders,
-            prompts=prompts,
-            timer=timer,
-            kl=initial_kl(config.algorithm),
-            loss_takes_statistics=loss.needs_statistics,
-        )
-
-
-def start_actors(config: Config, device: str) -> RayWorkerGroup:
-    """The hybrid workers, packed per node; their engines are not built yet."""
-    trainer = config.trainer
-    pool = ResourcePool(
-        num_nodes=trainer.nodes,
-        workers_per_node=trainer.workers_on_a_node,
-        cpus_per_worker=trainer.cpus_per_worker,
-        gpus_per_worker=1 if device == "cuda" else 0,
-    )
-    return RayWorkerGroup.create(
-        HybridWorker,
-        args=(hybrid_settings(config),),
-        pool=pool,
-        layouts={"train": config.train_layout, "rollout": config.rollout_layout},
-        role="hybrid",
-        env=worker_environment(device, max(1, trainer.cpus_per_worker)),
-    )
-
-
-def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
-    """One reward worker on the driver's side of the cluster; its own processes do the grading."""
-    return RayWorkerGroup.create(
-        RewardWorker,
-        args=(absolute_model(model), absolute_reward(reward)),
-        pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),
-        layouts={"reward": ParallelLayout()},
-        role="reward",
-        env=worker_environment("cpu", 1),
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from trainer.checkpoint import CheckpointStore, load_state
 from trainer.config import Config, resolved
-from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
+from trainer.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
 from trainer.plots import plot_run
 from trainer.pressure import pressure_line
-from trainer.progress import RunProgress
+from trainer.progress import RunProgress, StepProgress
 from trainer.run_dir import RunDirectory
-from trainer.session import checkpoint_layout, open_session
+from trainer.session import checkpoint_layout, hybrid_settings
 from trainer.summary import print_summary
 from trainer.tracking import open_trackers
 from trainer.trainer_state import TrainerState, check_resumable
@@ -50,6 +51,27 @@ class Resume:
         return self.state.step if self.state else 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run whose data and directory are ready.
+
+    Args:
+        config: of the run.
+        directory: started, so that its logs end where the run goes on.
+        store: of its checkpoints.
+        resume: where it goes on from.
+        prompts: to train on.
+        validation: held-out problems; None where there are none.
+    """
+
+    config: Config
+    directory: RunDirectory
+    store: CheckpointStore
+    resume: Resume
+    prompts: TrainPrompts
+    validation: ValidationPrompts | None
+
+
 def train(config: Config) -> None:
     """Trains as configured, from the start or from a checkpoint, and leaves a complete run directory.
 
@@ -57,19 +79,42 @@ def train(config: Config) -> None:
         UserError: data or a checkpoint that cannot be used; nothing has been started.
         WorkerError: a worker raised or died; what was saved before stays.
     """
+    run = prepare_run(config)
+    with RunProgress(config.trainer.total_steps, first_step=run.resume.step) as progress:
+        progress.note(f"{config.policy_loss.name}: {pressure_line(config)}")
+        progress.stage("start")
+        with open_engines(config) as engines:
+            run_in(engines, run, progress)
+    plot_run(run.directory.path)
+    print_summary(progress.console, run.directory, _next_commands(run.directory))
+
+
+def prepare_run(config: Config) -> PreparedRun:
+    """Reads the data and makes the run directory ready; starts nothing.
+
+    Raises:
+        UserError: data, a directory or a checkpoint that cannot be used.
+    """
     run = RunDirectory(config.trainer.run_dir)
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
     resume = _resume(store, config)
     tokenizer = open_tokenizer(config.model)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
     _open_run_directory(run, store, resume, config)
+    return PreparedRun(config=config, directory=run, store=store, resume=resume, prompts=prompts, validation=validation)
+
+
+def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> None:
+    """Trains from the first step to the last in live engines, which another run may use after it.
+
+    Raises:
+        WorkerError: a worker raised or died; the engines are gone.
+    """
+    config, resume = run.config, run.resume
     with ExitStack() as stack:
-        progress = stack.enter_context(RunProgress(config.trainer.total_steps, first_step=resume.step))
-        progress.note(f"{config.policy_loss.name}: {pressure_line(config)}")
-        progress.stage("start")
-        session = stack.enter_context(open_session(config, prompts, on_stage=progress.stage))
+        session = engines.session(config, run.prompts, on_stage=progress.stage)
         tracker = open_trackers(
-            run,
+            run.directory,
             config.trainer.trackers,
             resumed_step=resume.state.step if resume.state else None,
             project=config.trainer.project,
@@ -78,14 +123,14 @@ def train(config: Config) -> None:
         if resume.state and resume.state.kl_coef is not None:
             session.kl = replace(session.kl, coef=resume.state.kl_coef)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
+        version = resume.state.policy_version if resume.state else 0
         with session.timed("start"):
-            version = resume.state.policy_version if resume.state else 0
-            first_sync = session.actors.run(HybridWorker.initialize, checkpoint, version)
+            first_sync = session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
         progress.note(f"vLLM and Megatron agree on the probe to {first_sync.probe_difference:.1e} nats")
-        loop = TrainingLoop(session, run, store, tracker=tracker, progress=progress, validation=validation)
+        loop = TrainingLoop(
+            session, run.directory, run.store, tracker=tracker, progress=progress, validation=run.validation
+        )
         loop.run_from(resume.step)
-    plot_run(run.path)
-    print_summary(progress.console, run, _next_commands(run))
 
 
 def _resume(store: CheckpointStore, config: Config) -> Resume:

@@ -6,11 +6,12 @@ weights in, KV cache last, so that two copies of the model and a KV cache never 
 """
 
 import enum
+import gc
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from cfpo_hybrid.algorithms.kl import response_kl
 from cfpo_hybrid.models import model_folder
@@ -20,6 +21,11 @@ from workers.process import join_process_group, leave_process_group
 from workers.reports import SyncReport, UpdateRecord
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from workers.rollout.vllm_engine import VllmEngine
 
 logger = logging.getLogger(__name__)
 
@@ -34,41 +40,56 @@ class Phase(enum.Enum):
 class HybridWorker:
     """One rank of training and of generation.
 
+    A worker outlives a run: :meth:`begin_run` comes before the first call of any other method, and again for every
+    further run.
+
     Args:
         context: the rank's place in its group.
-        settings: what both engines are built from.
     """
 
-    def __init__(self, context: WorkerContext, settings: HybridSettings) -> None:
-        self.context, self.settings = context, settings
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
         self.phase = Phase.TRAINING
         self.policy_version = 0
+        self._device: torch.device | None = None
+        self._engine: VllmEngine | None = None
         self._cleanup = ExitStack()
 
     @dispatch(Dispatch.BROADCAST)
-    def initialize(self, checkpoint: str | None = None, policy_version: int = 0) -> SyncReport:
-        """Builds both engines, loads the weights and makes the first reshard.
+    def begin_run(self, settings: HybridSettings, checkpoint: str | None = None, policy_version: int = 0) -> SyncReport:
+        """Builds what the run needs, loads the starting weights and makes the first reshard.
+
+        Process groups and vLLM are built for the first run and stay. Whatever a run leaves traces in is built anew:
+        Megatron's model with its optimizer, schedule, reference and random state, the objective and the weight sync.
+        So a run is the same bit for bit whether it is a worker's first or not.
 
         Args:
+            settings: of the run; those of vLLM and the layouts are the same for every run of a worker.
             checkpoint: folder to resume from; by default training starts from ``model.path``.
             policy_version: optimizer phases behind that checkpoint.
         """
-        settings = self.settings
-        self.policy_version = policy_version
-        device = join_process_group(self.context, settings.device)
-        self._cleanup.callback(leave_process_group)
         # The driver names the methods of this class without loading Megatron-core and vLLM (ten seconds of imports).
         from workers.engines import build_generation, build_objective, build_policy, build_weight_sync
 
+        self.settings, self.policy_version = settings, policy_version
+        self._end_run()
+        device = self._join(settings.device)
         self.objective = build_objective(settings)
         self.policy = build_policy(settings, self.context, device)
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
         self.policy.offload()
-        self.engine = build_generation(settings, self.context, device)
-        self._cleanup.callback(self.engine.close)
+        if self._engine is None:
+            self._engine = build_generation(settings, self.context, device)
+            self._cleanup.callback(self._engine.close)
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
         return self.sync_weights()
+
+    @property
+    def engine(self) -> "VllmEngine":
+        """The rank of vLLM."""
+        assert self._engine is not None, "begin_run comes first"
+        return self._engine
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def generate(self, prompts: DataProto, sampling: SamplingSettings) -> DataProto:
@@ -133,6 +154,22 @@ class HybridWorker:
     def close(self) -> None:
         """Frees what was built, however far that went."""
         self._cleanup.close()
+
+    def _join(self, device: str) -> "torch.device":
+        if self._device is None:
+            self._device = join_process_group(self.context, device)
+            self._cleanup.callback(leave_process_group)
+        return self._device
+
+    def _end_run(self) -> None:
+        """Lets vLLM sleep and frees the model of the run before, so that two never meet on the device."""
+        if self._engine is None:
+            return
+        if self.phase is Phase.GENERATING:
+            self.engine.sleep()
+            self.phase = Phase.TRAINING
+        del self.policy, self.weight_sync
+        gc.collect()  # Megatron-core's model and its hooks refer to each other
 
     def _start_training(self) -> None:
         if self.phase is Phase.GENERATING:

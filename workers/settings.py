@@ -1,4 +1,4 @@
-"""What a hybrid worker is told at its start: configuration and layouts, nothing that changes later."""
+"""What a hybrid worker is told when a run begins: configuration and layouts, nothing that changes during the run."""
 
 from dataclasses import dataclass
 

@@ -175,9 +175,9 @@ class RayWorkerGroup(WorkerGroup):
 
     def _await(self, call: _Call) -> dict[int, Any]:
         """Waits until the call is complete, or anything that the group has under way has failed."""
-        if call not in self._calls and not call.complete:
-            raise self._error or DispatchError(f"a call of {call.method} was lost: group '{self.role}' was shut down")
+        self._refuse_lost(call)
         while not call.poll(_POLL_SECONDS) or call.failures:
+            self._refuse_lost(call)  # another thread may have shut the group down
             for other in self._calls:
                 other.poll(0)
             if any(other.failures for other in self._calls):
@@ -185,6 +185,10 @@ class RayWorkerGroup(WorkerGroup):
         if call in self._calls:
             self._calls.remove(call)
         return call.outcomes
+
+    def _refuse_lost(self, call: _Call) -> None:
+        if call not in self._calls and not call.complete:
+            raise self._error or DispatchError(f"a call of {call.method} was lost: group '{self.role}' was shut down")
 
     def _fail(self) -> None:
         started = time.monotonic()

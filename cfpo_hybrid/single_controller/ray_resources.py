@@ -31,6 +31,11 @@ def reserve(pool: ResourcePool) -> PlacementGroup:
     )
 
 
+def copies_that_fit(pool: ResourcePool) -> int:
+    """How many such pools the cluster could hold side by side, were it idle."""
+    return pool.copies_on([node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
 def node_of(
     reservation: PlacementGroup | None, index: int
 ) -> PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy:

@@ -79,6 +79,16 @@ class ResourcePool:
             f"fewer CPUs per worker, or add nodes"
         )
 
+    def copies_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """How many such pools the nodes could hold side by side, were they idle.
+
+        Args:
+            nodes: total resources of each node of the cluster, by Ray's names.
+        """
+        needs = {kind: need for kind, need in self.node_bundle.items() if need > 0}
+        bundles = sum(int(min(node.get(kind, 0.0) // need for kind, need in needs.items())) for node in nodes)
+        return bundles // self.num_nodes
+
     def describe(self) -> str:
         """For messages: ``2 nodes x 4 workers (each node: 4 CPU, 4 GPU)``."""
         return f"{self.num_nodes} nodes x {self.workers_per_node} workers (each node: {_amounts(self.node_bundle)})"

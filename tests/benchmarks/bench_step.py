@@ -28,8 +28,9 @@ from cfpo_hybrid.algorithms.advantage import compute_advantages  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402
 from trainer.config import Config, TrainerConfig  # noqa: E402
 from trainer.config.data_config import DataConfig  # noqa: E402
+from trainer.live_engines import start_actors  # noqa: E402
 from trainer.ray_cluster import ray_cluster  # noqa: E402
-from trainer.session import start_actors  # noqa: E402
+from trainer.session import hybrid_settings  # noqa: E402
 from workers.config import ActorConfig, ModelConfig, PolicyLossConfig, RolloutConfig  # noqa: E402
 from workers.hybrid_worker import HybridWorker  # noqa: E402
 from workers.rollout.engine import SamplingSettings  # noqa: E402
@@ -106,8 +107,8 @@ def run_step(actors, step: int) -> dict[str, float]:
 
 def measure_ours(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     config = make_config(folder, options.dtype, options.micro_batch_tokens)
-    with ray_cluster(config.trainer, "cpu"), start_actors(config, "cpu") as actors:
-        actors.run(HybridWorker.initialize)
+    with ray_cluster(config.trainer, "cpu"), start_actors(config) as actors:
+        actors.run(HybridWorker.begin_run, hybrid_settings(config))
         return [run_step(actors, step) for step in range(options.steps + 1)][1:]
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from integration_world import overrides, write_world
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer.cli import main
 from trainer.config import TrainerConfig
 from trainer.config.load import load_config
 from trainer.evaluate import evaluate
@@ -53,21 +55,57 @@ def lines(run_dir: Path, name: str) -> list[dict]:
     return [{key: value for key, value in line.items() if not key.startswith(UNTIMED)} for line in read]
 
 
-def test_a_resumed_run_equals_an_unbroken_one(world: Path):
-    whole, broken = world / "whole", world / "broken"
-    shutil.copytree(whole, broken)
-    shutil.rmtree(broken / "export")
-    first = broken / "checkpoints" / "step_000001"
-    train(load_config(world / "recipe.yaml", overrides(trainer__run_dir=broken, trainer__resume=first, **SETTINGS)))
+def same_run(found: Path, expected: Path) -> bool:
+    """Whether two runs have the same logs but for times, and the same final weights bit for bit."""
+    logs = all(lines(found, name) == lines(expected, name) for name in ("metrics.jsonl", "updates.jsonl"))
+    weights = [load_file(run / "export" / "model.safetensors") for run in (found, expected)]
+    names = weights[0].keys() | weights[1].keys()
+    return logs and all(weights[0][name].equal(weights[1][name]) for name in names)
 
-    assert [line["step"] for line in lines(broken, "metrics.jsonl")] == [1, 2]
-    assert lines(broken, "metrics.jsonl") == lines(whole, "metrics.jsonl")
+
+def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, capsys: pytest.CaptureFixture[str]):
+    """A study of three runs on the same engines: one with other settings and another loss, then ``whole`` twice, first
+    resumed from its first checkpoint and then from the start."""
+    whole, output = world / "whole", world / "study"
+    study = {
+        "recipe": str(world / "recipe.yaml"),
+        "output": str(output),
+        "settings": {key.replace("__", "."): value for key, value in SETTINGS.items()},
+        # A name that no result depends on; the second is that of ``whole``.
+        "axes": {"trainer.project": ["other", "cfpo_hybrid", "fresh"]},
+        "cells": [
+            {
+                "when": {"trainer.project": "other"},
+                "set": {
+                    "policy_loss.name": "clip",
+                    "actor.lr": 0.01,
+                    "algorithm.iterations": 1,
+                    "rollout.group_size": 2,
+                },
+            }
+        ],
+    }
+    (world / "study.yaml").write_text(yaml.safe_dump(study))
+    other, resumed, fresh = (output / "runs" / f"{name}-seed1" for name in ("other", "cfpo_hybrid", "fresh"))
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "export")
+    shutil.rmtree(resumed / "checkpoints" / "step_000002")
+    assert main(["study", str(world / "study.yaml")]) == 0
+
+    assert [line["step"] for line in lines(fresh, "metrics.jsonl")] == [1, 2]
+    assert same_run(fresh, whole)
+    assert same_run(resumed, whole)
+    assert not same_run(other, whole)
     assert lines(whole, "metrics.jsonl")[1]["actor/kl_coef"] != SETTINGS["algorithm__kl_coef"]
-    assert lines(broken, "updates.jsonl") == lines(whole, "updates.jsonl")
-    expected = load_file(whole / "export" / "model.safetensors")
-    found = load_file(broken / "export" / "model.safetensors")
-    assert found.keys() == expected.keys()
-    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    outcomes = [json.loads((run / "done.json").read_text()) for run in (other, resumed, fresh)]
+    assert [outcome["reused_engines"] for outcome in outcomes] == [False, True, True]
+    assert outcomes[2]["start_seconds"] < outcomes[0]["start_seconds"] / 2
+
+    capsys.readouterr()
+    assert main(["study", str(world / "study.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert "3 runs, 3 of them done" in shown
+    assert "begins" not in shown
 
 
 def test_a_run_goes_on_under_another_layout(world: Path):

@@ -11,7 +11,7 @@ from trainer.config.model_facts import ModelFacts, find_model
 from trainer.config.problem import Problem
 from trainer.config.root import Config
 from trainer.config.rules import Rule, find_problems
-from trainer.config.sources import read_overrides, read_recipe
+from trainer.config.sources import Source, read_overrides, read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,16 @@ def load_and_inspect(
     Raises:
         ConfigError: every mistake at once.
     """
-    draft, problems = _read(recipe, overrides)
-    model, found = _inspect(draft, known_models, without)
-    problems += [problem for problem in found if draft.doubtful.isdisjoint(problem.keys)]
-    _raise_all(draft, problems)
-    assert model is not None, "a model that was not found is a problem"
-    return LoadedConfig(draft.value, model)
+    return _checked(*_read(recipe, overrides), known_models, without)
+
+
+def load_sources(sources: Sequence[Source]) -> Config:
+    """The checked configuration of settings from any places, later ones over earlier ones.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    return _checked(*_merged(sources), known_models=False).config
 
 
 def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -67,15 +71,30 @@ def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _read(recipe: str | Path, overrides: Sequence[str]) -> tuple[Draft[Config], list[Problem]]:
-    """The settings as far as they make sense, and the mistakes in keys, types and knobs."""
+    """As :func:`_merged`, with the words that are no overrides among the mistakes."""
     sources, bad_words = read_overrides(overrides)
-    draft = merge(Config, [read_recipe(recipe), *sources], open_section="policy_loss", closed="policy_loss.knobs")
-    problems = [Problem((), word) for word in bad_words] + draft.problems
+    draft, problems = _merged([read_recipe(recipe), *sources])
+    return draft, [Problem((), word) for word in bad_words] + problems
+
+
+def _merged(sources: Sequence[Source]) -> tuple[Draft[Config], list[Problem]]:
+    """The settings as far as they make sense, and the mistakes in keys, types and knobs."""
+    draft = merge(Config, sources, open_section="policy_loss", closed="policy_loss.knobs")
+    problems = list(draft.problems)
     if draft.doubtful.isdisjoint({"policy_loss", "policy_loss.name", "policy_loss.plugins"}):
         section, found = fill_knobs(draft.value.policy_loss, draft.extras)
         draft.value = replace(draft.value, policy_loss=section)
         problems += found
     return draft, problems
+
+
+def _checked(
+    draft: Draft[Config], problems: Sequence[Problem], known_models: bool, without: Container[Rule] = ()
+) -> LoadedConfig:
+    model, found = _inspect(draft, known_models, without)
+    _raise_all(draft, [*problems, *(problem for problem in found if draft.doubtful.isdisjoint(problem.keys))])
+    assert model is not None, "a model that was not found is a problem"
+    return LoadedConfig(draft.value, model)
 
 
 def _inspect(

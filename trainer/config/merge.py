@@ -16,6 +16,7 @@ from trainer.config.sources import Source
 Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers"}
 MISSING = "???"
 
 
@@ -44,7 +45,8 @@ def merge(schema: type[Root], sources: Iterable[Source], *, open_section: str = 
     Args:
         schema: a dataclass of dataclasses, as OmegaConf takes.
         sources: what to set.
-        open_section: a section that takes unknown keys too, as extras.
+        open_section: a section that takes unknown keys too, as extras of what its ``name`` names. A later place that
+            names something else drops the extras that earlier places wrote.
         closed: a key that no source may set.
     """
     merger = _Merger(schema, open_section, closed)
@@ -65,6 +67,7 @@ class _Merger:
         self._problems: list[Problem] = []
         self._origins: dict[str, str] = {}
         self._extras: dict[str, Any] = {}
+        self._place_of_extra: dict[str, str] = {}
         self._doubtful: set[str] = set()
         self._perhaps_meant: set[str] = set()
 
@@ -82,6 +85,7 @@ class _Merger:
             elif self._open is not None and key.startswith(self._open):
                 self._origins[key] = source.origin(key)
                 self._extras[key.removeprefix(self._open)] = value
+                self._place_of_extra[key.removeprefix(self._open)] = source.name
             else:
                 self._unknown(key, source)
 
@@ -131,6 +135,8 @@ class _Merger:
 
     def _set(self, key: str, value: Any, source: Source) -> None:
         self._origins[key] = source.origin(key)
+        if self._open is not None and key == f"{self._open}name" and value != OmegaConf.select(self._tree, key):
+            self._drop_extras_but_of(source.name)
         kind = self._types[key]
         if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
             value = [value]  # data.train_files=math.jsonl means a list of one
@@ -140,6 +146,9 @@ class _Merger:
             OmegaConf.update(self._tree, key, value)
         except (ValidationError, OmegaConfBaseException):
             self._problem(key, f"{key}={value!r} is not {_describe(kind)}")
+
+    def _drop_extras_but_of(self, place: str) -> None:
+        self._extras = {name: value for name, value in self._extras.items() if self._place_of_extra[name] == place}
 
     def _unknown(self, key: str, source: Source) -> None:
         self._origins[key] = source.origin(key)
@@ -195,7 +204,7 @@ def _bare(kind: Any) -> Any:
 
 def _describe(kind: Any) -> str:
     bare = _bare(kind)
-    name = "a list of texts" if get_origin(bare) is list else TYPE_NAMES.get(bare, "a mapping")
+    name = LIST_NAMES[get_args(bare)[0]] if get_origin(bare) is list else TYPE_NAMES.get(bare, "a mapping")
     return f"{name} or null" if bare is not kind else name
 
 

@@ -31,8 +31,12 @@ class Source:
         return f"{self.name} line {self.lines[key]}" if key in self.lines else self.name
 
 
-def read_recipe(path: str | Path) -> Source:
-    """A recipe file.
+def read_recipe(path: str | Path, kind: str = "recipe") -> Source:
+    """A recipe, or another YAML file of settings.
+
+    Args:
+        path: the file.
+        kind: what messages call it.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
@@ -41,17 +45,17 @@ def read_recipe(path: str | Path) -> Source:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"there is no recipe '{file}'{_recipes_nearby(file)}") from None
+        raise ConfigError(f"there is no {kind} '{file}'{_files_nearby(file, kind)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe '{file}' cannot be read: {error}") from None
+        raise ConfigError(f"the {kind} '{file}' cannot be read: {error}") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         # OmegaConf's own loader reads 1e-6 as a number and refuses a key that is written twice.
         tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False) if node is not None else {}
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"the recipe '{file}' is not valid YAML: {_one_line(error)}") from None
+        raise ConfigError(f"the {kind} '{file}' is not valid YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict) or isinstance(node, yaml.ScalarNode):
-        raise ConfigError(f"the recipe '{file}' is no mapping; write sections of 'key: value', as in examples/")
+        raise ConfigError(f"the {kind} '{file}' is no mapping; write sections of 'key: value', as in examples/")
     return Source(tree=tree, name=file.name, lines=_lines(node, ""))
 
 
@@ -84,9 +88,9 @@ def _lines(node: yaml.Node | None, prefix: str) -> dict[str, int]:
     return lines
 
 
-def _recipes_nearby(file: Path) -> str:
+def _files_nearby(file: Path, kind: str) -> str:
     nearby = sorted(str(path) for path in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-    return f"; recipes in that folder: {', '.join(nearby)}" if nearby else "; name a YAML file, as in examples/"
+    return f"; {kind}s in that folder: {', '.join(nearby)}" if nearby else "; name a YAML file, as in examples/"
 
 
 def _one_line(error: Exception) -> str:

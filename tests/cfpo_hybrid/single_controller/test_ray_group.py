@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from controller_workers import EchoWorker, FailsToStart, GlooWorker
 from cfpo_hybrid.errors import ConfigError, DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.single_controller import InProcessWorkerGroup, ResourcePool
+from cfpo_hybrid.single_controller import InProcessWorkerGroup, ResourcePool, ray_group
 from cfpo_hybrid.single_controller.parcel import INLINE_BYTES, StoredPart
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 
@@ -116,6 +117,15 @@ def test_shutdown_closes_workers_and_leaves_no_process(tmp_path):
     wait_until_gone(pids)
     with pytest.raises(DispatchError, match="it was shut down"):
         group.run(EchoWorker.pid)
+
+
+def test_a_call_ends_when_another_thread_shuts_the_group_down(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_group, "_CLOSE_SECONDS", 0.2)
+    group = create(EchoWorker)
+    call = group.start(EchoWorker.sleep, 60)
+    Timer(0.2, group.shutdown).start()
+    with pytest.raises(DispatchError, match="a call of sleep was lost: group 'test' was shut down"):
+        call.result()
 
 
 def test_a_worker_that_raises_ends_every_call_while_others_still_work():

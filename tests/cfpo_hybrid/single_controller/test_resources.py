@@ -28,3 +28,12 @@ def test_numbers_out_of_range_are_all_told_at_once():
     assert len(caught.value.problems) == 3
     with pytest.raises(ConfigError, match="driver's node only"):
         ResourcePool(num_nodes=2, cpus_per_worker=0)
+
+
+def test_copies_side_by_side_are_counted_node_by_node():
+    pool = ResourcePool(workers_per_node=2, gpus_per_worker=1)  # 2 CPUs and 2 GPUs of one node
+    # 5 GPUs hold two pairs, 3 CPUs one; the second node has GPUs for one pair and the third has none.
+    nodes = [{"CPU": 16, "GPU": 5}, {"CPU": 3, "GPU": 8}, {"CPU": 64}]
+    assert pool.copies_on(nodes) == 2 + 1
+    across = ResourcePool(num_nodes=2, workers_per_node=2, gpus_per_worker=1)
+    assert across.copies_on(nodes) == 1

@@ -47,7 +47,6 @@ def test_nothing_changes_a_config(recipe: Path):
 
 
 def test_the_saved_config_is_a_recipe_of_the_same_run(recipe: Path, tmp_path: Path):
-    _without_epsilon(recipe)
     config = load_config(recipe, ["policy_loss.name=clip", "policy_loss.clip_high=0.3"])
     saved = tmp_path / "config.yaml"
     save_resolved(config, saved)
@@ -56,13 +55,17 @@ def test_the_saved_config_is_a_recipe_of_the_same_run(recipe: Path, tmp_path: Pa
     assert resolved(config)["policy_loss"] == {"name": "clip", "plugins": [], "clip_low": 0.2, "clip_high": 0.3}
 
 
-def _without_epsilon(recipe: Path) -> None:
-    recipe.write_text(recipe.read_text().replace("  epsilon: 0.1\n", ""))
+def test_naming_another_loss_drops_the_knobs_of_the_one_before(recipe: Path):
+    assert load_config(recipe, ["policy_loss.name=clip"]).policy_loss.knobs == {"clip_low": 0.2, "clip_high": 0.2}
+    assert load_config(recipe, ["policy_loss.name=cfpo"]).policy_loss.knobs == {"epsilon": 0.1}  # the recipe's own
 
 
-def test_knobs_of_another_loss_are_mistakes(recipe: Path):
+def test_knobs_beside_the_name_of_another_loss_are_mistakes(recipe: Path):
+    with pytest.raises(ConfigError, match=r"policy_loss.epsilon=0.3: 'clip' has no such knob.*command line"):
+        load_config(recipe, ["policy_loss.epsilon=0.3", "policy_loss.name=clip"])
+    recipe.write_text(recipe.read_text().replace("name: cfpo", "name: clip"))
     with pytest.raises(ConfigError, match=r"policy_loss.epsilon=0.1: 'clip' has no such knob.*recipe.yaml line"):
-        load_config(recipe, ["policy_loss.name=clip"])
+        load_config(recipe)
 
 
 def test_an_unknown_loss_names_the_nearest(recipe: Path):
@@ -82,7 +85,6 @@ def test_a_plugin_is_loaded_before_its_loss_is_built(recipe: Path, tmp_path: Pat
         "def tilted(inputs, config):\n"
         "    return -inputs.ratio * inputs.advantages * config.slope\n"
     )
-    _without_epsilon(recipe)
     words = [f"policy_loss.plugins={plugin}", "policy_loss.name=tilted_for_config_test", "policy_loss.slope=3"]
     config = load_config(recipe, words)
     assert config.policy_loss.knobs == {"slope": 3.0}

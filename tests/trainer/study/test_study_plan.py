@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_study import AXES, write_study_file
+
+from cfpo_hybrid.errors import ConfigError
+from trainer import cli
+from trainer.config import resolved
+from trainer.study.plan import PlannedRun, plan_study
+from trainer.study.records import Outcome, is_done, record, write_study
+from trainer.study.study_file import read_study
+
+DONE = Outcome(seconds=9.0, start_seconds=1.0, reused_engines=True)
+FAILED = Outcome(seconds=2.0, start_seconds=None, reused_engines=False, error="it broke")
+
+
+def plan(folder: Path, *words: str, **keys: Any) -> list[PlannedRun]:
+    return plan_study(read_study(write_study_file(folder, **keys), words))
+
+
+def mistakes(folder: Path, *words: str, **keys: Any) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        plan(folder, *words, **keys)
+    return caught.value.problems
+
+
+def test_every_cell_runs_with_every_seed(tmp_path: Path):
+    runs = plan(tmp_path)
+    cells = ["clip-iterations1", "clip-iterations4", "cfpo-iterations1", "cfpo-iterations4"]
+    assert [run.name for run in runs] == [f"{cell}-seed{seed}" for seed in (1, 2) for cell in cells]
+    config = runs[5].config  # clip, 4 iterations, seed 2
+    assert (config.policy_loss.name, config.algorithm.iterations, config.trainer.seed) == ("clip", 4, 2)
+    assert config.trainer.run_dir == str(tmp_path / "out" / "runs" / "clip-iterations4-seed2")
+    assert config.trainer.total_steps == 5
+
+
+def test_the_recipes_knobs_stay_with_its_loss(tmp_path: Path):
+    knobs = {run.cell.values["policy_loss.name"]: run.config.policy_loss.knobs for run in plan(tmp_path)}
+    assert knobs == {"clip": {"clip_low": 0.2, "clip_high": 0.2}, "cfpo": {"epsilon": 0.1}}
+
+
+def test_words_stand_over_settings_and_cells_over_both(tmp_path: Path):
+    cells = [{"when": {"algorithm.iterations": 4}, "set": {"actor.lr": 0.4}}]
+    runs = plan(tmp_path, "actor.lr=0.3", settings={"actor.lr": 0.2}, cells=cells)
+    assert [run.config.actor.lr for run in runs[:4]] == [0.3, 0.4, 0.3, 0.4]
+
+
+def test_iso_compute_gives_every_run_the_same_passes_over_samples(tmp_path: Path):
+    runs = plan(tmp_path, "trainer.total_steps=8", mode="iso_compute")
+    assert [run.config.trainer.total_steps for run in runs[:4]] == [8, 2, 8, 2]
+    assert len({run.config.trainer.total_steps * run.config.algorithm.iterations for run in runs}) == 1
+
+
+def test_mistakes_of_all_cells_come_together(tmp_path: Path):
+    """Wrong everywhere, wrong in two of the cells, wrong in one."""
+    axes = {**AXES, "algorithm.batch_ratio": [1, 3]}
+    one_cell = {"policy_loss.name": "clip", "algorithm.iterations": 4, "algorithm.batch_ratio": 1}
+    cells = [{"when": one_cell, "set": {"actor.lrr": 1}}]
+    found = mistakes(tmp_path, "rollout.group_size=0", axes=axes, cells=cells)
+    assert any(one.startswith("every cell: rollout.group_size=0 must be at least 1") for one in found)
+    assert any(one.startswith("clip-iterations1-batch_ratio3 and 3 more: ") for one in found)
+    assert any(one.startswith("clip-iterations4-batch_ratio1: unknown key 'actor.lrr'") for one in found)
+
+
+def test_iso_compute_needs_steps_that_can_be_divided(tmp_path: Path):
+    (found,) = mistakes(tmp_path, "trainer.total_steps=6", mode="iso_compute")
+    assert found.startswith("clip-iterations4 and 1 more: trainer.total_steps=6 is no multiple of")
+
+
+def test_results_of_other_settings_are_not_taken_for_this_studys(tmp_path: Path):
+    first, second, *_ = plan(tmp_path)
+    for run in (first, second):
+        run.directory.start(resolved(run.config))
+    assert len(plan(tmp_path, "trainer.trackers=[]")) == 8
+    found = mistakes(tmp_path, "actor.lr=0.7")
+    assert [one.partition(":")[0] for one in found] == [first.name, second.name]
+    assert "(different: actor.lr)" in found[0]
+
+
+def test_study_json_lists_the_runs(tmp_path: Path):
+    study = read_study(write_study_file(tmp_path))
+    runs = plan_study(study)
+    write_study(study, runs)
+    content = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert content["axes"] == AXES and content["seeds"] == [1, 2] and content["mode"] == "iso_sample"
+    assert content["runs"][1] == {
+        "name": "clip-iterations4-seed1",
+        "cell": {"policy_loss.name": "clip", "algorithm.iterations": 4},
+        "seed": 1,
+        "path": "runs/clip-iterations4-seed1",
+    }
+    assert len(content["runs"]) == len(runs) == 8
+
+
+def test_a_failure_is_recorded_until_the_run_is_done(tmp_path: Path):
+    run = plan(tmp_path)[0]
+    record(run, FAILED)
+    failure = run.directory.path / "failed.json"
+    assert json.loads(failure.read_text())["error"] == "it broke"
+    assert not is_done(run)
+    record(run, DONE)
+    assert is_done(run)
+    assert not failure.exists()
+
+
+def test_a_check_lists_the_runs_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write_study_file(tmp_path)
+    record(plan(tmp_path)[0], DONE)
+    assert cli.main(["study", str(path), "--check"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 runs, 1 of them done")
+    assert lines[1].startswith("clip-iterations1-seed1  done  5 rollout steps; 4 optimizer steps a rollout")
+    assert lines[2].startswith("clip-iterations4-seed1  to do")
+    assert not (tmp_path / "out" / "study.json").exists()
+    assert cli.main(["study", str(path), "actor.lr=-1"]) == 2
+    assert "every cell: actor.lr=-1.0 must be above 0" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""What the user sees of a study: its runs as they begin, go on and end; bars on a terminal, lines elsewhere."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from trainer.pressure import pressure_line
+from trainer.progress import duration
+from trainer.study.plan import PlannedRun
+from trainer.study.records import Outcome
+
+
+class StudyDisplay:
+    """Shows which cells are done, which go on, what came of them and the time left; a context manager.
+
+    Args:
+        runs: all of the study.
+        to_do: those of them that are not done yet.
+        console: where to write; standard output by default.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        to_do: Sequence[PlannedRun],
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console, self.clock = console or Console(), clock
+        self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
+        self._begin, self._work_done, self._work_left = clock(), 0, sum(map(_work, to_do))
+        self.bars = _make_bars(self.console) if self.console.is_terminal else None
+        ended = len(runs) - len(to_do)
+        self._all = self.bars.add_task("runs", total=len(runs), completed=ended, detail="") if self.bars else None
+
+    def __enter__(self) -> Self:
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def begin(self, run: PlannedRun) -> "RunView":
+        """Shows that a run begins, and gives what it tells its progress to."""
+        self.note(f"{self._place(run)} begins: {pressure_line(run.config)}")
+        return RunView(self, run)
+
+    def end(self, run: PlannedRun, view: "RunView", outcome: Outcome) -> None:
+        """Shows what came of a run."""
+        if self.bars and view.task is not None and self._all is not None:
+            self.bars.remove_task(view.task)
+            self.bars.advance(self._all)
+        self._work_done += _work(run)
+        self._work_left -= _work(run)
+        if outcome.error is None:
+            self.note(f"{self._place(run)} done in {duration(outcome.seconds)}: {view.results}{self._time_left()}")
+        else:
+            self.note(f"{self._place(run)} FAILED: {short(outcome.error)}{self._time_left()}")
+
+    def note(self, text: str) -> None:
+        """Writes a line, above the bars where there are any."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _place(self, run: PlannedRun) -> str:
+        return f"[{self._numbers[run.name]}/{len(self._numbers)}] {run.name}"
+
+    def _time_left(self) -> str:
+        if not self._work_left:
+            return ""
+        return f"; about {duration((self.clock() - self._begin) / self._work_done * self._work_left)} left"
+
+
+class RunView:
+    """The progress of one run of a study.
+
+    Args:
+        display: that shows it.
+        run: which run.
+    """
+
+    def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
+        self._display, self._name, self._begin = display, run.name, display.clock()
+        self.start_seconds: float | None = None
+        self._values: dict[str, list[float]] = {"reward/mean": [], "val/accuracy": []}
+        self.task: TaskID | None = None
+        if display.bars:
+            self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
+
+    @property
+    def results(self) -> str:
+        """What changed from the first step to the last."""
+        found = []
+        for name, label, form in (("reward/mean", "reward", ".3f"), ("val/accuracy", "accuracy", ".1%")):
+            ends = dict.fromkeys(f"{value:{form}}" for value in self._values[name][:1] + self._values[name][-1:])
+            if ends:
+                found.append(f"{label} {' -> '.join(ends)}")
+        return ", ".join(found) or "no results"
+
+    def stage(self, name: str) -> None:
+        """The first stage after the start ends the start."""
+        if name != "start" and self.start_seconds is None:
+            self.start_seconds = self._display.clock() - self._begin
+        if not any(self._values.values()):
+            self._show(detail=name)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the step and its reward."""
+        for name, values in self._values.items():
+            values += [metrics[name]] if name in metrics else []
+        self._show(completed=step, detail=self.results)
+
+    def note(self, message: str) -> None:
+        """Writes a line with the name of the run."""
+        self._display.note(f"{self._name}: {message}")
+
+    def _show(self, *, detail: str, completed: int | None = None) -> None:
+        if self._display.bars and self.task is not None:
+            self._display.bars.update(self.task, completed=completed, detail=detail)
+
+
+def short(error: str) -> str:
+    """The first and the last line of a message, which may hold a traceback."""
+    lines = [line for line in error.strip().splitlines() if line.strip()]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1].strip()}"
+
+
+def _work(run: PlannedRun) -> int:
+    """What a run costs beside others: generation and each pass over a rollout cost about the same."""
+    return run.config.trainer.total_steps * (1 + run.config.algorithm.iterations)
+
+
+def _make_bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+    )

@@ -1,0 +1,217 @@
+"""A study file: which runs, over which settings. What is wrong with the file itself is found here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cfpo_hybrid.errors import ConfigError
+from trainer.config.merge import merge
+from trainer.config.problem import Problem, one_of
+from trainer.config.sources import Source, read_overrides, read_recipe
+from trainer.study.grid import Cell, cells_of
+
+MODES = ("iso_sample", "iso_compute")
+"""Equal numbers of rollout steps, or of passes of a sample through the update."""
+
+OWNED_KEYS = {
+    "trainer.seed": "list them as seeds",
+    "trainer.run_dir": "name the folder of all runs as output",
+    "trainer.resume": "a study resumes by itself",
+}
+"""Settings of a run that the study sets, and what to do instead."""
+
+SHARED_KEYS = ("trainer.ray_address", "trainer.device")
+"""Settings that all runs of a study have in common, since they share one Ray."""
+
+PREFIX = "study."
+"""Of words on the command line that set a key of the study itself, e.g. ``study.parallel=1``."""
+
+
+@dataclass(frozen=True)
+class StudyKeys:
+    """The keys of a study file."""
+
+    recipe: str = "???"
+    """The recipe that every run starts from."""
+    output: str = "???"
+    """Folder of the study: study.json, and a run directory for each run."""
+    mode: str = "iso_sample"
+    """"iso_sample": every run makes trainer.total_steps rollout steps. "iso_compute": every run makes as many passes over
+    samples as trainer.total_steps steps of one iteration, so a run of k iterations makes a k-th of the steps."""
+    seeds: list[int] = field(default_factory=lambda: [1])
+    """Each cell runs once with each."""
+    parallel: int = 1
+    """Most runs side by side, each with workers of its own."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Over the recipe's, for every run."""
+    axes: dict[str, Any] = field(default_factory=dict)
+    """The values of each key of the grid."""
+    cells: list[Any] = field(default_factory=list)
+    """Settings of some cells: ``when`` names values of axes, ``set`` the settings."""
+
+
+NESTED = ("settings", "axes", "cells")
+"""Keys whose values are checked here, since their inner keys are those of a recipe."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellSettings:
+    """Settings of some cells only.
+
+    Args:
+        when: values of axes; a list stands for any of its members.
+        settings: over those of the study and of the axes.
+    """
+
+    when: dict[str, Any]
+    settings: Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """A study file that makes sense by itself.
+
+    Args:
+        keys: as they are written.
+        file: its name, for messages.
+        settings: for every run, over the recipe's: the file's, then those of the command line.
+        axes: the values of each key of the grid.
+        exceptions: settings of some cells.
+    """
+
+    keys: StudyKeys
+    file: str
+    settings: tuple[Source, ...]
+    axes: dict[str, list[Any]]
+    exceptions: tuple[CellSettings, ...]
+
+    @property
+    def output(self) -> Path:
+        """Folder of the study."""
+        return Path(self.keys.output)
+
+    def sources_of(self, cell: Cell) -> list[Source]:
+        """The settings of a cell over those of the recipe, in the order in which they count."""
+        own = [one.settings for one in self.exceptions if cell.agrees_with(one.when)]
+        return [*self.settings, Source(tree=cell.values, name=f"{self.file} axes"), *own]
+
+
+def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """The study of a file.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key=value`` words: settings of every run, or with ``study.`` before it a plain key of the file.
+
+    Raises:
+        ConfigError: every mistake at once. The settings of the runs are checked by ``plan_study``.
+    """
+    file = read_recipe(path, "study file")
+    words, bad_words = read_overrides(overrides)
+    of_study = [_without_prefix(word) for word in words if _key(word).startswith(PREFIX)]
+    of_runs = [word for word in words if not _key(word).startswith(PREFIX)]
+    draft = merge(StudyKeys, [_plain(source) for source in (file, *of_study)])
+    nested = {key: source.tree[key] for source in (file, *of_study) for key in NESTED if source.tree.get(key)}
+    problems = bad_words + [problem.located(draft.origins) for problem in draft.problems]
+    problems += [*_wrong_values(draft.value), *_wrong_shapes(nested)]
+    if problems:
+        raise ConfigError(problems)
+    study = _study(replace(draft.value, **nested), file, of_runs)
+    problems = [*_wrong_places(study), *_wrong_cells(study)]
+    if problems:
+        raise ConfigError(problems)
+    return study
+
+
+def flat_keys(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a tree sets."""
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flat_keys(value, f"{key}.")
+        else:
+            yield key
+
+
+def _key(word: Source) -> str:
+    return str(next(iter(word.tree)))
+
+
+def _without_prefix(word: Source) -> Source:
+    return replace(word, tree={_key(word).removeprefix(PREFIX): word.tree[_key(word)]})
+
+
+def _plain(source: Source) -> Source:
+    return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
+
+
+def _study(keys: StudyKeys, source: Source, of_runs: Sequence[Source]) -> Study:
+    start = "settings."
+    lines = {key.removeprefix(start): line for key, line in source.lines.items() if key.startswith(start)}
+    exceptions = [
+        CellSettings(when=cell["when"], settings=Source(tree=cell["set"], name=f"{source.name} cells"))
+        for cell in keys.cells
+    ]
+    return Study(
+        keys=keys,
+        file=source.name,
+        settings=(Source(tree=keys.settings, name=source.name, lines=lines), *of_runs),
+        axes=keys.axes,
+        exceptions=tuple(exceptions),
+    )
+
+
+def _wrong_values(keys: StudyKeys) -> Iterator[str]:
+    """What is wrong with the values of the plain keys."""
+    problems: list[Problem] = one_of("mode", keys.mode, MODES)
+    yield from (problem.message for problem in problems)
+    if not keys.seeds or min(keys.seeds) < 0 or len(set(keys.seeds)) < len(keys.seeds):
+        yield f"seeds={keys.seeds} must be different whole numbers of 0 or more, at least one of them"
+    if keys.parallel < 1:
+        yield f"parallel={keys.parallel} must be at least 1: the most runs that go on side by side"
+
+
+def _wrong_shapes(nested: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the nested keys that are there are what they should be."""
+    settings, axes, cells = nested.get("settings", {}), nested.get("axes", {}), nested.get("cells", [])
+    if not isinstance(settings, dict):
+        yield f"settings={settings!r} must be a mapping of recipe keys, e.g. 'actor.lr: 1e-6'"
+    if not isinstance(axes, dict):
+        yield f"axes={axes!r} must be a mapping of recipe keys to lists of values"
+    for key, values in axes.items() if isinstance(axes, dict) else ():
+        if not isinstance(values, list) or not values or any(value in values[:i] for i, value in enumerate(values)):
+            yield f"axes: {key}={values!r} must be a list of different values, e.g. 'algorithm.iterations: [1, 4]'"
+    if not isinstance(cells, list):
+        yield f"cells={cells!r} must be a list of entries with 'when' and 'set'"
+    for cell in cells if isinstance(cells, list) else ():
+        if not (isinstance(cell, dict) and cell.keys() == {"when", "set"} and _are_mappings(*cell.values())):
+            yield f"cells: {cell!r} must have two mappings, 'when' (values of axes) and 'set' (recipe keys)"
+
+
+def _are_mappings(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
+def _wrong_places(study: Study) -> Iterator[str]:
+    """Settings that stand where they cannot take effect."""
+    anywhere = [*(key for source in study.settings for key in flat_keys(source.tree)), *study.axes]
+    own = [key for one in study.exceptions for key in flat_keys(one.settings.tree)]
+    for key in dict.fromkeys(key for key in [*anywhere, *own] if key in OWNED_KEYS):
+        yield f"{key} is set by the study; {OWNED_KEYS[key]}"
+    for key in dict.fromkeys(key for key in [*study.axes, *own] if key in SHARED_KEYS):
+        yield f"{key} is the same for all runs of a study, which share one Ray; write it under settings"
+    set_twice = [key for source in study.settings for key in flat_keys(source.tree)] + own
+    for key in dict.fromkeys(key for key in set_twice if key in study.axes):
+        yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.file}"
+
+
+def _wrong_cells(study: Study) -> Iterator[str]:
+    """Entries of ``cells`` that are about no cell."""
+    cells = cells_of(study.axes)
+    for one in study.exceptions:
+        unknown = [key for key in one.when if key not in study.axes]
+        if unknown:
+            yield f"cells: 'when' names {', '.join(unknown)}, no axis; axes: {', '.join(study.axes) or 'none'}"
+        elif not any(cell.agrees_with(one.when) for cell in cells):
+            yield f"cells: no cell has {one.when}; the axes have { {key: study.axes[key] for key in one.when} }"

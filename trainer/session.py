@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.parallel_layout import ParallelLayout
@@ -22,7 +23,7 @@ from trainer.ray_cluster import ray_cluster
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
-from workers.reports import SyncReport, UpdateRecord
+from workers.reports import SyncReport, Trip, UpdateRecord
 from workers.reward.reward_worker import RewardWorker
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
@@ -38,7 +39,9 @@ class StepReport:
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
         kl_coef: weight of the KL penalty that the step was trained with.
         reward_meta: counters of each reward worker.
+        metrics: of the data and of the rounds of generation.
         updates: each optimizer step.
+        trips: limits that an optimizer step crossed.
         sync: the reshard at the end.
     """
 
@@ -46,7 +49,9 @@ class StepReport:
     batch: DataProto
     kl_coef: float
     reward_meta: list[dict[str, Any]]
+    metrics: dict[str, float]
     updates: list[UpdateRecord]
+    trips: list[Trip]
     sync: SyncReport
 
 
@@ -58,10 +63,11 @@ class Session:
         config: of the run.
         actors: the hybrid workers.
         graders: the reward workers.
-        prompts: training prompts by step.
+        prompts: training prompts.
         timer: seconds by stage.
         kl: the weight of the KL penalty, which may be steered.
         loss_takes_statistics: the policy loss needs old_log_probs of the whole mini-batch before its update.
+        prompts_consumed: prompts drawn so far, the place in the data.
     """
 
     config: Config
@@ -71,6 +77,7 @@ class Session:
     timer: StageTimer
     kl: KlController
     loss_takes_statistics: bool = False
+    prompts_consumed: int = 0
 
     @property
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
@@ -84,6 +91,11 @@ class Session:
         """
         updates = self.config.updates_per_step
         return updates > 1 or self.config.algorithm.kl_coef > 0 or self.loss_takes_statistics
+
+    @property
+    def needs_greedy_rewards(self) -> bool:
+        """Whether the advantage compares a response with the greedy one to the same prompt."""
+        return "greedy_rewards" in ADVANTAGES.get(self.config.algorithm.advantage).needs
 
     @property
     def kl_meta(self) -> dict[str, float]:
@@ -119,11 +131,6 @@ class Session:
             top_p=trainer.val_top_p,
             greedy=trainer.val_temperature == 0,
         )
-
-
-def replica_meta(answer: DataProto) -> list[dict[str, Any]]:
-    """What each replica wrote into the metadata of its part of an answer."""
-    return cast(list[dict[str, Any]], answer.meta["replicas"])
 
 
 def checkpoint_layout(config: Config) -> dict[str, int]:
@@ -165,6 +172,7 @@ def hybrid_settings(config: Config) -> HybridSettings:
         rollout=config.rollout,
         algorithm=config.algorithm,
         policy_loss=config.policy_loss,
+        watch=config.watch,
         train_layout=config.train_layout,
         rollout_layout=config.rollout_layout,
         max_prompt_length=config.data.max_prompt_length,

@@ -27,6 +27,8 @@ MAY_DIFFER = (
     "trainer.trackers",
     "trainer.progress",
     "trainer.generations_every",
+    "trainer.save_rollouts_every",
+    "watch.saved_batches",
     "trainer.ray_address",
 )
 """Settings that may change when a run directory is used again."""
@@ -56,6 +58,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: data or a checkpoint that cannot be used; nothing has been started.
         WorkerError: a worker raised or died; what was saved before stays.
+        WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
     """
     run = RunDirectory(config.trainer.run_dir)
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
@@ -75,6 +78,7 @@ def train(config: Config) -> None:
             project=config.trainer.project,
         )
         stack.callback(tracker.close)
+        session.prompts_consumed = resume.state.prompts_consumed if resume.state else 0
         if resume.state and resume.state.kl_coef is not None:
             session.kl = replace(session.kl, coef=resume.state.kl_coef)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None

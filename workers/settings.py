@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
+from workers.watch_config import WatchConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,7 @@ class HybridSettings:
     rollout: RolloutConfig
     algorithm: AlgorithmConfig
     policy_loss: PolicyLossConfig
+    watch: WatchConfig
     train_layout: ParallelLayout
     rollout_layout: ParallelLayout
     max_prompt_length: int

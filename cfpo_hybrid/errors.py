@@ -11,6 +11,7 @@
     ├── DispatchError        (RuntimeError)    a worker method or group used against its contract
     ├── ReshardError         (RuntimeError)    a plan that does not cover, or engines that disagree
     ├── NumericsError        (ArithmeticError) a non-finite or inconsistent quantity in training
+    ├── WatchStop            (RuntimeError)    a run that crossed a limit it declared; the command line exits with 3
     └── WorkerError          (RuntimeError)    a worker raised or died; carries rank, role and traceback
 
 A message says what was wrong, the value, what is allowed, and what to do. To add an exception: give it the nearest
@@ -79,6 +80,10 @@ class ReshardError(CfpoError, RuntimeError):
 
 class NumericsError(CfpoError, ArithmeticError):
     """A quantity in training that is not finite or contradicts another."""
+
+
+class WatchStop(CfpoError, RuntimeError):
+    """A run crossed a limit it had declared: it saved its state and stopped."""
 
 
 class WorkerError(CfpoError, RuntimeError):

@@ -1,6 +1,7 @@
 """The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | losses | check-loss``.
 
-Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 130 interrupted.
+Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 3 a run that crossed a
+limit it declared and saved its state, 130 interrupted.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cfpo_hybrid.errors import CfpoError, UserError
+from cfpo_hybrid.errors import CfpoError, UserError, WatchStop
 from trainer.evaluation_options import EvaluationOptions
 
 MODULES = {
@@ -26,7 +27,7 @@ MODULES = {
 }
 """Where each command is; imported only when it is asked for, so that ``cfpo --help`` is quick."""
 
-USER_MISTAKE, RUN_FAILED, INTERRUPTED = 2, 1, 130
+USER_MISTAKE, RUN_FAILED, WATCH_STOPPED, INTERRUPTED = 2, 1, 3, 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -48,6 +49,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"cfpo {arguments.command}: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except WatchStop as error:
+        print(f"cfpo {arguments.command}: {error}", file=sys.stderr)
+        return WATCH_STOPPED
     except CfpoError as error:
         print(f"cfpo {arguments.command}: the run failed: {error}", file=sys.stderr)
         return RUN_FAILED

@@ -1,17 +1,20 @@
 """The one training loop: validate, step, record, save, until the last step."""
 
+from cfpo_hybrid.errors import WatchStop
 from trainer.checkpoint import CheckpointStore
+from trainer.collapse_watch import CollapseWatch
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
 from trainer.progress import StepProgress
-from trainer.record import step_metrics
-from trainer.run_dir import RunDirectory
+from trainer.record import batch_to_keep, step_metrics, trip_metrics
+from trainer.run_dir import RunDirectory, step_name
 from trainer.session import Session, StepReport, checkpoint_layout
 from trainer.step import train_step
 from trainer.tracking import Tracker
 from trainer.trainer_state import TrainerState
 from trainer.validation import generation_rows, validate
 from workers.hybrid_worker import HybridWorker
+from workers.reports import Trip
 from workers.reward.reward_worker import RewardWorker
 
 
@@ -42,23 +45,32 @@ class TrainingLoop:
         self.session, self.run, self.store = session, run, store
         self.tracker, self.progress, self.validation = tracker, progress, validation
         self.config: Config = session.config
+        self.watch = CollapseWatch(self.config.watch, run.metrics())
+        self._tripped: set[str] = set()
 
     def run_from(self, first_step: int) -> None:
-        """Trains from the state after ``first_step`` steps to the last step, then exports the model."""
+        """Trains from the state after ``first_step`` steps to the last step, then exports the model.
+
+        Raises:
+            WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
+        """
         trainer = self.config.trainer
         if first_step == 0 and trainer.val_before_train:
             self._log(0, self._validate(0) | self.session.timer.collect())
         for step in range(first_step, trainer.total_steps):
             report = train_step(self.session, step)
-            self._record(report)
-            if self._is_due(trainer.save_every, step + 1):
+            trips = self._record(report)
+            stops = [trip for trip in trips if trip.action == "stop"]
+            if stops or self._is_due(trainer.save_every, step + 1):
                 self._save(step + 1, report.sync.policy_version)
+            if stops:
+                raise WatchStop(self._farewell(step + 1, stops))
         if trainer.export_final:
             self.progress.stage("export")
             self.session.actors.run(HybridWorker.export, str(self.run.export.absolute()))
 
-    def _record(self, report: StepReport) -> None:
-        """Step 8: updates, metrics, validation and generations of a finished step."""
+    def _record(self, report: StepReport) -> list[Trip]:
+        """Step 8: updates, metrics, validation and generations of a finished step; returns the limits it crossed."""
         step = report.step + 1
         for update in report.updates:
             self.tracker.log_update(step, update.iteration, update.mini_batch, update.metrics)
@@ -66,7 +78,39 @@ class TrainingLoop:
         if self._is_due(self.config.trainer.generations_every, step):
             texts = self.session.graders.run(RewardWorker.decode, report.batch)
             self.run.write_generations(step, generation_rows(report.batch, texts))
-        self._log(step, step_metrics(report, self.session.timer.collect()) | validation)
+        metrics = step_metrics(report, self.session.timer.collect()) | validation
+        trips = [*report.trips, *self.watch.look(metrics)]
+        left_out = self.config.updates_per_step - len(report.updates)
+        self._log(step, metrics | trip_metrics(trips, left_out))
+        self._tell(step, trips)
+        self._keep_batch(report, trips)
+        return trips
+
+    def _tell(self, step: int, trips: list[Trip]) -> None:
+        """Shows each limit when it is crossed, and not again as long as it stays so."""
+        for trip in trips:
+            if trip.limit not in self._tripped:
+                self.progress.note(f"step {step}: {trip}")
+        self._tripped = {trip.limit for trip in trips}
+
+    def _keep_batch(self, report: StepReport, trips: list[Trip]) -> None:
+        """Saves the rollout batch where it is due, and where it crossed a limit."""
+        step, run = report.step + 1, self.run
+        folders = [run.rollouts] if self._is_due(self.config.trainer.save_rollouts_every, step) else []
+        stops = any(trip.action == "stop" for trip in trips)
+        if stops or (trips and len(list(run.offending.glob("*.batch"))) < self.config.watch.saved_batches):
+            folders.append(run.offending)
+        for folder in folders:
+            run.write_batch(folder, step, batch_to_keep(report, trips))
+
+    def _farewell(self, step: int, stops: list[Trip]) -> str:
+        found = "; ".join(map(str, stops))
+        return (
+            f"stopped after step {step} of {self.config.trainer.total_steps}, as declared: {found}. The state is saved in "
+            f"{self.run.checkpoints / step_name(step)}, the batch in {self.run.offending / step_name(step)}.batch. To go "
+            f"on, raise the limit or set its action to 'warn', change what led here (a lower actor.lr, fewer "
+            f"algorithm.iterations), and start again with trainer.resume=auto"
+        )
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self.tracker.log_step(step, metrics)
@@ -90,7 +134,7 @@ class TrainingLoop:
         state = TrainerState(
             step=step,
             policy_version=policy_version,
-            prompts_consumed=self.session.prompts.consumed_before(step),
+            prompts_consumed=self.session.prompts_consumed,
             seed=self.config.trainer.seed,
             layout=checkpoint_layout(self.config),
             config=resolved(self.config),

@@ -34,11 +34,7 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wr
     if rewards.numel() == 0:
         return {}
     rewards = rewards.double()
-    groups, row_to_group = torch.unique(group_ids, return_inverse=True)
-    lowest = torch.full((groups.numel(),), math.inf, dtype=torch.float64)
-    lowest = lowest.scatter_reduce(0, row_to_group, rewards, "amin")
-    highest = torch.full((groups.numel(),), -math.inf, dtype=torch.float64)
-    highest = highest.scatter_reduce(0, row_to_group, rewards, "amax")
+    lowest, highest, _ = group_extremes(rewards, group_ids)
     return {
         "reward/mean": rewards.mean().item(),
         "reward/std": rewards.std(correction=0).item(),
@@ -46,6 +42,16 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wr
         "reward/groups_all_wrong": _share(highest <= wrong),
         "reward/groups_without_signal": _share(lowest == highest),
     }
+
+
+def group_extremes(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lowest and highest reward of each group by ascending id, ``[group]`` fp64, and the group of each row, ``[batch]``."""
+    groups, row_to_group = torch.unique(group_ids, return_inverse=True)
+    lowest = torch.full((groups.numel(),), math.inf, dtype=torch.float64)
+    lowest = lowest.scatter_reduce(0, row_to_group, rewards.double(), "amin")
+    highest = torch.full((groups.numel(),), -math.inf, dtype=torch.float64)
+    highest = highest.scatter_reduce(0, row_to_group, rewards.double(), "amax")
+    return lowest, highest, row_to_group
 
 
 def length_metrics(response_lengths: Tensor, truncated: Tensor) -> dict[str, float]:

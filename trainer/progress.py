@@ -126,6 +126,7 @@ def duration(seconds: float) -> str:
 _LINE_METRICS = (
     ("reward/mean", "reward", ".3f"),
     ("val/accuracy", "accuracy", ".1%"),
+    ("sampling/prompts_drawn", "drawn", ".0f"),
     ("actor/clip_fraction", "clipped", ".2%"),
     ("actor/entropy", "entropy", ".3f"),
     ("response_length/mean", "length", ".1f"),

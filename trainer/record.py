@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cfpo_hybrid.protocol import DataProto
 from trainer.advantages import mean_ref_kl
 from trainer.metrics import average_updates, length_metrics, reward_metrics, throughput_metrics
 from trainer.session import StepReport
+from workers.reports import Trip
 
 
 def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict[str, float]:
@@ -21,6 +23,7 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         **reward_metrics(batch["rewards"], batch["group_ids"]),
         **length_metrics(batch["response_lengths"], batch["truncated"]),
         **_counters(report.reward_meta),
+        **report.metrics,
         **average_updates([update.metrics for update in report.updates]),
         **throughput_metrics(tokens, len(batch), stage_seconds["time/step"]),
         **stage_seconds,
@@ -35,6 +38,22 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
     if sync.probe_difference is not None:
         metrics["reshard/probe_difference"] = sync.probe_difference
     return metrics
+
+
+def trip_metrics(trips: Sequence[Trip], updates_left_out: int) -> dict[str, float]:
+    """How many limits a step crossed and how many optimizer steps that cost; nothing where it crossed none."""
+    return {"watch/trips": float(len(trips)), "watch/updates_left_out": float(updates_left_out)} if trips else {}
+
+
+def batch_to_keep(report: StepReport, trips: Sequence[Trip]) -> DataProto:
+    """The rollout batch as ``cfpo lab`` reads it, with the rollout step and the limits it crossed in its metadata.
+
+    Where the only optimizer step needed no old_log_probs, what vLLM sampled with stands for them.
+    """
+    batch = report.batch
+    if "old_log_probs" not in batch:
+        batch = batch.with_columns(old_log_probs=batch["rollout_log_probs"])
+    return batch.with_meta(step=report.step + 1, trips=[str(trip) for trip in trips])
 
 
 def _counters(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -5,6 +5,7 @@
     updates.jsonl                    a line an optimizer step: step, iteration, mini_batch, metrics
     generations/step_000010.jsonl    prompts, responses and rewards of a step
     checkpoints/step_000010/         see trainer/checkpoint.py
+    rollouts/step_000010.batch       a rollout batch saved whole; offending/ has those of steps that crossed a limit
     plots/  tensorboard/  export/
 
 One directory holds one run. A fresh start refuses a directory that has another run's results; a resume cuts the logs
@@ -21,6 +22,7 @@ from typing import Any
 import yaml
 
 from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.protocol import DataProto, save
 from trainer.jsonl import keep_steps, read_jsonl, write_atomically, write_jsonl
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class RunDirectory:
         self.plots = self.path / "plots"
         self.tensorboard = self.path / "tensorboard"
         self.export = self.path / "export"
+        self.rollouts = self.path / "rollouts"
+        self.offending = self.path / "offending"
 
     def start(
         self,
@@ -119,6 +123,22 @@ class RunDirectory:
         write_jsonl(file, rows)
         return file
 
+    def write_batch(self, folder: Path, step: int, batch: DataProto) -> Path:
+        """Saves a whole rollout batch; ``cfpo_hybrid.protocol.load`` reads it.
+
+        Args:
+            folder: ``rollouts`` or ``offending``.
+            step: the rollout step.
+            batch: of that step; its wide columns are brought here.
+
+        Returns:
+            The file, e.g. ``rollouts/step_000010.batch``.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{step_name(step)}.batch"
+        save(batch, file)
+        return file
+
     def _refuse_foreign_results(self, config: Mapping[str, Any], may_differ: frozenset[str]) -> None:
         advice = "choose another trainer.run_dir, or move that directory away"
         if self.path.exists() and not self.path.is_dir():
@@ -141,10 +161,11 @@ class RunDirectory:
         keep_steps(self.updates_file, last_step)
         if kept and self.metrics()[-1]["step"] < last_step:
             logger.warning("%s ends before step %d, which the run resumes from", self.metrics_file, last_step)
-        for file in self.generations.glob("*step_*.jsonl"):
-            match = STEP_FOLDER.search(file.stem)
-            if match and int(match[1]) > last_step:
-                file.unlink()
+        for folder in (self.generations, self.rollouts, self.offending):
+            for file in folder.glob("*step_*"):
+                match = STEP_FOLDER.search(file.stem)
+                if match and int(match[1]) > last_step:
+                    file.unlink()
 
 
 def _entries(folder: Path) -> list[Path]:

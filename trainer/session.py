@@ -4,10 +4,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import WorkerGroup
@@ -16,7 +17,7 @@ from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.metrics import StageTimer
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
-from workers.reports import SyncReport, UpdateRecord
+from workers.reports import SyncReport, Trip, UpdateRecord
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
@@ -31,7 +32,9 @@ class StepReport:
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
         kl_coef: weight of the KL penalty that the step was trained with.
         reward_meta: counters of each reward worker.
+        metrics: of the data and of the rounds of generation.
         updates: each optimizer step.
+        trips: limits that an optimizer step crossed.
         sync: the reshard at the end.
     """
 
@@ -39,7 +42,9 @@ class StepReport:
     batch: DataProto
     kl_coef: float
     reward_meta: list[dict[str, Any]]
+    metrics: dict[str, float]
     updates: list[UpdateRecord]
+    trips: list[Trip]
     sync: SyncReport
 
 
@@ -51,10 +56,11 @@ class Session:
         config: of the run.
         actors: the hybrid workers.
         graders: the reward workers.
-        prompts: training prompts by step.
+        prompts: training prompts.
         timer: seconds by stage.
         kl: the weight of the KL penalty, which may be steered.
         loss_takes_statistics: the policy loss needs old_log_probs of the whole mini-batch before its update.
+        prompts_consumed: prompts drawn so far, the place in the data.
     """
 
     config: Config
@@ -64,6 +70,7 @@ class Session:
     timer: StageTimer
     kl: KlController
     loss_takes_statistics: bool = False
+    prompts_consumed: int = 0
 
     @property
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
@@ -77,6 +84,11 @@ class Session:
         """
         updates = self.config.updates_per_step
         return updates > 1 or self.config.algorithm.kl_coef > 0 or self.loss_takes_statistics
+
+    @property
+    def needs_greedy_rewards(self) -> bool:
+        """Whether the advantage compares a response with the greedy one to the same prompt."""
+        return "greedy_rewards" in ADVANTAGES.get(self.config.algorithm.advantage).needs
 
     @property
     def kl_meta(self) -> dict[str, float]:
@@ -112,11 +124,6 @@ class Session:
             top_p=trainer.val_top_p,
             greedy=trainer.val_temperature == 0,
         )
-
-
-def replica_meta(answer: DataProto) -> list[dict[str, Any]]:
-    """What each replica wrote into the metadata of its part of an answer."""
-    return cast(list[dict[str, Any]], answer.meta["replicas"])
 
 
 def checkpoint_layout(config: Config) -> dict[str, int]:
@@ -158,6 +165,7 @@ def hybrid_settings(config: Config) -> HybridSettings:
         rollout=config.rollout,
         algorithm=config.algorithm,
         policy_loss=config.policy_loss,
+        watch=config.watch,
         train_layout=config.train_layout,
         rollout_layout=config.rollout_layout,
         max_prompt_length=config.data.max_prompt_length,

@@ -1,35 +1,44 @@
 """One training step: from prompts to new weights, in the order of docs/way_of_a_batch.md."""
 
 from trainer.advantages import advantages_of
+from trainer.greedy_baseline import greedy_rewards
 from trainer.mini_batches import assign_mini_batches
-from trainer.session import Session, StepReport, replica_meta
+from trainer.rollout import sample_rollout
+from trainer.session import Session, StepReport
 from workers.hybrid_worker import HybridWorker
-from workers.reward.reward_worker import RewardWorker
 
 
 def train_step(session: Session, step: int) -> StepReport:
     """Runs rollout step ``step``, counted from 0, and returns what happened."""
-    config, timed, actors = session.config, session.timed, session.actors
-    with timed("data"):  # 1
-        prompts = session.prompts.next_batch(step)
-    with timed("generate"):  # 2
-        batch = prompts.merge(actors.run(HybridWorker.generate, prompts, session.sampling))
-    with timed("reward"):  # 3
-        rewards = session.graders.run(RewardWorker.score, batch)
-        batch = batch.merge(rewards)
+    algorithm, timed, actors = session.config.algorithm, session.timed, session.actors
+    rollout = sample_rollout(session, step)  # 1 data, 2 generate, 3 reward
+    batch = rollout.batch
+    if session.needs_greedy_rewards:
+        with timed("greedy_baseline"):
+            batch = batch.with_columns(greedy_rewards=greedy_rewards(session, batch))
     if session.needs_log_probs:
         with timed("old_log_probs"):  # 4
             batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
     with timed("advantages"):  # 5
-        advantages = advantages_of(batch, config.algorithm, session.kl.coef)
-        mini_batch = assign_mini_batches(batch["group_ids"], config.algorithm.batch_ratio, config.trainer.seed, step)
-        batch = batch.with_columns(advantages=advantages, mini_batch=mini_batch).with_meta(**session.kl_meta)
+        tokens = batch.num_tokens if algorithm.balance_mini_batches else None
+        seed, ratio = session.config.trainer.seed, algorithm.batch_ratio
+        batch = batch.with_columns(
+            advantages=advantages_of(batch, algorithm, session.kl.coef),
+            mini_batch=assign_mini_batches(batch["group_ids"], ratio, seed, step, tokens),
+        ).with_meta(**session.kl_meta)
     with timed("update"):  # 6
-        updates = actors.run(HybridWorker.update_policy, batch)[0]
+        update = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
         sync = actors.run(HybridWorker.sync_weights)
     kl_coef = session.adjust_kl(batch)
     # 8 is TrainingLoop's
     return StepReport(
-        step=step, batch=batch, kl_coef=kl_coef, reward_meta=replica_meta(rewards), updates=updates, sync=sync
+        step=step,
+        batch=batch,
+        kl_coef=kl_coef,
+        reward_meta=rollout.reward_meta,
+        metrics=rollout.metrics,
+        updates=update.updates,
+        trips=update.trips,
+        sync=sync,
     )

@@ -99,6 +99,8 @@ def _files(run: RunDirectory) -> list[tuple[str, str]]:
         ("updates", run.updates_file),
         ("plots", run.plots),
         ("generations", run.generations),
+        ("saved rollouts", run.rollouts),
+        ("offending batches", run.offending),
         ("checkpoints", run.checkpoints),
         ("exported model", run.export),
     ]

@@ -28,6 +28,8 @@ MAY_DIFFER = (
     "trainer.trackers",
     "trainer.progress",
     "trainer.generations_every",
+    "trainer.save_rollouts_every",
+    "watch.saved_batches",
     "trainer.ray_address",
 )
 """Settings that may change when a run directory is used again."""
@@ -78,6 +80,7 @@ def train(config: Config) -> None:
     Raises:
         UserError: data or a checkpoint that cannot be used; nothing has been started.
         WorkerError: a worker raised or died; what was saved before stays.
+        WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
     """
     run = prepare_run(config)
     with RunProgress(config.trainer.total_steps, first_step=run.resume.step) as progress:
@@ -120,6 +123,7 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
             project=config.trainer.project,
         )
         stack.callback(tracker.close)
+        session.prompts_consumed = resume.state.prompts_consumed if resume.state else 0
         if resume.state and resume.state.kl_coef is not None:
             session.kl = replace(session.kl, coef=resume.state.kl_coef)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None

@@ -103,6 +103,9 @@ class RolloutConfig:
 
     group_size: int = 8
     """Responses sampled for each prompt."""
+    generation_rounds: int = 1
+    """Rounds of generation that a step may take. Above 1, prompts whose responses all earn the same are dropped and
+    replaced by the next ones (DAPO's dynamic sampling)."""
     temperature: float = 1.0
     """Sampling temperature in training; the actor's log-probs are taken at the same one."""
     top_p: float = 1.0
@@ -157,13 +160,22 @@ class AlgorithmConfig:
 
     advantage: str = "grpo"
     """grpo (equation 9), grpo_no_std or dr_grpo, rloo (equation 10), opo, reinforce_plus_plus,
-    reinforce_plus_plus_baseline, pass_at_k, or a plugin's."""
+    reinforce_plus_plus_baseline, pass_at_k, remax (generates a greedy response to each prompt too), or a plugin's."""
     advantage_knobs: dict[str, Any] = field(default_factory=dict)
     """Knobs of the advantage, e.g. ``{k: 4}`` for pass_at_k; docs/losses.md lists them."""
     iterations: int = 1
     """Passes over each rollout batch."""
     batch_ratio: int = 1
     """Optimizer steps a pass: mini-batches that a rollout batch is cut into."""
+    balance_mini_batches: bool = False
+    """Deals prompts so that mini-batches have about equally many tokens, not only equally many prompts."""
+    overlong_buffer: int = 0
+    """Tokens below data.max_response_length over which a response is punished more and more (DAPO's soft over-long
+    punishment); 0 is off."""
+    overlong_penalty: float = 1.0
+    """What a response of data.max_response_length loses of its reward with an overlong_buffer."""
+    mask_truncated: bool = False
+    """Leaves responses that hit the length limit out of the loss; their rewards still count for their group."""
     kl_coef: float = 0.0
     """Weight of the KL penalty to the frozen starting model; 0 builds no reference."""
     kl_estimator: str = "k3"

@@ -7,18 +7,25 @@ weights in, KV cache last, so that two copies of the model and a KV cache never 
 
 import enum
 import gc
+import itertools
 import logging
+import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from cfpo_hybrid.algorithms.kl import response_kl
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.pass_watch import PassWatch
 from workers.process import join_process_group, leave_process_group
-from workers.reports import SyncReport, UpdateRecord
+from workers.reports import SyncReport, UpdateRecord, UpdateReport
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
 
@@ -97,6 +104,8 @@ class HybridWorker:
         if self.phase is not Phase.GENERATING:
             self.sync_weights()
         answer = self.engine.generate(prompts, sampling, self.settings.max_response_length)
+        if self.settings.algorithm.mask_truncated:
+            answer = answer.with_columns(response_mask=answer["response_mask"] & ~answer["truncated"].unsqueeze(1))
         return answer.with_meta(policy_version=self.policy_version)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
@@ -107,13 +116,15 @@ class HybridWorker:
         if self.settings.algorithm.kl_coef:
             answer = answer.merge(self.policy.ref_log_probs(batch))
             log_probs = answer["old_log_probs"], answer["ref_log_probs"]
-            kl = response_kl(*log_probs, batch["response_mask"], self.settings.algorithm.kl_estimator)
+            # Of every token, those of a truncated response that the loss leaves out included.
+            sampled = torch.arange(batch.widths["response"]) < batch["response_lengths"].unsqueeze(1)
+            kl = response_kl(*log_probs, sampled, self.settings.algorithm.kl_estimator)
             answer = answer.with_columns(ref_kl=kl)
         return answer
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
-    def update_policy(self, batch: DataProto) -> list[UpdateRecord]:
-        """Step 6: iterations x mini-batches; the metrics of each optimizer step, over all ranks.
+    def update_policy(self, batch: DataProto) -> UpdateReport:
+        """Step 6: iterations x mini-batches, until the watch stops them; the metrics of each optimizer step, over all ranks.
 
         A single optimizer step is on-policy: the batch may then lack old_log_probs, whose place its own log-probs take.
         ``kl_coef`` in the batch's metadata is the weight of the KL penalty in the loss, where it is not fixed.
@@ -123,13 +134,14 @@ class HybridWorker:
         objective = replace(self.objective, kl_coef=cast(float, batch.meta.get("kl_coef", self.objective.kl_coef)))
         on_policy = algorithm.iterations * algorithm.batch_ratio == 1
         mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
-        records = []
-        for iteration in range(algorithm.iterations):
-            for index, mini_batch in enumerate(mini_batches):
-                metrics = self.policy.update(mini_batch, objective, on_policy=on_policy)
-                records.append(UpdateRecord(iteration, index, metrics))
+        watch, updates = PassWatch(self.settings.watch), []
+        for iteration, index in itertools.product(range(algorithm.iterations), range(algorithm.batch_ratio)):
+            metrics = self._update(mini_batches[index], objective, on_policy)
+            updates.append(UpdateRecord(iteration, index, metrics))
+            if not watch.allows_more(updates[-1]):
+                break
         self.policy_version += 1
-        return records
+        return UpdateReport(updates=updates, trips=watch.trips)
 
     @dispatch(Dispatch.BROADCAST)
     def sync_weights(self) -> SyncReport:
@@ -170,6 +182,14 @@ class HybridWorker:
             self.phase = Phase.TRAINING
         del self.policy, self.weight_sync
         gc.collect()  # Megatron-core's model and its hooks refer to each other
+
+    def _update(self, mini_batch: DataProto, objective: PolicyObjective, on_policy: bool) -> dict[str, float]:
+        """The metrics of one optimizer step; one whose gradient is not finite is not taken, and left to the watch."""
+        try:
+            return self.policy.update(mini_batch, objective, on_policy=on_policy)
+        except NumericsError as error:
+            logger.warning("%s", error)
+            return {"actor/grad_norm": math.nan}
 
     def _start_training(self) -> None:
         if self.phase is Phase.GENERATING:

@@ -19,6 +19,37 @@ class UpdateRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Trip:
+    """A declared limit that was crossed.
+
+    Args:
+        limit: its setting, e.g. ``"watch.kl"``.
+        finding: what was found, e.g. ``"actor/kl_k3 is 0.31, above 0.1"``.
+        action: what follows; see ``workers/watch_config.py``.
+    """
+
+    limit: str
+    finding: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.limit}: {self.finding}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdateReport:
+    """Step 6 of a rollout.
+
+    Args:
+        updates: each optimizer step, in order; fewer than iterations x batch ratio where a limit stopped the passes.
+        trips: limits that were crossed, each at its first time.
+    """
+
+    updates: list[UpdateRecord]
+    trips: list[Trip]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SyncReport:
     """One reshard, over all ranks.
 

@@ -6,6 +6,7 @@ from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.weight_plan import Handover
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
+from workers.watch_config import WatchConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class HybridSettings:
     rollout: RolloutConfig
     algorithm: AlgorithmConfig
     policy_loss: PolicyLossConfig
+    watch: WatchConfig
     train_layout: ParallelLayout
     rollout_layout: ParallelLayout
     max_prompt_length: int

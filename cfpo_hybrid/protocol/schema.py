@@ -59,6 +59,9 @@ SCHEMA: dict[str, Column] = {
     "truncated": Column(torch.bool, ("batch",), "rollout", ("reward", "metrics"), "response hit the length limit"),
     # 3 reward
     "rewards": Column(torch.float32, ("batch",), "reward", ("advantage", "metrics"), "one number a response"),
+    "greedy_rewards": Column(
+        torch.float32, ("batch",), "reward", ("advantage",), "reward of the greedy response to the row's prompt"
+    ),
     # 4 megatron, recomputed
     "old_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_old, fp32"),
     "ref_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_ref, fp32"),

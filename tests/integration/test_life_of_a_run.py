@@ -11,6 +11,8 @@ from integration_world import overrides, write_world
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cfpo_hybrid.protocol import load
+from trainer.checkpoint import load_state
 from trainer.cli import main
 from trainer.config import TrainerConfig
 from trainer.config.load import load_config
@@ -31,6 +33,10 @@ SETTINGS = {
     "algorithm__kl_coef": 0.1,
     "algorithm__kl_target": 0.001,
     "algorithm__kl_horizon": 100,
+    # Prompts that teach nothing are replaced, so the place in the data is no multiple of the batch.
+    "rollout__generation_rounds": 3,
+    "trainer__save_rollouts_every": 2,
+    "watch__kl": 1.5,  # the first rollout goes beyond it in its second pass
 }
 RESPONSE_TOKENS = 12
 
@@ -106,6 +112,27 @@ def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, 
     shown = capsys.readouterr().out
     assert "3 runs, 3 of them done" in shown
     assert "begins" not in shown
+
+
+def test_what_a_run_drew_stopped_and_saved(world: Path):
+    whole = world / "whole"
+    steps = lines(whole, "metrics.jsonl")
+    drawn = [step["sampling/prompts_drawn"] for step in steps]
+    assert drawn[0] > 4  # a prompt taught nothing
+    assert steps[0]["reward/groups_without_signal"] == 0 < steps[0]["sampling/groups_without_signal"]
+    assert [load_state(whole / "checkpoints" / f"step_00000{step}").prompts_consumed for step in (1, 2)] == [
+        drawn[0],
+        sum(drawn),
+    ]
+    updates = [update for update in lines(whole, "updates.jsonl") if update["step"] == 1]
+    assert steps[0]["watch/updates_left_out"] == 4 - len(updates) > 0
+    assert [update["actor/kl_k3"] > SETTINGS["watch__kl"] for update in updates] == [False] * (len(updates) - 1) + [
+        True
+    ]
+    offending, saved = load(whole / "offending" / "step_000001.batch"), load(whole / "rollouts" / "step_000002.batch")
+    assert offending.meta["step"] == 1 and saved.column_names == offending.column_names
+    difference = (saved["old_log_probs"] - saved["rollout_log_probs"])[saved["response_mask"]]
+    assert difference.abs().max() < 1e-4 and len(saved) == 16
 
 
 def test_a_run_goes_on_under_another_layout(world: Path):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cfpo_hybrid.algorithms.advantage import ADVANTAGES
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES, build_advantage
 from cfpo_hybrid.protocol import DataProto
-from trainer.advantages import PROVIDED_INPUTS, advantages_of, mean_ref_kl
+from trainer.advantages import advantages_of, learns_from_equal_rewards, mean_ref_kl, overlong_penalty
 from workers.config import AlgorithmConfig
 
 
@@ -32,9 +32,26 @@ def test_the_reward_carries_the_kl_penalty_when_told_to():
     assert mean_ref_kl(batch_of()) is None
 
 
-@pytest.mark.parametrize("name", [name for name in ADVANTAGES if ADVANTAGES.get(name).needs <= PROVIDED_INPUTS])
+@pytest.mark.parametrize("name", list(ADVANTAGES))
 def test_a_rollout_batch_has_what_the_estimators_need(name):
-    assert advantages_of(batch_of(), AlgorithmConfig(advantage=name), 0.0).shape == (2,)
+    batch = batch_of(greedy_rewards=torch.tensor([0.25, 0.25]))
+    advantages = advantages_of(batch, AlgorithmConfig(advantage=name), 0.0)
+    assert advantages.shape == (2,)
+    if name == "remax":
+        assert advantages.tolist() == [0.75, -0.25]
+
+
+def test_long_responses_lose_reward():
+    # 4 positions, a buffer of 2: lengths 1 and 3 lose 0 and 2 * (3 - 2) / 2 = 1, which leaves 1 and -1.
+    batch = batch_of(responses=torch.zeros(2, 4, dtype=torch.int64))
+    algorithm = AlgorithmConfig(advantage="grpo_no_std", overlong_buffer=2, overlong_penalty=2.0)
+    assert overlong_penalty(batch, algorithm).tolist() == [0.0, 1.0]
+    assert advantages_of(batch, algorithm, 0.0).tolist() == [1.0, -1.0]
+
+
+def test_which_estimators_learn_from_a_group_of_equal_rewards():
+    learns = {name for name in ADVANTAGES if learns_from_equal_rewards(build_advantage(name), 4)}
+    assert learns == {"reinforce_plus_plus", "remax"}
 
 
 def test_knobs_reach_the_estimator():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_recipe import write_recipe
 
-from cfpo_hybrid.errors import WorkerError
+from cfpo_hybrid.errors import WatchStop, WorkerError
 from trainer import cli
 
 
@@ -120,6 +120,12 @@ def test_a_failed_run_exits_with_1_and_names_the_worker(
     replace_command(monkeypatch, WorkerError("hybrid", 3, "update_policy", "Traceback: out of memory"), [])
     assert cli.main(["train", "r.yaml"]) == 1
     assert "worker hybrid[rank 3] failed in update_policy:\nTraceback: out of memory" in capsys.readouterr().err
+
+
+def test_a_run_that_the_watch_stopped_exits_with_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    replace_command(monkeypatch, WatchStop("stopped after step 4 of 9, as declared: watch.kl"), [])
+    assert cli.main(["train", "r.yaml"]) == 3
+    assert capsys.readouterr().err == "cfpo train: stopped after step 4 of 9, as declared: watch.kl\n"
 
 
 def test_an_interrupted_run_exits_with_130(monkeypatch: pytest.MonkeyPatch):

@@ -85,9 +85,11 @@ def _batches(config: Config) -> Iterator[Row]:
 def _length(config: Config) -> Iterator[Row]:
     trainer, optimizer = config.trainer, config.actor.optimizer
     prompts = trainer.total_steps * config.data.train_batch_size
+    rounds = config.rollout.generation_rounds
+    drawn = f"{prompts} prompts" if rounds == 1 else f"{prompts} to {prompts * rounds} prompts"
     yield (
         "the run",
-        f"{_count(trainer.total_steps, 'rollout step')}, {_count(config.total_updates, 'optimizer step')}, {prompts} prompts",
+        f"{_count(trainer.total_steps, 'rollout step')}, {_count(config.total_updates, 'optimizer step')}, {drawn}",
     )
     warmup = math.ceil(optimizer.warmup_ratio * config.total_updates)
     yield (

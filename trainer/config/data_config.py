@@ -7,6 +7,9 @@ from omegaconf import MISSING
 OVERLONG = ("filter", "cut")
 """What may be done with prompts longer than ``max_prompt_length``."""
 
+CURRICULA = ("none", "order", "widen")
+"""How levels may decide which prompts come when."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -34,6 +37,13 @@ class DataConfig:
     """Prompts over max_prompt_length: "filter" leaves them out, "cut" keeps only their last tokens."""
     shuffle: bool = True
     """A new order every epoch, from trainer.seed; otherwise the order of the files."""
+    curriculum: str = "none"
+    """"order": each epoch goes from easy levels to hard ones; "widen": begins with the easiest level alone, the others
+    come in one by one."""
+    curriculum_steps: int = 0
+    """Rollout steps (of train_batch_size prompts) over which "widen" lets the levels in, each after an equal share."""
+    level_key: str = "level"
+    """Column of the level: a number, or a text with one, e.g. "Level 3"; rows without one count as the hardest."""
     system_prompt: str | None = None
     """Becomes the chat's system message."""
     chat_template: str | None = None

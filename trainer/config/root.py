@@ -4,6 +4,7 @@
     data        prompts                            reward      how responses are scored
     actor       Megatron-core and the optimizer    algorithm   advantages, off-policy pressure, KL, aggregation
     policy_loss the loss and its own knobs         trainer     workers, length, directory
+    watch       limits that stop a run
 
 A derived number is a property here, never a second knob.
 """
@@ -14,6 +15,7 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from trainer.config.data_config import DataConfig
 from trainer.config.trainer_config import TrainerConfig
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RewardConfig, RolloutConfig
+from workers.watch_config import WatchConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Config:
     actor: ActorConfig = field(default_factory=ActorConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     @property
     def train_layout(self) -> ParallelLayout:

@@ -52,6 +52,8 @@ class TrainerConfig:
     """Project name for trackers that group runs."""
     generations_every: int = 10
     """Steps between saved generations; 0 saves none."""
+    save_rollouts_every: int = 0
+    """Steps between rollout batches saved whole, as `cfpo lab` reads them; 0 saves none."""
     progress: bool = True
     """Shows a progress bar."""
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cfpo_hybrid.errors import DataError
-from trainer.config.data_config import OVERLONG, DataConfig
+from trainer.config.data_config import CURRICULA, OVERLONG, DataConfig
 from trainer.config.problem import Problem, one_of
+from trainer.data.curriculum import level_of
 from trainer.data.records import check_columns, read_records
 from trainer.data.source import HubSplit, Parquet, open_source
 
@@ -16,6 +17,7 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
     JSONL is read through, of parquet only the footer; of ``hub:`` data sets no more than the name is checked.
     """
     yield from one_of("data.overlong", config.overlong, OVERLONG)
+    yield from one_of("data.curriculum", config.curriculum, CURRICULA)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         key = "data.chat_template"
         yield Problem((key,), f"{key}={config.chat_template}: there is no such file")
@@ -23,6 +25,7 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
         yield Problem(("data.train_files",), "data.train_files is empty; name at least one file to train on")
     else:
         yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
+        yield from _inspect_levels(config)
     yield from _inspect("data.val_files", config.val_files or [], config, 0)
 
 
@@ -41,6 +44,30 @@ def _inspect(key: str, files: Sequence[str], config: DataConfig, rows_needed: in
             f"{key} have {sum(known)} rows, fewer than one batch of data.train_batch_size={rows_needed}; "
             "add files or take a smaller batch",
         )
+
+
+def _inspect_levels(config: DataConfig) -> Iterator[Problem]:
+    """Files without the levels that a curriculum goes by; a file that cannot be read is said elsewhere."""
+    for file in config.train_files if config.curriculum in ("order", "widen") else ():
+        try:
+            levels = _has_levels(file, config)
+        except DataError:
+            continue
+        if not levels:
+            yield Problem(
+                ("data.curriculum", "data.level_key"),
+                f"data.curriculum={config.curriculum} goes by the column '{config.level_key}' (data.level_key), but "
+                f"{file} has no level there; name the column, or set data.curriculum=none",
+            )
+
+
+def _has_levels(file: str, config: DataConfig) -> bool:
+    source = open_source(file)
+    if isinstance(source, HubSplit):
+        return True
+    if isinstance(source, Parquet):
+        return config.level_key in source.columns()[0]
+    return any(level_of(record.extra.get(config.level_key)) is not None for record in read_records([file], config))
 
 
 def _count_rows(file: str, config: DataConfig) -> int | None:

@@ -33,7 +33,9 @@ def epoch_order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     return np.argsort(stable_hash(ORDER, seed, epoch, np.arange(size)), kind="stable")
 
 
-def prompts_at(position: int, count: int, size: int, seed: int | None) -> NDArray[np.int64]:
+def prompts_at(
+    position: int, count: int, size: int, seed: int | None, levels: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """The prompts number ``position`` to ``position + count - 1`` of an endless walk over the data, epoch by epoch.
 
     Args:
@@ -41,15 +43,17 @@ def prompts_at(position: int, count: int, size: int, seed: int | None) -> NDArra
         count: prompts wanted; they may reach over the end of an epoch.
         size: prompts of the data set.
         seed: of the order; None takes the order of the files.
+        levels: ``[size]``; where given, each epoch goes from low to high.
     """
     numbers = np.arange(position, position + count)
-    if seed is None:
-        return numbers % size
     epochs = numbers // size
     chosen = np.empty(count, dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        chosen[here] = epoch_order(seed, int(epoch), size)[numbers[here] % size]
+        order = np.arange(size) if seed is None else epoch_order(seed, int(epoch), size)
+        if levels is not None:
+            order = order[np.argsort(levels[order], kind="stable")]
+        chosen[here] = order[numbers[here] % size]
     return chosen
 
 

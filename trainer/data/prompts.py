@@ -15,7 +15,8 @@ from cfpo_hybrid.protocol import DataProto
 from trainer.config.data_config import DataConfig
 from trainer.config.root import Config
 from trainer.data.chat import encode_problems
-from trainer.data.order import TRAINING, VALIDATION, prompts_at, stable_hash
+from trainer.data.curriculum import EpochByEpoch, PromptOrder, Widening, level_ranks
+from trainer.data.order import TRAINING, VALIDATION, stable_hash
 from trainer.data.records import Record, read_records
 
 if TYPE_CHECKING:
@@ -105,10 +106,10 @@ def load_prompts(
 
 
 class TrainPrompts:
-    """Training prompts by rollout step.
+    """Training prompts, an endless walk over the files.
 
-    What step ``s`` gets is a pure function of the files, the seed and the ``s * train_batch_size`` prompts consumed
-    before it; nothing has to be saved for a restart.
+    What is drawn is a pure function of the files, the settings and the number of prompts drawn before; that number is
+    all a restart needs.
 
     Args:
         config: of the run.
@@ -121,31 +122,43 @@ class TrainPrompts:
     def __init__(self, config: Config, tokenizer: "PreTrainedTokenizerBase") -> None:
         data = config.data
         self.prompts = load_prompts(data.train_files, data, tokenizer)
-        self.batch_size, self.group_size = data.train_batch_size, config.rollout.group_size
-        self._seed, self._shuffle = config.trainer.seed, data.shuffle
-        if len(self.prompts) < self.batch_size:
+        self.group_size, self._seed = config.rollout.group_size, config.trainer.seed
+        if len(self.prompts) < data.train_batch_size:
             left_out = self.prompts.overlong if data.overlong == "filter" else 0
             too_long = f" ({left_out} were over data.max_prompt_length={data.max_prompt_length})" if left_out else ""
             raise DataError(
                 f"data.train_files have {len(self.prompts)} prompts{too_long}, fewer than one batch of "
-                f"data.train_batch_size={self.batch_size}; add files or take a smaller batch"
+                f"data.train_batch_size={data.train_batch_size}; add files or take a smaller batch"
             )
+        self._order = _order_of(self.prompts, data, self._seed if data.shuffle else None)
 
-    def consumed_before(self, step: int) -> int:
-        """Prompts consumed when step ``step`` (counted from 0) begins."""
-        return step * self.batch_size
-
-    def next_batch(self, step: int) -> DataProto:
-        """The prompts of a step, each ``group_size`` times in succession.
+    def draw(self, position: int, count: int, *, step: int, first_group: int = 0) -> DataProto:
+        """The next prompts, each ``group_size`` times in succession.
 
         Args:
-            step: rollout step, counted from 0.
+            position: prompts drawn before, over the whole run.
+            count: prompts wanted.
+            step: rollout step, counted from 0; sampling seeds come from it and from the number of the group.
+            first_group: number of the first group, where the step has drawn before.
         """
-        order_seed = self._seed if self._shuffle else None
-        chosen = prompts_at(self.consumed_before(step), self.batch_size, len(self.prompts), order_seed)
-        groups = np.arange(self.batch_size)
-        samples = np.arange(self.group_size)
-        return self.prompts.batch(chosen, groups, stable_hash(TRAINING, self._seed, step, groups[:, None], samples))
+        groups = first_group + np.arange(count)
+        seeds = stable_hash(TRAINING, self._seed, step, groups[:, None], np.arange(self.group_size))
+        return self.prompts.batch(self._order.at(position, count), groups, seeds)
+
+
+def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptOrder:
+    if data.curriculum == "none":
+        return EpochByEpoch(len(prompts), seed)
+    levels = level_ranks((record.extra.get(data.level_key) for record in prompts.records), data.level_key)
+    if data.curriculum == "order":
+        return EpochByEpoch(len(prompts), seed, levels)
+    easiest = int((levels == 0).sum())
+    if easiest < data.train_batch_size:
+        raise DataError(
+            f"data.curriculum=widen begins with the {easiest} prompts of the easiest level, fewer than one batch of "
+            f"data.train_batch_size={data.train_batch_size}; take a smaller batch, or data.curriculum=order"
+        )
+    return Widening(levels, seed, data.curriculum_steps * data.train_batch_size)
 
 
 class ValidationPrompts:

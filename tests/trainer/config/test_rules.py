@@ -68,16 +68,40 @@ BROKEN = {
         ["algorithm.advantage=pass_at_k", "algorithm.advantage_knobs.k=9", "rollout.group_size=8"],
         ["needs at least 9 responses a prompt", "set rollout.group_size=9"],
     ),
-    "advantage without its needs": (
-        ["algorithm.advantage=remax"],
-        ["needs greedy_rewards, which training does not produce", "use one of dr_grpo, grpo"],
-    ),
     "knobs of the advantage": (
         ["algorithm.advantage_knobs={std_flor: 1.0e-4}"],
         ["algorithm.advantage_knobs.std_flor=0.0001: 'grpo' has no such knob", "did you mean 'std_floor'"],
     ),
     "kl in the reward without kl": (["algorithm.kl_in_reward=true"], ["kl_in_reward=True does nothing at"]),
     "kl target without kl": (["algorithm.kl_target=0.1"], ["kl_target=0.1 does nothing at"]),
+    "rounds without groups": (
+        ["rollout.generation_rounds=2", "rollout.group_size=1", "algorithm.advantage=remax"],
+        ["which at rollout.group_size=1 are all", "set rollout.generation_rounds=1"],
+    ),
+    "rounds that drop what teaches": (
+        ["rollout.generation_rounds=2", "algorithm.advantage=reinforce_plus_plus"],
+        ["algorithm.advantage='reinforce_plus_plus' learns from them", "e.g. grpo"],
+    ),
+    "over-long buffer": (["algorithm.overlong_buffer=64"], ["over the whole of data.max_response_length=64", "12)"]),
+    "over-long penalty": (["algorithm.overlong_penalty=0.5"], ["does nothing at algorithm.overlong_buffer=0"]),
+    "balance": (
+        ["algorithm.balance_mini_batches=true", "algorithm.batch_ratio=1"],
+        ["does nothing at algorithm.batch_ratio=1"],
+    ),
+    "curriculum": (["data.curriculum=orders"], ["did you mean 'order'", "known: none, order, widen"]),
+    "curriculum steps": (["data.curriculum=widen"], ["data.curriculum_steps rollout steps, which is 0"]),
+    "steps without curriculum": (["data.curriculum_steps=5"], ["does nothing at data.curriculum=none"]),
+    "levels": (["data.curriculum=order", "data.level_key=difficulty"], ["has no level there"]),
+    "watch action": (["watch.kl_action=halt"], ["watch.kl_action='halt'", "known: warn, stop_passes, stop"]),
+    "watch action of a step": (["watch.length_drift_action=stop_passes"], ["known: warn, stop"]),
+    "passes to stop": (
+        ["watch.kl=0.1", "algorithm.iterations=1", "algorithm.batch_ratio=1"],
+        ["watch.kl_action=stop_passes has nothing to stop", "'warn' or 'stop'"],
+    ),
+    "watch longer than the run": (
+        ["watch.length_drift=0.5", "watch.window=3"],
+        ["looks back on 6 rollout steps, but trainer.total_steps=5", "lower watch.window"],
+    ),
     "top-p": (["rollout.top_p=0.95"], ["rollout.top_p=0.95 truncates sampling", "set rollout.top_p=1.0"]),
     "top-k": (["rollout.top_k=50"], ["rollout.top_k=50 truncates sampling", "set rollout.top_k=-1"]),
     "lengths": (
@@ -196,6 +220,9 @@ def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):
         "trainer.save_every=-1",
         "trainer.num_workers=0",
         "reward.timeout_seconds=0",
+        "rollout.generation_rounds=0",
+        "watch.ess=1",
+        "watch.window=1",
     ],
 )
 def test_numbers_out_of_range(word: str, tmp_path: Path):

@@ -54,5 +54,16 @@ def test_a_data_set_of_the_hub_is_not_fetched():
     assert messages(DataConfig(train_files=["hub:nobody/nothing:train"])) == []
 
 
+def test_a_curriculum_without_levels(tmp_path):
+    config = DataConfig(train_files=[write_rows(tmp_path / "train.jsonl", numbered_rows(3))], train_batch_size=1)
+    assert messages(replace(config, curriculum="order")) == []
+    (message,) = messages(replace(config, curriculum="order", level_key="difficulty"))
+    assert "goes by the column 'difficulty' (data.level_key)" in message
+    (message,) = messages(replace(config, curriculum="order", level_key="type"))  # texts without a number
+    assert "has no level there" in message
+    (message,) = messages(replace(config, curriculum="widening"))
+    assert "did you mean 'widen'" in message
+
+
 def test_no_training_file(tmp_path):
     assert messages(DataConfig(train_files=[])) == ["data.train_files is empty; name at least one file to train on"]

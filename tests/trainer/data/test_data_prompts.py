@@ -41,7 +41,7 @@ def prompt_texts(tokenizer, batch):
 
 
 def test_a_training_batch(tokenizer, data):
-    batch = TrainPrompts(run_config(data, group_size=3), tokenizer).next_batch(0)
+    batch = TrainPrompts(run_config(data, group_size=3), tokenizer).draw(0, 4, step=0)
     assert len(batch) == 12
     assert batch["group_ids"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert batch["sample_ids"].tolist() == [0, 1, 2] * 4
@@ -55,7 +55,7 @@ def test_a_training_batch(tokenizer, data):
 
 def test_prompts_are_padded_on_the_right_with_zeros_to_the_widest(tokenizer, data):
     whole = replace(data, train_batch_size=12)
-    batch = TrainPrompts(run_config(whole, group_size=1), tokenizer).next_batch(0)
+    batch = TrainPrompts(run_config(whole, group_size=1), tokenizer).draw(0, 12, step=0)
     assert batch["prompts"].shape == (12, len("u:p10;a:"))  # p10 and p11 are the widest
     padding = torch.arange(8) >= batch["prompt_lengths"][:, None]
     assert (batch["prompts"][padding] == 0).all() and (batch["prompts"][~padding] != 0).all()
@@ -64,8 +64,8 @@ def test_prompts_are_padded_on_the_right_with_zeros_to_the_widest(tokenizer, dat
 def test_a_restart_continues_with_the_same_prompts_and_seeds(tokenizer, data):
     config = run_config(data)
     walked = TrainPrompts(config, tokenizer)
-    before = [walked.next_batch(step) for step in range(5)][4]
-    after = TrainPrompts(config, tokenizer).next_batch(4)
+    before = [walked.draw(4 * step, 4, step=step) for step in range(5)][4]
+    after = TrainPrompts(config, tokenizer).draw(16, 4, step=4)
     for name in before.column_names:
         assert (
             list(before[name]) == list(after[name]) if before[name].ndim == 1 else (before[name] == after[name]).all()
@@ -76,7 +76,9 @@ def test_every_prompt_comes_once_an_epoch_in_an_order_of_the_seed(tokenizer, dat
     def epoch(seed, first_step, shuffle=True):
         prompts = TrainPrompts(run_config(replace(data, shuffle=shuffle), group_size=1, seed=seed), tokenizer)
         return [
-            problem for step in range(first_step, first_step + 3) for problem in prompts.next_batch(step)["problem"]
+            problem
+            for step in range(first_step, first_step + 3)
+            for problem in prompts.draw(4 * step, 4, step=step)["problem"]
         ]
 
     first = epoch(1, 0)
@@ -87,17 +89,34 @@ def test_every_prompt_comes_once_an_epoch_in_an_order_of_the_seed(tokenizer, dat
 
 def test_seeds_differ_from_step_to_step(tokenizer, data):
     prompts = TrainPrompts(run_config(data), tokenizer)
-    seeds = torch.cat([prompts.next_batch(step)["seeds"] for step in range(6)])
+    seeds = torch.cat([prompts.draw(4 * step, 4, step=step)["seeds"] for step in range(6)])
     assert len(seeds.unique()) == len(seeds)
+
+
+def test_a_step_that_draws_twice_gets_other_groups_and_seeds(tokenizer, data):
+    prompts = TrainPrompts(run_config(data), tokenizer)
+    first, more = prompts.draw(0, 4, step=0), prompts.draw(4, 2, step=0, first_group=4)
+    assert more["group_ids"].tolist() == [4, 4, 5, 5]
+    assert len(torch.cat([first["seeds"], more["seeds"]]).unique()) == 12
+    assert list(more["problem"][::2]) == list(prompts.draw(0, 6, step=0)["problem"][8::2])
+
+
+def test_a_curriculum_needs_prompts_enough_of_the_easiest_level(tokenizer, data):
+    widen = replace(data, curriculum="widen", curriculum_steps=5, train_batch_size=3)
+    batch = TrainPrompts(run_config(widen), tokenizer).draw(0, 3, step=0)
+    assert {extra["level"] for extra in batch["extra"]} == {"Level 1"}
+    # 12 rows of 5 levels: three are of level 1
+    with pytest.raises(DataError, match=r"begins with the 3 prompts of the easiest level, fewer than one batch"):
+        TrainPrompts(run_config(replace(widen, train_batch_size=4)), tokenizer)
 
 
 def test_the_system_prompt_and_the_chat_template(tokenizer, data, tmp_path):
     data = replace(data, system_prompt="Be brief", max_prompt_length=40, shuffle=False)
-    batch = TrainPrompts(run_config(data), tokenizer).next_batch(0)
+    batch = TrainPrompts(run_config(data), tokenizer).draw(0, 4, step=0)
     assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:p0;a:"
     (tmp_path / "own.jinja").write_text("Q {{ messages[-1].content }} A ")
     own = replace(data, chat_template=str(tmp_path / "own.jinja"))
-    batch = TrainPrompts(run_config(own), char_tokenizer(template=None)).next_batch(0)
+    batch = TrainPrompts(run_config(own), char_tokenizer(template=None)).draw(0, 4, step=0)
     assert prompt_texts(tokenizer, batch)[0] == "Q p0 A "
 
 
@@ -122,7 +141,7 @@ def test_overlong_prompts_are_cut_from_the_left(tokenizer, data):
     cut = replace(data, max_prompt_length=7, overlong="cut", shuffle=False, train_batch_size=12)
     prompts = TrainPrompts(run_config(cut, group_size=1), tokenizer)
     assert (len(prompts.prompts), prompts.prompts.overlong) == (12, 2)
-    assert prompt_texts(tokenizer, prompts.next_batch(0))[9:] == ["u:p9;a:", ":p10;a:", ":p11;a:"]
+    assert prompt_texts(tokenizer, prompts.draw(0, 12, step=0))[9:] == ["u:p9;a:", ":p10;a:", ":p11;a:"]
 
 
 def test_too_few_prompts(tokenizer, data):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable
 from cfpo_hybrid.models import ModelShape
 from trainer.config.problem import Problem
 from trainer.config.root import Config
-from trainer.config.rules import algorithm, batch, bounds, device, files, layout, names
+from trainer.config.rules import algorithm, batch, bounds, device, files, layout, names, sampling, watch
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
@@ -20,6 +20,8 @@ RULES: tuple[Rule, ...] = (
     *algorithm.RULES,
     *layout.RULES,
     *batch.RULES,
+    *sampling.RULES,
+    *watch.RULES,
     *device.RULES,
     *files.RULES,
 )

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES, build_advantage
 from cfpo_hybrid.errors import ConfigError
-from trainer.advantages import PROVIDED_INPUTS
 from trainer.config.problem import Problem
 from trainer.config.root import Config
 
 
 def advantage(config: Config) -> Iterator[Problem]:
-    """The advantage takes its knobs, and what it needs is there."""
+    """The advantage takes its knobs, and groups are large enough for it."""
     algorithm = config.algorithm
     if algorithm.advantage not in ADVANTAGES:
         return
@@ -19,14 +18,6 @@ def advantage(config: Config) -> Iterator[Problem]:
     except ConfigError as error:
         yield from (Problem(("algorithm.advantage_knobs",), message) for message in error.problems)
         return
-    missing = sorted(estimator.needs - PROVIDED_INPUTS)
-    if missing:
-        usable = [name for name in ADVANTAGES if ADVANTAGES.get(name).needs <= PROVIDED_INPUTS]
-        yield Problem(
-            ("algorithm.advantage",),
-            f"algorithm.advantage='{algorithm.advantage}' needs {', '.join(missing)}, which training does not produce; "
-            f"use one of {', '.join(usable)}",
-        )
     size, smallest = config.rollout.group_size, estimator.smallest_group
     if size < smallest:
         yield Problem(

@@ -25,6 +25,8 @@ AT_LEAST_ONE = Range("at least 1", lambda value: value >= 1)
 SHARE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 POSITIVE_SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 BELOW_ONE = Range("from 0 to below 1", lambda value: 0 <= value < 1)
+BETWEEN = Range("above 0 and below 1", lambda value: 0 < value < 1)
+AT_LEAST_TWO = Range("at least 2", lambda value: value >= 2)
 FINITE = Range("finite", lambda value: -INFINITY < value < INFINITY)
 TOP_K = Range("-1 (off) or at least 1", lambda value: value == -1 or value >= 1)
 
@@ -34,12 +36,14 @@ RANGES: dict[str, Range] = {
     "data.val_limit": AT_LEAST_ONE,
     "data.max_prompt_length": AT_LEAST_ONE,
     "data.max_response_length": AT_LEAST_ONE,
+    "data.curriculum_steps": NOT_NEGATIVE,
     "rollout.group_size": AT_LEAST_ONE,
+    "rollout.generation_rounds": AT_LEAST_ONE,
     "rollout.temperature": POSITIVE,
     "rollout.top_p": POSITIVE_SHARE,
     "rollout.top_k": TOP_K,
     "rollout.tensor_parallel_size": AT_LEAST_ONE,
-    "rollout.gpu_memory_utilization": Range("above 0 and below 1", lambda value: 0 < value < 1),
+    "rollout.gpu_memory_utilization": BETWEEN,
     "rollout.kv_cache_bytes": AT_LEAST_ONE,
     "rollout.max_num_seqs": AT_LEAST_ONE,
     "rollout.max_num_batched_tokens": AT_LEAST_ONE,
@@ -48,6 +52,8 @@ RANGES: dict[str, Range] = {
     "rollout.probe_tolerance": POSITIVE,
     "algorithm.iterations": AT_LEAST_ONE,
     "algorithm.batch_ratio": AT_LEAST_ONE,
+    "algorithm.overlong_buffer": NOT_NEGATIVE,
+    "algorithm.overlong_penalty": POSITIVE,
     "algorithm.kl_coef": NOT_NEGATIVE,
     "algorithm.kl_target": POSITIVE,
     "algorithm.kl_horizon": AT_LEAST_ONE,
@@ -85,6 +91,14 @@ RANGES: dict[str, Range] = {
     "trainer.val_top_p": POSITIVE_SHARE,
     "trainer.val_samples": AT_LEAST_ONE,
     "trainer.generations_every": NOT_NEGATIVE,
+    "trainer.save_rollouts_every": NOT_NEGATIVE,
+    "watch.kl": POSITIVE,
+    "watch.ess": BETWEEN,
+    "watch.entropy_slope": POSITIVE,
+    "watch.length_drift": POSITIVE,
+    "watch.zero_reward_streak": AT_LEAST_ONE,
+    "watch.window": AT_LEAST_TWO,
+    "watch.saved_batches": NOT_NEGATIVE,
 }
 """A number that may also be null is checked when it is there."""
 

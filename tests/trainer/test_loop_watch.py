@@ -1,0 +1,164 @@
+"""What the loop does about a limit that was crossed: it tells, saves the batch, and stops where that was declared."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from cfpo_hybrid.algorithms.kl import KlController
+from cfpo_hybrid.errors import WatchStop
+from cfpo_hybrid.protocol import DataProto, load
+from trainer import loop
+from trainer.checkpoint import CheckpointStore, load_state
+from trainer.config import Config, TrainerConfig, resolved
+from trainer.config.data_config import DataConfig
+from trainer.metrics import StageTimer
+from trainer.run_dir import RunDirectory
+from trainer.session import Session, StepReport
+from workers.hybrid_worker import HybridWorker
+from workers.reports import SyncReport, Trip, UpdateRecord
+from workers.watch_config import WatchConfig
+
+SYNC = SyncReport(policy_version=1, seconds=0.1, bytes_total=1, bytes_moved=0, probe_difference=None)
+
+
+def trip(action: str) -> Trip:
+    return Trip(limit="watch.kl", finding="actor/kl_k3 is 0.25, above 0.1", action=action)
+
+
+def report_of(step: int, actions: tuple[str, ...]) -> StepReport:
+    rows, width = 4, 3
+    ones = torch.ones(rows, width)
+    batch = DataProto(
+        {
+            "prompts": torch.ones(rows, 2, dtype=torch.int64),
+            "prompt_lengths": torch.full((rows,), 2),
+            "responses": torch.ones(rows, width, dtype=torch.int64),
+            "response_lengths": torch.full((rows,), width),
+            "response_mask": ones.bool(),
+            "truncated": torch.zeros(rows, dtype=torch.bool),
+            "group_ids": torch.tensor([0, 0, 1, 1]),
+            "rewards": torch.tensor([1.0, 0.0, 0.0, 1.0]),
+            "advantages": torch.ones(rows),
+            "mini_batch": torch.tensor([0, 0, 1, 1]),
+            "rollout_log_probs": -ones,
+        }
+    )
+    updates = [UpdateRecord(0, 0, {"actor/loss": 0.5, "actor/entropy": 1.0})]
+    trips = [trip(action) for action in actions]
+    return StepReport(
+        step=step, batch=batch, kl_coef=0.0, reward_meta=[], metrics={}, updates=updates, trips=trips, sync=SYNC
+    )
+
+
+@dataclass
+class Log:
+    """Stands for the tracker and for the progress display."""
+
+    lines: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def log_step(self, step, metrics):
+        self.lines.append({"step": step, **metrics})
+
+    def log_update(self, *arguments):
+        pass
+
+    def step(self, *arguments):
+        pass
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def write_weights(method, directory):
+    """What the workers do when they are asked to save."""
+    assert method is HybridWorker.save
+    (Path(directory) / "weights").write_text("1")
+
+
+def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) -> tuple[Log, RunDirectory]:
+    """Runs one step for each entry of the script, which lists the actions of the limits that it crosses."""
+    config = Config(
+        data=DataConfig(train_files=["x"]),
+        trainer=TrainerConfig(
+            num_workers=1,
+            total_steps=len(script),
+            generations_every=0,
+            save_rollouts_every=2,
+            export_final=False,
+            val_before_train=False,
+        ),
+        watch=WatchConfig(**watch),
+    )
+    log, run = Log(), RunDirectory(folder)
+    run.start(resolved(config))
+    actors = SimpleNamespace(run=write_weights)
+    session = Session(
+        config=config,
+        actors=actors,  # type: ignore[arg-type]
+        graders=actors,  # type: ignore[arg-type]
+        prompts=actors,  # type: ignore[arg-type]
+        timer=StageTimer(),
+        kl=KlController(coef=0.0),
+        prompts_consumed=77,
+    )
+    monkeypatch.setattr(loop, "train_step", lambda session, step: report_of(step, script[step]))
+    training = loop.TrainingLoop(
+        session, run, CheckpointStore(run.checkpoints), tracker=log, progress=log, validation=None
+    )  # type: ignore[arg-type]
+    try:
+        training.run_from(0)
+    except WatchStop as stop:
+        log.notes.append(str(stop))
+    return log, run
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_a_warning_is_told_once_and_its_first_batches_are_saved(tmp_path, monkeypatch):
+    script = [(), ("warn",), ("warn",), (), ("warn",)]
+    log, run = run_loop(tmp_path, monkeypatch, script, saved_batches=2)
+    assert log.notes == [f"step {step}: watch.kl: actor/kl_k3 is 0.25, above 0.1" for step in (2, 5)]
+    assert files(run.offending) == ["step_000002.batch", "step_000003.batch"]
+    assert files(run.rollouts) == ["step_000002.batch", "step_000004.batch"]
+    assert [line.get("watch/trips") for line in log.lines] == [None, 1.0, 1.0, None, 1.0]
+    assert files(run.checkpoints) == []
+
+
+def test_a_saved_batch_is_whole(tmp_path, monkeypatch):
+    _, run = run_loop(tmp_path, monkeypatch, [("warn",)])
+    batch = load(run.offending / "step_000001.batch")
+    assert batch.meta == {"step": 1, "trips": ["watch.kl: actor/kl_k3 is 0.25, above 0.1"]}
+    assert batch["old_log_probs"].equal(batch["rollout_log_probs"])  # a single update recomputes none
+    assert set(report_of(0, ()).batch.column_names) <= set(batch.column_names)
+
+
+def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeypatch):
+    log, run = run_loop(tmp_path, monkeypatch, [(), ("warn", "stop"), ()], saved_batches=0)
+    assert [line["step"] for line in log.lines] == [1, 2]
+    assert files(run.offending) == ["step_000002.batch"]
+    state = load_state(run.checkpoints / "step_000002")
+    assert (state.step, state.prompts_consumed) == (2, 77)
+    for part in ("stopped after step 2 of 3", "actor/kl_k3 is 0.25", "checkpoints/step_000002", "trainer.resume=auto"):
+        assert part in log.notes[-1]
+
+
+def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop, "step_metrics", lambda report, seconds: {"reward/groups_all_wrong": float(report.step > 0)}
+    )
+    log, run = run_loop(tmp_path, monkeypatch, [()] * 6, zero_reward_streak=2)
+    assert [line["step"] for line in log.lines] == [1, 2, 3]
+    assert files(run.checkpoints) == ["step_000003"]
+    assert "no response has earned a reward above 0 for 2 rollout steps" in log.notes[-1]
+
+
+def test_a_resume_drops_the_batches_of_steps_to_come(tmp_path, monkeypatch):
+    _, run = run_loop(tmp_path, monkeypatch, [("warn",)] * 4)
+    run.start(run.config(), resumed_step=2)
+    assert files(run.offending) == ["step_000001.batch", "step_000002.batch"]
+    assert files(run.rollouts) == ["step_000002.batch"]

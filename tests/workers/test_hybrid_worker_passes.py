@@ -1,0 +1,95 @@
+"""The hybrid worker's own decisions, with engines that only count: when passes end, and which tokens count."""
+
+import functools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
+from cfpo_hybrid.errors import NumericsError
+from cfpo_hybrid.protocol import DataProto
+from workers import hybrid_worker
+from workers.config import AlgorithmConfig
+from workers.hybrid_worker import HybridWorker, Phase
+from workers.pass_watch import PassWatch
+from workers.rollout.engine import SamplingSettings
+from workers.watch_config import WatchConfig
+
+
+class FakePolicy:
+    """Answers each optimizer step with the next KL; None stands for a gradient that is not finite."""
+
+    def __init__(self, kls: list[float | None]) -> None:
+        self.kls, self.updates = kls, []
+
+    def update(self, batch, objective, *, on_policy):
+        self.updates.append(batch["mini_batch"].tolist())
+        kl = self.kls[len(self.updates) - 1]
+        if kl is None:
+            raise NumericsError("the gradient norm is nan")
+        return {"actor/kl_k3": kl, "actor/grad_norm": 1.0}
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    def make(kls=(), watch=None, **algorithm):
+        monkeypatch.setattr(hybrid_worker, "PassWatch", functools.partial(PassWatch, agree=list))
+        settings = SimpleNamespace(
+            algorithm=AlgorithmConfig(**algorithm), watch=watch or WatchConfig(), max_response_length=3
+        )
+        made = HybridWorker(SimpleNamespace(rank=0), settings)  # type: ignore[arg-type]
+        made.policy = FakePolicy(list(kls))
+        made.objective = PolicyObjective(loss=build_policy_loss("cfpo"))
+        return made
+
+    return make
+
+
+ROWS = DataProto({"mini_batch": torch.tensor([0, 1, 0, 1])})
+
+
+def passes(report):
+    return [(update.iteration, update.mini_batch) for update in report.updates]
+
+
+def test_all_passes_over_all_mini_batches_in_order(worker):
+    made = worker([0.0, 0.1, 0.2, 0.3], iterations=2, batch_ratio=2)
+    report = made.update_policy(ROWS)
+    assert passes(report) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert made.policy.updates == [[0, 0], [1, 1], [0, 0], [1, 1]]
+    assert report.trips == [] and made.policy_version == 1
+
+
+def test_the_target_kl_ends_the_passes(worker):
+    made = worker([0.0, 0.1, 0.3], WatchConfig(kl=0.2), iterations=2, batch_ratio=2)
+    report = made.update_policy(ROWS)
+    assert passes(report) == [(0, 0), (0, 1), (1, 0)]
+    assert [trip.limit for trip in report.trips] == ["watch.kl"]
+    assert made.policy_version == 1  # the weights have changed
+
+
+@pytest.mark.parametrize(("action", "taken"), [("stop", 2), ("stop_passes", 2), ("warn", 4)])
+def test_a_gradient_that_is_not_finite_is_left_to_the_watch(worker, action, taken):
+    made = worker([0.0, None, 0.1, 0.1], WatchConfig(non_finite_action=action), iterations=2, batch_ratio=2)
+    report = made.update_policy(ROWS)
+    assert len(report.updates) == taken
+    assert math.isnan(report.updates[1].metrics["actor/grad_norm"])
+    assert [(trip.limit, trip.action) for trip in report.trips] == [("watch.non_finite", action)]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_truncated_responses_may_be_left_out_of_the_loss(worker, masked):
+    made = worker(mask_truncated=masked)
+    made.phase = Phase.GENERATING
+    answer = DataProto(
+        {
+            "response_mask": torch.tensor([[True, True, True], [True, True, False]]),
+            "truncated": torch.tensor([True, False]),
+        }
+    )
+    made.engine = SimpleNamespace(generate=lambda prompts, sampling, width: answer)
+    mask = made.generate(ROWS, SamplingSettings(max_tokens=3))["response_mask"]
+    assert mask.tolist() == [[not masked] * 3, [True, True, False]]

@@ -1,0 +1,69 @@
+"""The watch over rollout steps: entropy that falls, lengths that drift, rewards that stay away."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from workers.reports import Trip
+from workers.watch_config import WatchConfig
+
+ENTROPY, LENGTH, ALL_WRONG = "actor/entropy", "response_length/mean", "reward/groups_all_wrong"
+
+
+class CollapseWatch:
+    """Compares the course of a run with its declared limits.
+
+    Args:
+        limits: of the run.
+        history: the lines of ``metrics.jsonl`` so far, the oldest first; a resumed run goes on from them.
+    """
+
+    def __init__(self, limits: WatchConfig, history: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._limits = limits
+        longest = max(2 * limits.window, limits.zero_reward_streak or 0)
+        self._lines: deque[Mapping[str, Any]] = deque((line for line in history if LENGTH in line), maxlen=longest)
+
+    def look(self, metrics: Mapping[str, float]) -> list[Trip]:
+        """The limits that the run has crossed with the step of these metrics."""
+        self._lines.append(metrics)
+        return [*self._entropy(), *self._length(), *self._rewards()]
+
+    def _entropy(self) -> Iterator[Trip]:
+        limit, window = self._limits.entropy_slope, self._limits.window
+        values = self._last(ENTROPY, window)
+        if limit is None or len(values) < window:
+            return
+        slope = statistics.linear_regression(range(window), values).slope
+        if slope < -limit:
+            finding = f"{ENTROPY} falls by {-slope:.4g} nats a step over {window} steps, more than {limit:g}"
+            yield Trip(limit="watch.entropy_slope", finding=finding, action=self._limits.entropy_slope_action)
+
+    def _length(self) -> Iterator[Trip]:
+        limit, window = self._limits.length_drift, self._limits.window
+        values = self._last(LENGTH, 2 * window)
+        if limit is None or len(values) < 2 * window:
+            return
+        before, now = statistics.fmean(values[:window]), statistics.fmean(values[window:])
+        if abs(now - before) > limit * before:
+            finding = (
+                f"{LENGTH} is {now:.1f} over the last {window} steps and was {before:.1f} over the {window} before, a "
+                f"difference of more than {limit:.0%}"
+            )
+            yield Trip(limit="watch.length_drift", finding=finding, action=self._limits.length_drift_action)
+
+    def _rewards(self) -> Iterator[Trip]:
+        streak = self._limits.zero_reward_streak
+        if streak is None:
+            return
+        shares = self._last(ALL_WRONG, streak)
+        if len(shares) == streak and min(shares) == 1.0:
+            finding = f"no response has earned a reward above 0 for {streak} rollout steps"
+            action = self._limits.zero_reward_streak_action
+            yield Trip(limit="watch.zero_reward_streak", finding=finding, action=action)
+
+    def _last(self, name: str, count: int) -> list[float]:
+        """The newest values of a metric; a step without one, or whose value was not finite, is passed over."""
+        values = [line[name] for line in self._lines if line.get(name) is not None]
+        return [value for value in values if math.isfinite(value)][-count:]

@@ -15,7 +15,7 @@ from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-LAYOUTS = [(2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
+LAYOUTS = [(2, 1, 1, 2), (2, 1, 1, 1), (1, 2, 1, 1), (2, 2, 1, 2)]
 """(train tp, pp, dp; rollout tp); each is compared with (1, 1, 2; 1). Where tp is 1, stages are in two chunks."""
 
 

@@ -30,8 +30,6 @@ from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from workers.rollout.vllm_engine import VllmEngine
 
 logger = logging.getLogger(__name__)
@@ -167,7 +165,7 @@ class HybridWorker:
         """Frees what was built, however far that went."""
         self._cleanup.close()
 
-    def _join(self, device: str) -> "torch.device":
+    def _join(self, device: str) -> torch.device:
         if self._device is None:
             self._device = join_process_group(self.context, device)
             self._cleanup.callback(leave_process_group)

@@ -95,7 +95,7 @@ def _facts(result: LabResult) -> list[str]:
     if rollout.rows_left_out:
         lines.append(f"{rollout.rows_left_out} responses with numbers that are not finite were left out")
     if float(log_ratio.abs().max()) < _UNMOVED:
-        lines.append("both policies are nearly the same, so all losses agree; --drift 0.1 or --model moves them apart")
+        lines.append("both policies are nearly the same, so most losses agree; --drift 0.1 or --model moves them apart")
     return lines
 
 

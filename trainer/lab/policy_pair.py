@@ -30,15 +30,15 @@ class PolicyPair:
 
     def inputs(self, rollout: SavedRollout) -> PolicyLossInputs:
         """What a loss sees of the rollout: fp64, the log-probs with gradient."""
-        others = {name: batch_column(rollout.batch, name) for name in ("rollout_log_probs", "ref_log_probs")}
         entropy = None if self.entropy is None else self.entropy.double().requires_grad_()
         return PolicyLossInputs(
             log_probs=self.log_probs.double().requires_grad_(),
             old_log_probs=self.old_log_probs.double(),
             advantages=rollout.batch["advantages"].double(),
             mask=rollout.mask,
+            rollout_log_probs=batch_column(rollout.batch, "rollout_log_probs"),
+            ref_log_probs=batch_column(rollout.batch, "ref_log_probs"),
             entropy=entropy,
-            **others,
         )
 
 

@@ -19,7 +19,7 @@ from trainer.study_report.reading import Study
 _PANEL_INCHES = (3.0, 2.1)
 _LEGEND_INCHES = 0.7
 WIDE = 100.0
-"""Largest over median value from which on an axis is logarithmic."""
+"""Largest over median value from which on an axis is logarithmic above 0."""
 
 
 class StudyFigures:
@@ -90,11 +90,13 @@ def _scale(axes: Axes, panel: Panel) -> None:
     """The vertical axis of a row, which its panels share."""
     if panel.metric.percent:
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    values = [value for shared in axes.get_shared_y_axes().get_siblings(axes) for value in _drawn(shared)]
-    if panel.metric.wide and values and min(values) > 0 and max(values) > WIDE * statistics.median(values):
-        axes.set_yscale("log")
+    positive = [value for shared in axes.get_shared_y_axes().get_siblings(axes) for value in _positive(shared)]
+    if panel.metric.wide and positive and max(positive) > WIDE * statistics.median(positive):
+        # Linear around 0, which on-policy runs have.
+        axes.set_yscale("symlog", linthresh=statistics.median(positive) / WIDE)
 
 
-def _drawn(axes: Axes) -> Sequence[float]:
+def _positive(axes: Axes) -> Sequence[float]:
+    """The finite values above 0 that are drawn."""
     points = [float(value) for line in axes.get_lines() for value in list(line.get_ydata())]  # pyright: ignore
-    return [value for value in points if math.isfinite(value)]
+    return [value for value in points if 0 < value < math.inf]

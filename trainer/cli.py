@@ -1,4 +1,4 @@
-"""The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | losses | check-loss``.
+"""The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | lab | losses | check-loss``.
 
 Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 3 a run that crossed a
 limit it declared and saved its state, 130 interrupted.
@@ -22,6 +22,7 @@ MODULES = {
     "eval": "trainer.commands.evaluate",
     "export": "trainer.commands.export",
     "plot": "trainer.commands.plot",
+    "lab": "trainer.commands.lab",
     "losses": "trainer.commands.losses",
     "check-loss": "trainer.commands.check_loss",
 }
@@ -106,9 +107,8 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--check", action="store_true", help="compare every tensor with the source's, bit for bit")
 
-    plot = commands.add_parser("plot", help="draw the plots of a run directory")
-    plot.add_argument("directory", help="a run directory")
-
+    _add_plot(commands.add_parser("plot", help="draw a run or a study, or the objectives of losses"))
+    _add_lab(commands.add_parser("lab", help="compare policy losses on a saved rollout, without stepping"))
     _add_plugins(commands.add_parser("losses", help="list the policy losses"))
 
     check_loss = commands.add_parser("check-loss", help="put a policy loss through the conformance suite")
@@ -123,6 +123,32 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings over the recipe's, e.g. actor.lr=1e-6"
     )
+
+
+def _add_plot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("directory", help="a run or study directory; with --losses, the folder to write to")
+    _add_losses(command, "draw objective and gradient of these losses instead", default=None)
+    command.add_argument("--series", metavar="KEY", help="of a study: the axis with a line for each value")
+    command.add_argument("--columns", metavar="KEY", help="of a study: the axis with a column for each value")
+    command.add_argument("--band", choices=("range", "ci"), help="of a study: what bands show of the seeds")
+    command.add_argument("--x", choices=("rollout", "optimizer"), help="of a study: steps on the horizontal axis")
+
+
+def _add_lab(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", help="a saved rollout (*.batch), or a run directory with some")
+    _add_losses(command, "which losses", default="all")
+    command.add_argument("--out", metavar="DIR", help="folder for the files; by default beside the rollout")
+    command.add_argument("--model", help="policy in training: Hugging Face folder, checkpoint folder or run directory")
+    command.add_argument("--drift", type=float, metavar="NATS", help="a made-up policy in training instead, e.g. 0.1")
+    command.add_argument("--seed", type=int, default=0, help="of the drift; default 0")
+    command.add_argument("--temperature", type=float, help="of the rollout; default that of its run, or 1")
+
+
+def _add_losses(command: argparse.ArgumentParser, purpose: str, default: str | None) -> None:
+    command.add_argument(
+        "--losses", default=default, metavar="NAMES", help=f'{purpose}: "all", or e.g. clip,cfpo:epsilon=0.1'
+    )
+    _add_plugins(command)
 
 
 def _add_plugins(command: argparse.ArgumentParser) -> None:

@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import DataError
+from trainer.drawing import COLORS, INK, save_png, style_axes
 from trainer.run_dir import RunDirectory
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F7F7F")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; grey is kept for the rest."""
-
-INK = "#333333"
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
@@ -127,7 +123,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     for name, draw in draws.items():
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         draw(figure.subplots())
-        files.append(_save(figure, run.plots / f"{name}.png"))
+        files.append(save_png(figure, run.plots / f"{name}.png"))
     return files
 
 
@@ -179,16 +175,8 @@ def _draw_time(axes: Axes, metrics: Lines) -> None:
 
 
 def _finish_axes(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
-    axes.set_xlabel("rollout step", fontsize=9, color=INK)
-    axes.set_ylabel(unit, fontsize=9, color=INK)
+    style_axes(axes, title=title, x_label="rollout step", y_label=unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=8, colors=INK)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.margins(x=0.02)
 
 
 def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title: str) -> Path:
@@ -201,13 +189,7 @@ def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title
         draw(axes)
     for axes in grid[len(draws) :]:
         axes.set_axis_off()
-    return _save(figure, file)
-
-
-def _save(figure: Figure, file: Path) -> Path:
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=120)
-    return file
+    return save_png(figure, file)
 
 
 def _points(lines: Lines, metric: str) -> Points:

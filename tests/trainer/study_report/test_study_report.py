@@ -1,0 +1,112 @@
+"""The report of made-up studies: tables worked out by hand, figures of every kind, one page that needs nothing else."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import pytest
+from study_report_world import ITERATIONS, LOSS, RATIO, two_losses, write_run, write_study
+
+from cfpo_hybrid.errors import DataError
+from trainer import cli
+from trainer.study_report.axes import Arrangement
+from trainer.study_report.curves import CurveSettings
+from trainer.study_report.pictures import pictures
+from trainer.study_report.reading import read_study
+from trainer.study_report.report import report_study
+from trainer.study_report.statistics import CollapseRule
+from trainer.study_report.table import StudyTable
+
+
+def table_of(folder: Path) -> StudyTable:
+    study = read_study(folder)
+    return StudyTable.of(study, Arrangement.of(study.axes), CollapseRule())
+
+
+def test_the_table_by_hand(tmp_path: Path):
+    two_losses(tmp_path)
+    rows = {(row.cell[LOSS], row.cell[ITERATIONS]): row for row in table_of(tmp_path).rows}
+    clip, cfpo, unfinished = rows["clip", 1], rows["cfpo", 1], rows["cfpo", 4]
+    # clip ends at 0.6 and 0.7, cfpo at 0.7 and 0.8: 0.1 apart with every seed, so the paired interval has no width.
+    assert clip.intervals["final_reward"].mean == pytest.approx(0.65)
+    assert clip.difference is None
+    assert cfpo.difference.mean == pytest.approx(0.1)
+    assert cfpo.difference.half_width == pytest.approx(0.0, abs=1e-9)
+    assert clip.intervals["final_reward"].half_width == pytest.approx(12.7062 * 0.05, rel=1e-3)  # s = 0.1 / sqrt(2)
+    assert (unfinished.planned, len(unfinished.outcomes), unfinished.outcomes[0].finished) == (2, 1, False)
+    assert unfinished.difference.mean == pytest.approx(0.1)  # seed 1 alone
+
+
+def test_collapses_are_in_the_table(tmp_path: Path):
+    axes = {LOSS: ["clip"]}
+    paths = write_study(tmp_path, axes, [({LOSS: "clip"}, 1), ({LOSS: "clip"}, 2)])
+    write_run(paths[0], [0.2] * 5 + [0.8] * 5 + [0.0] * 5)
+    write_run(paths[1], [0.2] * 5 + [0.8] * 10)
+    table = table_of(tmp_path)
+    # Means over five steps fall from 0.8 by 0.16 a step: 0.48 at step 12 is the first below the bound 0.5.
+    assert table.texts()[0][-2:] == ["1 of 2 (step 12)", "-"]
+    (line,) = csv.DictReader(io.StringIO(table.to_csv()))
+    assert (line["collapsed"], line["collapse_steps"], line["runs"]) == ("1", "12", "2")
+    assert float(line["best_reward_mean"]) == pytest.approx(0.8)
+    assert float(line["final_reward_mean"]) == pytest.approx(0.4)
+
+
+def test_the_report_of_an_incomplete_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    two_losses(tmp_path)
+    assert cli.main(["plot", str(tmp_path), "--series", ITERATIONS, "--band", "ci", "--x", "optimizer"]) == 0
+    names = ["report.html", "table.csv", "table.png", "dynamics.png", "objective.png"]
+    files = "\n".join(str(tmp_path / "plots" / name) for name in names)
+    missing = "missing (2):\n  cfpo-4-seed1: ends at step 3 of 6\n  cfpo-4-seed2: not started"
+    assert capsys.readouterr().out == f"{files}\n{missing}\n"
+    page = (tmp_path / "plots" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert not re.search(r"<script|https?://|<link|src=\"(?!data:)", page)
+    assert "cfpo-4-seed2: not started" in page
+    assert "Figure 2. Objective and gradient" in page
+    assert "has collapsed at the first rollout step" in page
+    assert "A line for each value of iterations, a column for each value of loss" in page
+    assert "dotted where some seeds have ended, and the band is the 95 % confidence interval" in page
+
+
+def test_a_second_pressure_axis_gives_a_figure_a_value_and_one_a_metric(tmp_path: Path):
+    axes = {LOSS: ["clip", "cfpo"], ITERATIONS: [1, 2], RATIO: [1, 8]}
+    cells = [
+        {LOSS: loss, ITERATIONS: count, RATIO: ratio} for loss in axes[LOSS] for count in (1, 2) for ratio in (1, 8)
+    ]
+    paths = write_study(tmp_path, axes, [(cell, 1) for cell in cells], mode="iso_compute")
+    write_run(paths[0], [0.5, 0.6])
+    study = read_study(tmp_path)
+    settings = CurveSettings(by_optimizer_steps=study.iso_compute)
+    drawn = {picture.name: picture for picture in pictures(study, Arrangement.of(axes), settings)}
+    # Only batch ratio 1 has a run, so the figure of batch ratio 8 is left out.
+    metrics = ["reward_mean", "val_accuracy", "actor_clip_fraction", "actor_kl_k3"]
+    assert list(drawn) == ["dynamics-batch_ratio_1", *(f"{metric}-by-batch_ratio" for metric in metrics)]
+    rows = drawn["reward_mean-by-batch_ratio"].rows
+    assert [[panel.cell for panel in row] for row in rows] == [
+        [{RATIO: ratio, ITERATIONS: count} for count in (1, 2)] for ratio in (1, 8)
+    ]
+    assert "Horizontal axis: optimizer step" in drawn["dynamics-batch_ratio_1"].caption
+
+
+def test_a_loss_that_cannot_be_built_leaves_only_its_objective_out(tmp_path: Path):
+    (path,) = write_study(tmp_path, {}, [({}, 1)])
+    write_run(path, [0.5], loss="no_such_loss")
+    report = report_study(tmp_path)
+    assert "objective.png" not in [file.name for file in report.files]
+    assert report.missing[0].startswith("objective of no_such_loss: unknown policy loss")
+
+
+def test_a_study_without_a_step_is_refused(tmp_path: Path):
+    write_study(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    with pytest.raises(DataError, match="has a metric yet"):
+        report_study(tmp_path)
+
+
+def test_axes_that_are_not_there_are_mistakes_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    two_losses(tmp_path)
+    assert cli.main(["plot", str(tmp_path), "--columns", "no.axis"]) == 2
+    assert cli.main(["plot", str(tmp_path / "runs" / "clip-1-seed1"), "--series", LOSS]) == 2
+    err = capsys.readouterr().err
+    assert "the study has no such axis" in err
+    assert "for study directories only" in err

@@ -1,0 +1,113 @@
+"""Finds, loads and checks a rollout that a run saved: ``RUN/rollouts/`` or ``RUN/offending/step_000010.batch``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.errors import BatchError, ConfigError, DataError
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol.serialization import load
+from trainer.run_dir import RunDirectory
+
+FOLDERS = ("rollouts", "offending")
+"""Of a run directory; the second holds batches that a collapse watch stopped at."""
+SUFFIX = ".batch"
+REQUIRED = ("old_log_probs", "advantages", "response_mask", "response_lengths")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavedRollout:
+    """A rollout that losses can be compared on.
+
+    Args:
+        path: of its file.
+        batch: the rows whose numbers are all finite.
+        rows_left_out: the others.
+        settings: of the run that saved it, nested as in a recipe; empty when the file lies elsewhere.
+    """
+
+    path: Path
+    batch: DataProto
+    rows_left_out: int
+    settings: Mapping[str, Any]
+
+    @property
+    def mask(self) -> Tensor:
+        """Tokens that count, ``[batch, response]`` bool."""
+        return counted_tokens(self.batch)
+
+    def setting(self, section: str, key: str, default: Any) -> Any:
+        """A setting of the run, or the default."""
+        return self.settings.get(section, {}).get(key, default)
+
+
+def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
+    """Reads a saved rollout.
+
+    Args:
+        source: a batch file, or a run directory: its newest batch, at the same step the offending one.
+        columns: that are needed beside those that every loss reads.
+
+    Raises:
+        ConfigError: there is no such file, or no batch in the run directory.
+        DataError: the file holds no batch, one that lacks columns, or one on which no loss has a gradient.
+    """
+    path = _find(source)
+    try:
+        batch = load(path)
+    except BatchError as error:
+        raise DataError(f"{path} holds no saved rollout: {error}") from error
+    lacking = [name for name in (*REQUIRED, *columns) if name not in batch]
+    if lacking:
+        raise DataError(
+            f"{path} lacks {', '.join(lacking)}; it has {', '.join(batch.column_names)}. Take a batch that a run saved "
+            "after it had computed advantages"
+        )
+    finite = _finite_rows(batch)
+    kept = batch if bool(finite.all()) else batch.rows(finite.numpy())
+    counted = counted_tokens(kept)
+    if not bool(counted.any()):
+        raise DataError(f"{path}: none of its {len(batch)} rows has a token that counts and finite numbers only")
+    if not bool((counted & (kept["advantages"] != 0).unsqueeze(1)).any()):
+        raise DataError(
+            f"{path}: every advantage is 0 (no group with different rewards), so no loss has a gradient; take another batch"
+        )
+    return SavedRollout(path=path, batch=kept, rows_left_out=len(batch) - len(kept), settings=_settings(path))
+
+
+def counted_tokens(batch: DataProto) -> Tensor:
+    """Response tokens that count, ``[batch, response]`` bool."""
+    mask = batch["response_mask"]
+    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))
+
+
+def _find(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if not source.is_dir():
+        raise ConfigError(f"there is no batch or run directory '{source}'; name a *{SUFFIX} file or a run directory")
+    found = [path for folder in FOLDERS for path in sorted((source / folder).glob(f"*{SUFFIX}"))]
+    if not found:
+        raise ConfigError(
+            f"'{source}' has no saved rollout: there is no *{SUFFIX} file in {' or '.join(FOLDERS)}/; "
+            "name a run that saved one"
+        )
+    return max(found, key=lambda path: (path.stem, FOLDERS.index(path.parent.name)))
+
+
+def _finite_rows(batch: DataProto) -> Tensor:
+    """Rows whose advantage and counted log-probs are finite, ``[batch]`` bool."""
+    counted = counted_tokens(batch)
+    finite = batch["advantages"].isfinite()
+    for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs"):
+        if name in batch:
+            finite = finite & (batch[name].isfinite() | ~counted).all(dim=1)
+    return finite
+
+
+def _settings(path: Path) -> Mapping[str, Any]:
+    return RunDirectory(path.parent.parent).config() if path.parent.name in FOLDERS else {}

@@ -1,0 +1,97 @@
+"""Numbers over seeds and over steps: intervals by Student's t, running means, and when a run has collapsed."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+_NORMAL = 1.959963985
+_T_OF_FEW = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+"""Student's t for 1 to 9 degrees of freedom, two-sided 95 %."""
+
+
+def student_t(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t, to four digits.
+
+    From a table up to 9 degrees of freedom, beyond it by the expansion around the normal quantile (Abramowitz and
+    Stegun, 26.7.5).
+    """
+    if freedom <= len(_T_OF_FEW):
+        return _T_OF_FEW[freedom - 1]
+    z = _NORMAL
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean over seeds and where its expectation lies with 95 % confidence.
+
+    Example: values 1, 2 and 3: mean 2, half width 4.3027 x 1 / sqrt(3) = 2.484.
+    """
+
+    mean: float
+    half_width: float | None
+    """None for a single value."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval | None":
+        """mean +- t s / sqrt(n), s the sample standard deviation; None for no value."""
+        if not values:
+            return None
+        mean = statistics.fmean(values)
+        if len(values) == 1:
+            return cls(mean=mean, half_width=None)
+        half_width = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        return cls(mean=mean, half_width=half_width)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Both ends; None for a single value."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
+
+def trailing_means(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and those before it, at most ``window`` of them."""
+    return [statistics.fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollapseRule:
+    """When a run counts as collapsed, by its training reward alone.
+
+    With R the mean reward of the last ``window`` rollout steps and B the largest R so far, a run has collapsed at the
+    first step from which on, to its last step, R stays below both (R_first + B) / 2, which is half of what was gained,
+    and B less a quarter of abs(B). A run that recovers has not collapsed.
+    """
+
+    window: int = 5
+    lost_gain: float = 0.5
+    smallest_drop: float = 0.25
+
+    def step(self, rewards: dict[int, float]) -> int | None:
+        """The step of the collapse; None without one.
+
+        Args:
+            rewards: mean training reward by rollout step, in order.
+        """
+        means = trailing_means(list(rewards.values()), self.window)
+        best, collapsed = -math.inf, None
+        for step, mean in zip(rewards, means, strict=True):
+            best = max(best, mean)
+            kept = best - self.lost_gain * (best - means[0])
+            if mean >= min(kept, best - self.smallest_drop * abs(best)):
+                collapsed = None
+            elif collapsed is None:
+                collapsed = step
+        return collapsed
+
+    def __str__(self) -> str:
+        return (
+            f"A run has collapsed at the first rollout step from which on, to its last step, the mean reward of the last "
+            f"{self.window} steps stays below the best such mean so far by {self.lost_gain:.0%} of what had been gained "
+            f"since the first step, and by {self.smallest_drop:.0%} of that best. A run that recovers has not collapsed."
+        )

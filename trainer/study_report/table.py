@@ -1,0 +1,173 @@
+"""The table of a study: a row a cell, with means over seeds and their intervals."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.study_report.axes import Arrangement, cells, short_name, value_label
+from trainer.study_report.reading import Study, StudyRun
+from trainer.study_report.statistics import CollapseRule, Interval, trailing_means
+
+REWARD, VALIDATION = "reward/mean", "val/accuracy"
+QUANTITIES = ("final_reward", "best_reward", "final_validation", "best_validation")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOutcome:
+    """What a run came to; None for what was not measured.
+
+    Example: {"final_reward": 0.8, "best_reward": 0.82, "final_validation": None, ...}, collapsed at step 14.
+    """
+
+    seed: int
+    finished: bool
+    values: Mapping[str, float | None]
+    collapse: int | None
+
+    @classmethod
+    def of(cls, run: StudyRun, rule: CollapseRule) -> "RunOutcome":
+        """The outcome of a run with at least one record, as far as it has got."""
+        rewards = run.values(REWARD)
+        smooth = trailing_means(list(rewards.values()), rule.window)
+        validations = list(run.values(VALIDATION).values())
+        return cls(
+            seed=run.seed,
+            finished=run.finished,
+            values={
+                "final_reward": smooth[-1] if smooth else None,
+                "best_reward": max(smooth, default=None),
+                "final_validation": validations[-1] if validations else None,
+                "best_validation": max(validations, default=None),
+            },
+            collapse=rule.step(rewards),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableRow:
+    """One cell of the study.
+
+    Args:
+        cell: a value for each axis.
+        planned: runs of the cell.
+        outcomes: of those that have started.
+        intervals: over the seeds, by quantity.
+        difference: of the final reward to the first series' cell, paired by seed; None for that cell itself.
+    """
+
+    cell: Mapping[str, Any]
+    planned: int
+    outcomes: Sequence[RunOutcome]
+    intervals: Mapping[str, Interval | None]
+    difference: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyTable:
+    """All cells of a study, in the order of its axes.
+
+    Args:
+        rows: one a cell.
+        baseline: label of the series that differences are taken to; None without one.
+        rule: of collapse.
+    """
+
+    rows: Sequence[TableRow]
+    baseline: str | None
+    rule: CollapseRule
+
+    @classmethod
+    def of(cls, study: Study, arrangement: Arrangement, rule: CollapseRule) -> "StudyTable":
+        """The table of the runs as far as they have got."""
+        key = arrangement.series
+        first = {} if key is None else {key: study.axes[key][0]}
+        rows = []
+        for cell in cells(study.axes, list(study.axes)):
+            outcomes = _outcomes(study, cell, rule)
+            is_first = all(cell[axis] == value for axis, value in first.items())
+            reference = [] if is_first else _outcomes(study, cell | first, rule)
+            rows.append(
+                TableRow(
+                    cell=cell,
+                    planned=len(study.runs_of(cell)),
+                    outcomes=outcomes,
+                    intervals={name: _interval(outcomes, name) for name in QUANTITIES},
+                    difference=_paired_difference(outcomes, reference),
+                )
+            )
+        baseline = None if key is None else value_label(key, study.axes[key][0])
+        return cls(rows=rows, baseline=baseline, rule=rule)
+
+    @property
+    def header(self) -> list[str]:
+        """Of the columns for people."""
+        axes = [short_name(key) for key in self.rows[0].cell]
+        titles = [*axes, "runs", *(name.replace("_", " ") for name in QUANTITIES), "collapsed"]
+        return titles if self.baseline is None else [*titles, f"final reward less {self.baseline}'s"]
+
+    def texts(self) -> list[list[str]]:
+        """The cells for people, row by row."""
+        return [self._texts_of(row) for row in self.rows]
+
+    def to_csv(self) -> str:
+        """The numbers: means and both ends of each interval, empty where unknown."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        bounds = [f"{name}_{part}" for name in (*QUANTITIES, "difference") for part in ("mean", "low", "high")]
+        writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps"])
+        for row in self.rows:
+            intervals = [*(row.intervals[name] for name in QUANTITIES), row.difference]
+            collapses = _collapses(row)
+            numbers = [number for interval in intervals for number in _numbers(interval)]
+            counts = [len(row.outcomes), _unfinished(row)]
+            writer.writerow([*row.cell.values(), *counts, *numbers, len(collapses), " ".join(map(str, collapses))])
+        return text.getvalue()
+
+    def _texts_of(self, row: TableRow) -> list[str]:
+        axes = [value_label(key, value).removeprefix(f"{short_name(key)} ") for key, value in row.cell.items()]
+        unfinished = f", {_unfinished(row)} unfinished" if _unfinished(row) else ""
+        runs = f"{len(row.outcomes)} of {row.planned}{unfinished}"
+        collapses = _collapses(row)
+        steps = f" (step {', '.join(map(str, collapses))})" if collapses else ""
+        collapsed = f"{len(collapses)} of {len(row.outcomes)}{steps}" if row.outcomes else "-"
+        texts = [*axes, runs, *(_text(row.intervals[name]) for name in QUANTITIES), collapsed]
+        return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
+
+
+def _outcomes(study: Study, cell: Mapping[str, Any], rule: CollapseRule) -> list[RunOutcome]:
+    return [RunOutcome.of(run, rule) for run in study.runs_of(cell) if run.records]
+
+
+def _interval(outcomes: Sequence[RunOutcome], quantity: str) -> Interval | None:
+    values = [outcome.values[quantity] for outcome in outcomes]
+    return Interval.of([value for value in values if value is not None])
+
+
+def _paired_difference(outcomes: Sequence[RunOutcome], reference: Sequence[RunOutcome]) -> Interval | None:
+    """Only seeds that both cells have a reward of."""
+    of_seed = {outcome.seed: outcome.values["final_reward"] for outcome in reference}
+    pairs = [(outcome.values["final_reward"], of_seed.get(outcome.seed)) for outcome in outcomes]
+    return Interval.of([own - other for own, other in pairs if own is not None and other is not None])
+
+
+def _collapses(row: TableRow) -> list[int]:
+    return [outcome.collapse for outcome in row.outcomes if outcome.collapse is not None]
+
+
+def _unfinished(row: TableRow) -> int:
+    return sum(not outcome.finished for outcome in row.outcomes)
+
+
+def _text(interval: Interval | None, *, signed: bool = False) -> str:
+    if interval is None:
+        return "-"
+    mean = f"{interval.mean:+.3f}" if signed else f"{interval.mean:.3f}"
+    return mean if interval.half_width is None else f"{mean} ± {interval.half_width:.3f}"
+
+
+def _numbers(interval: Interval | None) -> list[float | str]:
+    if interval is None:
+        return ["", "", ""]
+    return [interval.mean, *(interval.bounds or ("", ""))]

@@ -52,7 +52,7 @@ class TrainingLoop:
             report = train_step(self.session, step)
             self._record(report)
             if self._is_due(trainer.save_every, step + 1):
-                self._save(step + 1, report.sync.policy_version)
+                self._save(step + 1, report.sync.trained_version)
         if trainer.export_final:
             self.progress.stage("export")
             self.session.actors.run(HybridWorker.export, str(self.run.export.absolute()))
@@ -79,7 +79,7 @@ class TrainingLoop:
     def _validate(self, step: int) -> dict[str, float]:
         if self.validation is None:
             return {}
-        with self.session.timed("validation"):
+        with self.session.timed("validation"), self.session.newest_weights():
             answers = validate(
                 self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
             )

@@ -1,4 +1,4 @@
-"""Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length and time by stage."""
+"""Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length, time by stage, heat maps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import DataError
+from trainer.figures import INK, save_figure
+from trainer.heat_maps import draw_heat_maps
 from trainer.run_dir import RunDirectory
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#7F7F7F")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; grey is kept for the rest."""
 
-INK = "#333333"
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
@@ -101,7 +101,7 @@ PANELS = (
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
-    """Draws the plots of a run into its ``plots`` folder, and ``overview.png`` with all of them.
+    """Draws the plots of a run into its ``plots`` folder, ``overview.png`` with all of them, and ``heat_maps.png``.
 
     A plot whose metrics are missing is left out.
 
@@ -119,7 +119,8 @@ def plot_run(run_dir: str | Path) -> list[Path]:
         raise DataError(
             f"'{run_dir}' is no run directory: it has no metrics.jsonl; name the trainer.run_dir of a run that started"
         )
-    draws = _available_plots(run.metrics(), run.updates())
+    updates = run.updates()
+    draws = _available_plots(run.metrics(), updates)
     if not draws:
         raise DataError(f"{run.metrics_file} has no metric to plot yet; wait for the first step")
     run.plots.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,10 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     for name, draw in draws.items():
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         draw(figure.subplots())
-        files.append(_save(figure, run.plots / f"{name}.png"))
+        files.append(save_figure(figure, run.plots / f"{name}.png"))
+    heat_maps = draw_heat_maps(updates, title=str(run.path))
+    if heat_maps is not None:
+        files.append(save_figure(heat_maps, run.plots / "heat_maps.png"))
     return files
 
 
@@ -201,13 +205,7 @@ def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title
         draw(axes)
     for axes in grid[len(draws) :]:
         axes.set_axis_off()
-    return _save(figure, file)
-
-
-def _save(figure: Figure, file: Path) -> Path:
-    FigureCanvasAgg(figure)
-    figure.savefig(file, dpi=120)
-    return file
+    return save_figure(figure, file)
 
 
 def _points(lines: Lines, metric: str) -> Points:

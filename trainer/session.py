@@ -80,10 +80,15 @@ class Session:
     @property
     def needs_log_probs(self) -> bool:
         """Whether step 4 has something to add: the only optimizer step of a rollout trains the policy that sampled, so its
-        ratio is 1 without a pass for old_log_probs.
+        ratio is 1 without a pass for old_log_probs, unless the rollout lags behind. Those of the rollout need none either.
+        The pass also says how much truncated sampling keeps.
         """
-        updates = self.config.updates_per_step
-        return updates > 1 or self.config.algorithm.kl_coef > 0 or self.loss_takes_statistics
+        algorithm = self.config.algorithm
+        if algorithm.old_log_probs == "rollout":
+            return algorithm.kl_coef > 0
+        off_policy = self.config.updates_per_step > 1 or algorithm.weight_lag > 0
+        of_the_batch = self.loss_takes_statistics or self.config.rollout.truncates
+        return off_policy or of_the_batch or algorithm.kl_coef > 0
 
     @property
     def kl_meta(self) -> dict[str, float]:
@@ -97,6 +102,16 @@ class Session:
         if kl is not None:
             self.kl = self.kl.after(kl, len(batch))
         return used
+
+    @contextmanager
+    def newest_weights(self) -> Iterator[None]:
+        """For validation: the policy in training generates, also where rollouts lag behind it."""
+        if not self.config.algorithm.weight_lag:
+            yield
+            return
+        self.actors.run(HybridWorker.sync_weights, True)
+        yield
+        self.actors.run(HybridWorker.sync_weights)
 
     @property
     def sampling(self) -> SamplingSettings:

@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from cfpo_hybrid.algorithms.kl import response_kl
+from cfpo_hybrid.algorithms.log_prob_noise import log_prob_noise
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
@@ -43,6 +46,7 @@ class HybridWorker:
         self.context, self.settings = context, settings
         self.phase = Phase.TRAINING
         self.policy_version = 0
+        self.rollout_version = 0
         self._cleanup = ExitStack()
 
     @dispatch(Dispatch.BROADCAST)
@@ -72,21 +76,31 @@ class HybridWorker:
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def generate(self, prompts: DataProto, sampling: SamplingSettings) -> DataProto:
-        """Step 2: samples one response a row: responses, lengths, mask, rollout_log_probs, truncated."""
+        """Step 2: samples one response a row: responses, lengths, mask, rollout_log_probs, truncated.
+
+        With ``algorithm.log_prob_noise`` the log-probs are noisy from here on, for whoever reads them.
+        """
         if self.phase is not Phase.GENERATING:
             self.sync_weights()
         answer = self.engine.generate(prompts, sampling, self.settings.max_response_length)
-        return answer.with_meta(policy_version=self.policy_version)
+        return self._with_noise(answer, prompts).with_meta(policy_version=self.rollout_version)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs and ref_kl where KL is on."""
+        """Step 4: old_log_probs and entropy under the weights that sampled, ref_log_probs and ref_kl where KL is on.
+
+        With ``algorithm.old_log_probs=rollout`` the old ones are only passed on.
+        """
         self._start_training()
-        answer = self.policy.log_probs(batch)
-        if self.settings.algorithm.kl_coef:
+        algorithm = self.settings.algorithm
+        if algorithm.old_log_probs == "recompute":
+            answer = self.policy.log_probs(batch)
+        else:
+            answer = DataProto({"old_log_probs": batch["rollout_log_probs"]})
+        if algorithm.kl_coef:
             answer = answer.merge(self.policy.ref_log_probs(batch))
             log_probs = answer["old_log_probs"], answer["ref_log_probs"]
-            kl = response_kl(*log_probs, batch["response_mask"], self.settings.algorithm.kl_estimator)
+            kl = response_kl(*log_probs, batch["response_mask"], algorithm.kl_estimator)
             answer = answer.with_columns(ref_kl=kl)
         return answer
 
@@ -100,20 +114,29 @@ class HybridWorker:
         self._start_training()
         algorithm = self.settings.algorithm
         objective = replace(self.objective, kl_coef=cast(float, batch.meta.get("kl_coef", self.objective.kl_coef)))
-        on_policy = algorithm.iterations * algorithm.batch_ratio == 1
+        if algorithm.old_log_probs == "rollout":
+            batch = batch.with_columns(old_log_probs=batch["rollout_log_probs"])
+        pressure = self._injected_pressure()
+        on_policy = algorithm.iterations * algorithm.batch_ratio == 1 and self.policy.lagged.steps == 0
+        self.policy.lagged.remember()
         mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
         records = []
         for iteration in range(algorithm.iterations):
             for index, mini_batch in enumerate(mini_batches):
                 metrics = self.policy.update(mini_batch, objective, on_policy=on_policy)
-                records.append(UpdateRecord(iteration, index, metrics))
+                records.append(UpdateRecord(iteration, index, metrics | pressure))
         self.policy_version += 1
         return records
 
     @dispatch(Dispatch.BROADCAST)
-    def sync_weights(self) -> SyncReport:
-        """Step 7: moves the weights into vLLM, proves it on the probe when due, and wakes generation."""
-        report = self.weight_sync.run(self.policy_version)
+    def sync_weights(self, newest: bool = False) -> SyncReport:
+        """Step 7: moves the weights into vLLM, proves it on the probe when due, and wakes generation.
+
+        Args:
+            newest: the weights in training, also where ``algorithm.weight_lag`` asks for older ones.
+        """
+        report = self.weight_sync.run(self.policy_version, newest=newest)
+        self.rollout_version = report.policy_version
         self.phase = Phase.GENERATING
         return report
 
@@ -133,6 +156,23 @@ class HybridWorker:
     def close(self) -> None:
         """Frees what was built, however far that went."""
         self._cleanup.close()
+
+    def _with_noise(self, answer: DataProto, prompts: DataProto) -> DataProto:
+        sigma = self.settings.algorithm.log_prob_noise
+        if not sigma:
+            return answer
+        log_probs = answer["rollout_log_probs"]
+        noise = log_prob_noise(prompts["seeds"], log_probs.shape[1], sigma)
+        return answer.with_columns(rollout_log_probs=torch.where(answer["response_mask"], log_probs + noise, log_probs))
+
+    def _injected_pressure(self) -> dict[str, float]:
+        """What is put on the run on purpose, for the record of each optimizer step."""
+        algorithm, injected = self.settings.algorithm, {}
+        if algorithm.weight_lag:
+            injected["rollout/weight_lag"] = float(self.policy.lagged.steps)
+        if algorithm.log_prob_noise:
+            injected["rollout/log_prob_noise"] = algorithm.log_prob_noise
+        return injected
 
     def _start_training(self) -> None:
         if self.phase is Phase.GENERATING:

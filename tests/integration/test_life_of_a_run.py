@@ -29,6 +29,14 @@ SETTINGS = {
     "algorithm__kl_coef": 0.1,
     "algorithm__kl_target": 0.001,
     "algorithm__kl_horizon": 100,
+    # Rollouts of older weights with noisy log-probs: a resumed run must have both again.
+    "algorithm__weight_lag": 1,
+    "algorithm__log_prob_noise": 0.05,
+    "algorithm__rollout_correction__mode": "truncate",
+    # Every transform of the sampling distribution there is.
+    "rollout__temperature": 0.8,
+    "rollout__top_p": 0.9,
+    "rollout__top_k": 40,
 }
 RESPONSE_TOKENS = 12
 
@@ -63,7 +71,16 @@ def test_a_resumed_run_equals_an_unbroken_one(world: Path):
     assert [line["step"] for line in lines(broken, "metrics.jsonl")] == [1, 2]
     assert lines(broken, "metrics.jsonl") == lines(whole, "metrics.jsonl")
     assert lines(whole, "metrics.jsonl")[1]["actor/kl_coef"] != SETTINGS["algorithm__kl_coef"]
-    assert lines(broken, "updates.jsonl") == lines(whole, "updates.jsonl")
+    updates = lines(whole, "updates.jsonl")
+    assert lines(broken, "updates.jsonl") == updates
+    assert [update["rollout/weight_lag"] for update in updates] == [0.0] * 4 + [1.0] * 4
+    # Old log-probs are those of the weights that sampled, so what the engines disagree in is the noise: a hundred draws.
+    for update in updates:
+        assert update["mismatch/numeric_rms"] == pytest.approx(update["rollout/log_prob_noise"], rel=0.5)
+        assert update["mismatch/transform_mean"] < -0.1  # log 0.9, and what top-k takes
+    # One step behind, even the first update of a rollout has drifted.
+    assert updates[0]["mismatch/drift_rms"] == 0.0
+    assert updates[4]["mismatch/drift_rms"] > 0.0
     expected = load_file(whole / "export" / "model.safetensors")
     found = load_file(broken / "export" / "model.safetensors")
     assert found.keys() == expected.keys()

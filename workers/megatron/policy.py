@@ -30,7 +30,7 @@ from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
 from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel
-from workers.megatron.schedule import Measure, run_forward, run_forward_backward, unwrapped
+from workers.megatron.schedule import run_forward, run_forward_backward, unwrapped
 
 
 class MegatronPolicy:
@@ -109,9 +109,8 @@ class MegatronPolicy:
         These are the current ones, unless the rollout lags behind. Where it truncates the vocabulary, ``kept_log_mass``
         comes along.
         """
-        measure = self._truncation.with_kept_mass if self._truncation else vocabulary_log_probs
         with self.lagged.in_place(self.lagged.steps):
-            columns = self._infer(self.model, batch, self._head(), measure)
+            columns = self._infer(self.model, batch, self._head(), self._truncation)
         return DataProto(dict(zip(("old_log_probs", "entropy", "kept_log_mass"), columns, strict=False)))
 
     def ref_log_probs(self, batch: DataProto) -> DataProto:
@@ -188,18 +187,18 @@ class MegatronPolicy:
         model: PolicyModel | DistributedDataParallel,
         batch: DataProto,
         head: Head,
-        measure: Measure = vocabulary_log_probs,
+        truncation: Truncation | None = None,
     ) -> tuple[Tensor, ...]:
-        """Padded columns of what is measured (by default log-probs and entropy) on the CPU, on every rank of the replica."""
+        """Padded log-probs, entropy and for a truncation the kept mass, on the CPU of every rank of the replica."""
         micro_batches = self._pack(batch)
+        measure = truncation.with_kept_mass if truncation else vocabulary_log_probs
 
         def keep(_: MicroBatch, *measured: Tensor) -> tuple[Tensor, Tensor]:
             return measured[0], torch.stack(measured)
 
         with megatron_on(self.device):
             packed = run_forward(model, micro_batches, head, keep, measure)
-        columns = 2 if measure is vocabulary_log_probs else 3
-        padded = unpack(micro_batches, packed, (columns, *batch["responses"].shape), self.device)
+        padded = unpack(micro_batches, packed, (3 if truncation else 2, *batch["responses"].shape), self.device)
         if self.groups.pp is not None:
             dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
         return padded.cpu().unbind()

@@ -64,7 +64,7 @@ CASES: dict[int, dict[str, Case]] = {
     },
 }
 # Old and rollout log-probs differ by 0.1 nats a token: some tokens are masked, some responses rejected.
-CORRECTION = RolloutCorrection(mode="mask", lower=0.9, upper=1.1, reject_lower=0.99)
+CORRECTION = RolloutCorrection(mode="mask", lower=0.9, upper=1.1, reject_upper=1.05)
 NAMES = [name for cases in CASES.values() for name in cases if name != "reference"]
 
 

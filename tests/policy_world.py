@@ -37,6 +37,7 @@ class Case:
     model: dict[str, Any] = field(default_factory=dict)
     first_stage_layers: int | None = None
     chunks: int = 1
+    grad_cosine: bool = False
 
     def actor(self) -> ActorConfig:
         return ActorConfig(
@@ -56,7 +57,7 @@ class Case:
             ),
             # The gradient of a key bias is zero but for rounding; with the usual eps AdamW would turn that rounding into
             # steps of full size.
-            optimizer=OptimizerConfig(adam_eps=1e-3, clip_grad=0.5),
+            optimizer=OptimizerConfig(adam_eps=1e-3, clip_grad=0.5, grad_cosine=self.grad_cosine),
         )
 
 
@@ -113,6 +114,7 @@ def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
             "response_mask": mask,
             "old_log_probs": noise * 0.1 - 5.0,
             "ref_log_probs": noise * 0.2 - 5.0,
+            "rollout_log_probs": noise * 0.1 - 5.0 + 0.1 * noise.roll(1, dims=1),
             "advantages": torch.randn(rows, generator=generator),
         }
     )

@@ -62,7 +62,7 @@ class TrainingLoop:
             trips = self._record(report)
             stops = [trip for trip in trips if trip.action == "stop"]
             if stops or self._is_due(trainer.save_every, step + 1):
-                self._save(step + 1, report.sync.policy_version)
+                self._save(step + 1, report.sync.trained_version)
             if stops:
                 raise WatchStop(self._farewell(step + 1, stops))
         if trainer.export_final:
@@ -123,7 +123,7 @@ class TrainingLoop:
     def _validate(self, step: int) -> dict[str, float]:
         if self.validation is None:
             return {}
-        with self.session.timed("validation"):
+        with self.session.timed("validation"), self.session.newest_weights():
             answers = validate(
                 self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
             )

@@ -1,4 +1,4 @@
-"""Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length and time by stage."""
+"""Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length, time by stage, heat maps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import DataError
 from trainer.drawing import COLORS, INK, save_png, style_axes
+from trainer.heat_maps import draw_heat_maps
 from trainer.run_dir import RunDirectory
 
 _RANGE_LABEL = "range of the updates in a step"
@@ -97,7 +98,7 @@ PANELS = (
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
-    """Draws the plots of a run into its ``plots`` folder, and ``overview.png`` with all of them.
+    """Draws the plots of a run into its ``plots`` folder, ``overview.png`` with all of them, and ``heat_maps.png``.
 
     A plot whose metrics are missing is left out.
 
@@ -115,7 +116,8 @@ def plot_run(run_dir: str | Path) -> list[Path]:
         raise DataError(
             f"'{run_dir}' is no run directory: it has no metrics.jsonl; name the trainer.run_dir of a run that started"
         )
-    draws = _available_plots(run.metrics(), run.updates())
+    updates = run.updates()
+    draws = _available_plots(run.metrics(), updates)
     if not draws:
         raise DataError(f"{run.metrics_file} has no metric to plot yet; wait for the first step")
     run.plots.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,9 @@ def plot_run(run_dir: str | Path) -> list[Path]:
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         draw(figure.subplots())
         files.append(save_png(figure, run.plots / f"{name}.png"))
+    heat_maps = draw_heat_maps(updates, title=str(run.path))
+    if heat_maps is not None:
+        files.append(save_png(heat_maps, run.plots / "heat_maps.png"))
     return files
 
 

@@ -30,7 +30,7 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         "reshard/seconds": sync.seconds,
         "reshard/bytes": float(sync.bytes_total),
         "reshard/bytes_moved": float(sync.bytes_moved),
-        "policy_version": float(sync.policy_version),
+        "policy_version": float(sync.trained_version),
     }
     ref_kl = mean_ref_kl(batch)
     if ref_kl is not None:

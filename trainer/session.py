@@ -1,7 +1,7 @@
 """What a run holds while it lasts: the worker groups, which may outlive it, the prompts and the clock."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.metrics import StageTimer
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
+from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport, Trip, UpdateRecord
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
@@ -80,10 +81,15 @@ class Session:
     @property
     def needs_log_probs(self) -> bool:
         """Whether step 4 has something to add: the only optimizer step of a rollout trains the policy that sampled, so its
-        ratio is 1 without a pass for old_log_probs.
+        ratio is 1 without a pass for old_log_probs, unless the rollout lags behind. Those of the rollout need none either.
+        The pass also says how much truncated sampling keeps.
         """
-        updates = self.config.updates_per_step
-        return updates > 1 or self.config.algorithm.kl_coef > 0 or self.loss_takes_statistics
+        algorithm = self.config.algorithm
+        if algorithm.old_log_probs == "rollout":
+            return algorithm.kl_coef > 0
+        off_policy = self.config.updates_per_step > 1 or algorithm.weight_lag > 0
+        of_the_batch = self.loss_takes_statistics or self.config.rollout.truncates
+        return off_policy or of_the_batch or algorithm.kl_coef > 0
 
     @property
     def needs_greedy_rewards(self) -> bool:
@@ -102,6 +108,16 @@ class Session:
         if kl is not None:
             self.kl = self.kl.after(kl, len(batch))
         return used
+
+    @contextmanager
+    def newest_weights(self) -> Iterator[None]:
+        """For validation: the policy in training generates, also where rollouts lag behind it."""
+        if not self.config.algorithm.weight_lag:
+            yield
+            return
+        self.actors.run(HybridWorker.sync_weights, True)
+        yield
+        self.actors.run(HybridWorker.sync_weights)
 
     @property
     def sampling(self) -> SamplingSettings:

@@ -6,6 +6,7 @@ Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fie
 from dataclasses import dataclass, field
 from typing import Any
 
+from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 from cfpo_hybrid.models.stages import PipelineCut
 
 
@@ -77,6 +78,9 @@ class OptimizerConfig:
     """Share of all optimizer steps with linear warm-up."""
     min_lr_ratio: float = 0.0
     """End of the cosine, as a share of actor.lr."""
+    grad_cosine: bool = False
+    """Measures actor/grad_cosine, the cosine of each gradient to that of the previous optimizer step; keeps an fp32 copy
+    of the gradients (with the distributed optimizer of this rank's shard)."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,9 @@ class RolloutConfig:
     temperature: float = 1.0
     """Sampling temperature in training; the actor's log-probs are taken at the same one."""
     top_p: float = 1.0
-    """Must be 1 in training: truncated sampling has no full-softmax log-probs."""
+    """Below 1 only with a mode of algorithm.rollout_correction: truncated sampling reports no full-softmax log-probs."""
     top_k: int = -1
-    """Must be -1 (all tokens) in training, as top_p."""
+    """Other than -1 (all tokens) likewise."""
     tensor_parallel_size: int = 1
     """Ranks of one vLLM replica; may differ from the training's."""
     dtype: str = "auto"
@@ -138,6 +142,11 @@ class RolloutConfig:
     """Largest allowed difference in log-prob; by default 1e-4 in fp32 and 0.2 in bf16."""
     probe_action: str = "stop"
     """What a larger one leads to, once the tensors that differ are named: "stop" or "warn" (the run goes on)."""
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are sampled from a part of the vocabulary."""
+        return self.top_p < 1 or self.top_k != -1
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,14 @@ class AlgorithmConfig:
     loss_aggregation: str = "seq_mean_token_mean"
     """"seq_mean_token_mean" (equation 8 of the paper), "token_mean", "seq_mean_token_sum", or
     "seq_mean_token_sum_norm" (Dr. GRPO)."""
+    old_log_probs: str = "recompute"
+    """Log-probs of the policy that sampled: "recompute" them by Megatron, or take those of the "rollout"."""
+    rollout_correction: RolloutCorrection = field(default_factory=RolloutCorrection)
+    weight_lag: int = 0
+    """Rollout steps by which the weights that sample are older than the policy in training; as many copies of the weights
+    are kept in host memory. For experiments: docs/off_policy.md."""
+    log_prob_noise: float = 0.0
+    """Standard deviation in nats of Gaussian noise on the rollout's log-probs. For experiments, likewise."""
 
 
 @dataclass(frozen=True)

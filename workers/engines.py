@@ -9,6 +9,7 @@ from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_s
 from cfpo_hybrid.single_controller import WorkerContext
 from workers.config import ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import load_hf
+from workers.megatron.kept_mass import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.stop_tokens import stop_token_ids
@@ -27,11 +28,13 @@ def build_objective(settings: HybridSettings) -> PolicyObjective:
         kl_coef=0.0 if algorithm.kl_in_reward else algorithm.kl_coef,
         kl_estimator=algorithm.kl_estimator,
         entropy_coef=algorithm.entropy_coef,
+        correction=algorithm.rollout_correction,
     )
 
 
 def build_policy(settings: HybridSettings, context: WorkerContext, device: torch.device) -> MegatronPolicy:
     """The Megatron rank with the weights of ``model.path``, and the frozen reference where KL is on."""
+    rollout = settings.rollout
     policy = MegatronPolicy(
         shape_of(settings.model),
         settings.actor,
@@ -40,7 +43,9 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         device=device,
         seed=settings.seed,
         total_optimizer_steps=settings.total_optimizer_steps,
-        temperature=settings.rollout.temperature,
+        temperature=rollout.temperature,
+        weight_lag=settings.algorithm.weight_lag,
+        truncation=Truncation(top_p=rollout.top_p, top_k=rollout.top_k) if rollout.truncates else None,
     )
     folder = model_folder(settings.model.path, settings.model.revision)
     load_hf(folder, policy.specs(), policy.parameters_by_name())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from cfpo_hybrid.algorithms.kl import response_kl
+from cfpo_hybrid.algorithms.log_prob_noise import log_prob_noise
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.models import model_folder
@@ -56,6 +57,7 @@ class HybridWorker:
         self.context = context
         self.phase = Phase.TRAINING
         self.policy_version = 0
+        self.rollout_version = 0
         self._device: torch.device | None = None
         self._engine: VllmEngine | None = None
         self._cleanup = ExitStack()
@@ -98,25 +100,35 @@ class HybridWorker:
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def generate(self, prompts: DataProto, sampling: SamplingSettings) -> DataProto:
-        """Step 2: samples one response a row: responses, lengths, mask, rollout_log_probs, truncated."""
+        """Step 2: samples one response a row: responses, lengths, mask, rollout_log_probs, truncated.
+
+        With ``algorithm.log_prob_noise`` the log-probs are noisy from here on, for whoever reads them.
+        """
         if self.phase is not Phase.GENERATING:
             self.sync_weights()
         answer = self.engine.generate(prompts, sampling, self.settings.max_response_length)
         if self.settings.algorithm.mask_truncated:
             answer = answer.with_columns(response_mask=answer["response_mask"] & ~answer["truncated"].unsqueeze(1))
-        return answer.with_meta(policy_version=self.policy_version)
+        return self._with_noise(answer, prompts).with_meta(policy_version=self.rollout_version)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the current weights, ref_log_probs and ref_kl where KL is on."""
+        """Step 4: old_log_probs and entropy under the weights that sampled, ref_log_probs and ref_kl where KL is on.
+
+        With ``algorithm.old_log_probs=rollout`` the old ones are only passed on.
+        """
         self._start_training()
-        answer = self.policy.log_probs(batch)
-        if self.settings.algorithm.kl_coef:
+        algorithm = self.settings.algorithm
+        if algorithm.old_log_probs == "recompute":
+            answer = self.policy.log_probs(batch)
+        else:
+            answer = DataProto({"old_log_probs": batch["rollout_log_probs"]})
+        if algorithm.kl_coef:
             answer = answer.merge(self.policy.ref_log_probs(batch))
             log_probs = answer["old_log_probs"], answer["ref_log_probs"]
             # Of every token, those of a truncated response that the loss leaves out included.
             sampled = torch.arange(batch.widths["response"]) < batch["response_lengths"].unsqueeze(1)
-            kl = response_kl(*log_probs, sampled, self.settings.algorithm.kl_estimator)
+            kl = response_kl(*log_probs, sampled, algorithm.kl_estimator)
             answer = answer.with_columns(ref_kl=kl)
         return answer
 
@@ -130,21 +142,30 @@ class HybridWorker:
         self._start_training()
         algorithm = self.settings.algorithm
         objective = replace(self.objective, kl_coef=cast(float, batch.meta.get("kl_coef", self.objective.kl_coef)))
-        on_policy = algorithm.iterations * algorithm.batch_ratio == 1
+        if algorithm.old_log_probs == "rollout":
+            batch = batch.with_columns(old_log_probs=batch["rollout_log_probs"])
+        pressure = self._injected_pressure()
+        on_policy = algorithm.iterations * algorithm.batch_ratio == 1 and self.policy.lagged.steps == 0
+        self.policy.lagged.remember()
         mini_batches = [batch.rows(batch["mini_batch"] == index) for index in range(algorithm.batch_ratio)]
         watch, updates = PassWatch(self.settings.watch), []
         for iteration, index in itertools.product(range(algorithm.iterations), range(algorithm.batch_ratio)):
             metrics = self._update(mini_batches[index], objective, on_policy)
-            updates.append(UpdateRecord(iteration, index, metrics))
+            updates.append(UpdateRecord(iteration, index, metrics | pressure))
             if not watch.allows_more(updates[-1]):
                 break
         self.policy_version += 1
         return UpdateReport(updates=updates, trips=watch.trips)
 
     @dispatch(Dispatch.BROADCAST)
-    def sync_weights(self) -> SyncReport:
-        """Step 7: moves the weights into vLLM, proves it on the probe when due, and wakes generation."""
-        report = self.weight_sync.run(self.policy_version)
+    def sync_weights(self, newest: bool = False) -> SyncReport:
+        """Step 7: moves the weights into vLLM, proves it on the probe when due, and wakes generation.
+
+        Args:
+            newest: the weights in training, also where ``algorithm.weight_lag`` asks for older ones.
+        """
+        report = self.weight_sync.run(self.policy_version, newest=newest)
+        self.rollout_version = report.policy_version
         self.phase = Phase.GENERATING
         return report
 
@@ -188,6 +209,23 @@ class HybridWorker:
         except NumericsError as error:
             logger.warning("%s", error)
             return {"actor/grad_norm": math.nan}
+
+    def _with_noise(self, answer: DataProto, prompts: DataProto) -> DataProto:
+        sigma = self.settings.algorithm.log_prob_noise
+        if not sigma:
+            return answer
+        log_probs = answer["rollout_log_probs"]
+        noise = log_prob_noise(prompts["seeds"], log_probs.shape[1], sigma)
+        return answer.with_columns(rollout_log_probs=torch.where(answer["response_mask"], log_probs + noise, log_probs))
+
+    def _injected_pressure(self) -> dict[str, float]:
+        """What is put on the run on purpose, for the record of each optimizer step."""
+        algorithm, injected = self.settings.algorithm, {}
+        if algorithm.weight_lag:
+            injected["rollout/weight_lag"] = float(self.policy.lagged.steps)
+        if algorithm.log_prob_noise:
+            injected["rollout/log_prob_noise"] = algorithm.log_prob_noise
+        return injected
 
     def _start_training(self) -> None:
         if self.phase is Phase.GENERATING:

@@ -45,8 +45,11 @@ class Probe:
         )
 
     def of_policy(self, policy: MegatronPolicy) -> Tensor:
-        """Log-probs by Megatron ``[sequence, token - 1]``, on every rank of the replica; collective over the replica."""
-        return policy.score(self.as_batch())
+        """Log-probs by Megatron ``[sequence, token - 1]``, on every rank of the replica; collective over the replica.
+
+        At temperature 1, whatever the rollout's: so vLLM scores.
+        """
+        return policy.score(self.as_batch(), temperature=1.0)
 
     def of_engine(self, engine: RolloutEngine) -> Tensor:
         """Log-probs by vLLM ``[sequence, token - 1]``; collective over the rollout replica."""

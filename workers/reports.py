@@ -59,6 +59,7 @@ class SyncReport:
         bytes_total: written into vLLM's parameters.
         bytes_moved: of these, that crossed processes.
         probe_difference: largest difference in nats on the probe; None when it was not due.
+        weight_lag: rollout steps by which these weights are older than the policy in training.
     """
 
     policy_version: int
@@ -66,3 +67,9 @@ class SyncReport:
     bytes_total: int
     bytes_moved: int
     probe_difference: float | None
+    weight_lag: int = 0
+
+    @property
+    def trained_version(self) -> int:
+        """Rollout steps whose updates the policy in training has seen."""
+        return self.policy_version + self.weight_lag

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -39,8 +40,12 @@ class WeightSync:
         self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
         self.syncs = 0
 
-    def run(self, policy_version: int) -> SyncReport:
+    def run(self, policy_version: int, *, newest: bool = False) -> SyncReport:
         """Wakes vLLM's weights, writes them, puts Megatron to sleep and wakes the KV cache.
+
+        Args:
+            policy_version: rollout steps whose updates the policy in training has seen.
+            newest: writes its weights also where ``algorithm.weight_lag`` asks for older ones.
 
         Raises:
             ReshardError: the engines disagree on the probe, and ``rollout.probe_action`` is "stop".
@@ -48,33 +53,39 @@ class WeightSync:
         started = time.perf_counter()
         self.policy.onload(training=False)
         self.engine.wake_weights()
-        stats = self.receiver.receive()
-        self.engine.finish_update()
-        expected = self.probe.of_policy(self.policy) if self._probe_is_due() else None
+        lag = 0 if newest else self.policy.lagged.steps
+        with self.policy.lagged.in_place(lag):
+            stats = self.receiver.receive()
+            self.engine.finish_update()
+            expected = self.probe.of_policy(self.policy) if self._probe_is_due() else None
         self.policy.offload()
         self.engine.wake_kv_cache()
-        difference = None if expected is None else self._prove(expected, policy_version)
+        difference = None if expected is None else self._prove(expected, policy_version - lag, lag)
         self.syncs += 1
         seconds = time.perf_counter() - started
-        return _over_all_ranks(policy_version, seconds, stats, difference)
+        report = _over_all_ranks(policy_version - lag, seconds, stats, difference)
+        return replace(report, weight_lag=lag)
 
     def _probe_is_due(self) -> bool:
         return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
 
-    def _prove(self, expected: Tensor, policy_version: int) -> float:
+    def _prove(self, expected: Tensor, policy_version: int, lag: int) -> float:
         difference = largest_difference(expected, self.probe.of_engine(self.engine))
         if difference > self.tolerance:
-            message = f"{mismatch(difference, self.tolerance, policy_version)}: {_verdict(self._differing_weights())}"
+            message = (
+                f"{mismatch(difference, self.tolerance, policy_version)}: {_verdict(self._differing_weights(lag))}"
+            )
             if self.probe_action == "stop":
                 raise ReshardError(message)
             logger.warning(message)
         return difference
 
-    def _differing_weights(self) -> WeightDifferences:
+    def _differing_weights(self, lag: int) -> WeightDifferences:
         # The order of waking again: on a device both engines' weights may not fit beside the KV cache.
         self.engine.sleep_kv_cache()
         self.policy.onload(training=False)
-        differences = self.check.run()
+        with self.policy.lagged.in_place(lag):
+            differences = self.check.run()
         self.policy.offload()
         self.engine.wake_kv_cache()
         return differences

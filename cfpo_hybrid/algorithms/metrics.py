@@ -4,7 +4,7 @@ A mean over micro-batches of different sizes is wrong; a sum of sums over a sum 
 Nothing here waits for the device before ``reduce``, which ends in one copy to the host.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -15,6 +15,9 @@ from torch import Tensor
 AllReduce = Callable[[Tensor, Literal["sum", "max"]], Tensor]
 """Reduces a vector over the ranks that hold different tokens, and returns it."""
 
+Finish = Callable[[Sequence[float]], dict[str, float]]
+"""From sums over all parts to the named numbers that they stand for; no number for sums over nothing."""
+
 
 class Reduction(Enum):
     """How the parts of a metric are put together."""
@@ -23,20 +26,28 @@ class Reduction(Enum):
     SUM = "sum"
     MAX = "max"
     MIN = "min"
+    PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One micro-batch's part of a metric: detached scalars on the device.
+    """One micro-batch's part of a metric: detached scalars on the device, or for PARTS a vector.
 
     Example: 3 of 8 tokens clipped: ``Metric(Reduction.MEAN, tensor(3.0), tensor(8.0))``.
     """
 
     reduction: Reduction
     value: Tensor
-    """The sum for MEAN and SUM, the extreme for MAX and MIN; -inf or +inf for an extreme of nothing."""
+    """The sum for MEAN and SUM, the extreme for MAX and MIN (-inf or +inf for an extreme of nothing), sums for PARTS."""
     count: Tensor | None = None
     """For MEAN, what the sum is divided by."""
+    finish: Finish | None = None
+    """For PARTS, what the sums over all parts mean: a ratio of sums, a quantile of counts."""
+
+    @classmethod
+    def of_sums(cls, *sums: Tensor, finish: Finish) -> "Metric":
+        """Numbers that are worked out of these scalar sums once all parts are added up."""
+        return cls(Reduction.PARTS, torch.stack([each.double() for each in sums]), finish=finish)
 
 
 @dataclass(slots=True)
@@ -61,17 +72,23 @@ class MetricSums:
         """
         if not self._parts:
             return {}
-        summed = self._names(Reduction.MEAN, Reduction.SUM)
+        summed, vectors = self._names(Reduction.MEAN, Reduction.SUM), self._names(Reduction.PARTS)
         extreme = self._names(Reduction.MAX, Reduction.MIN)
         device = next(iter(self._parts.values()))[0].value.device
         values = [torch.stack([part.value for part in self._parts[name]]).sum() for name in summed]
         counts = [torch.stack([_count(part) for part in self._parts[name]]).sum() for name in summed]
+        stacked = [torch.stack([part.value for part in self._parts[name]]).double().sum(dim=0) for name in vectors]
         largest = [torch.stack([part.value * _sign(part) for part in self._parts[name]]).amax() for name in extreme]
-        sums, extremes = _vector(values + counts, device), _vector(largest, device)
+        sums, extremes = torch.cat([_vector(values + counts, device), *stacked]), _vector(largest, device)
         if all_reduce is not None:
             sums, extremes = all_reduce(sums, "sum"), all_reduce(extremes, "max")
         numbers = torch.cat([sums, extremes]).tolist()
-        return self._named(summed, numbers) | self._named_extremes(extreme, numbers[2 * len(summed) :])
+        of_extremes = numbers[len(numbers) - len(extreme) :]
+        return (
+            self._named(summed, numbers)
+            | self._finished(vectors, numbers[2 * len(summed) :])
+            | self._named_extremes(extreme, of_extremes)
+        )
 
     def _names(self, *reductions: Reduction) -> list[str]:
         return sorted(name for name, parts in self._parts.items() if parts[0].reduction in reductions)
@@ -83,6 +100,15 @@ class MetricSums:
                 named[name] = total
             elif count > 0:
                 named[name] = total / count
+        return named
+
+    def _finished(self, names: list[str], numbers: list[float]) -> dict[str, float]:
+        named, first = {}, 0
+        for name in names:
+            part = self._parts[name][0]
+            assert part.finish is not None, f"{name} has sums, and nothing that says what they mean"
+            named |= part.finish(numbers[first : first + len(part.value)])
+            first += len(part.value)
         return named
 
     def _named_extremes(self, names: list[str], numbers: list[float]) -> dict[str, float]:

@@ -1,14 +1,15 @@
 """The scalar that a micro-batch minimises: policy loss, KL penalty and entropy bonus, with its metrics.
 
-    sum over tokens of w (policy_loss + kl_coef KL(pi || pi_ref) - entropy_coef H)      (equation 8 of the CFPO paper)
+    sum over tokens of w (c policy_loss + kl_coef KL(pi || pi_ref) - entropy_coef H)      (equation 8 of the CFPO paper)
 
+c is 1, or the weight that corrects for tokens being sampled from another distribution (``rollout_correction.py``).
 Summed over the micro-batches and data-parallel ranks of a mini-batch this is the mini-batch's loss, since the weights w
 carry global denominators. The gradient with respect to each token's log-prob is worked out here, at once: the metrics
 look at it, and the backward pass hands it on to the model.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS, kl_penalty
 from cfpo_hybrid.algorithms.metrics import Metric, Reduction
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss
+from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 from cfpo_hybrid.algorithms.token_metrics import token_metrics
 from cfpo_hybrid.errors import BatchError, ConfigError
 
@@ -51,6 +53,8 @@ class PolicyObjective:
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
     """Weight of the entropy that is added to what is maximised; the inputs must then hold entropy."""
+    correction: RolloutCorrection = field(default_factory=RolloutCorrection)
+    """Weights the policy loss by pi_old / pi_rollout; where it is active the inputs must hold rollout_log_probs."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -62,14 +66,16 @@ class PolicyObjective:
             problems.append(f"algorithm.kl_coef={self.kl_coef} must be 0 or a positive number")
         if not abs(self.entropy_coef) < float("inf"):
             problems.append(f"algorithm.entropy_coef={self.entropy_coef} must be a finite number")
+        problems += [message for _, message in self.correction.problems()]
         if problems:
             raise ConfigError(problems)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional inputs that must be present: the loss's own, ref_log_probs for KL, entropy for the bonus."""
+        """Optional inputs that must be present: the loss's own, and those of KL, entropy bonus and correction."""
         kl = {"ref_log_probs"} if self.kl_coef else set()
-        return self.loss.needs | kl | ({"entropy"} if self.entropy_coef else set())
+        rollout = {"rollout_log_probs"} if self.correction.is_active else set()
+        return self.loss.needs | kl | rollout | ({"entropy"} if self.entropy_coef else set())
 
     def __call__(self, inputs: PolicyLossInputs, denominators: LossDenominators) -> ObjectiveOutput:
         """The loss and metrics of one micro-batch; one without tokens gives loss 0 and empty metrics.
@@ -83,8 +89,9 @@ class PolicyObjective:
         """
         leaves = _with_leaves(inputs)
         weights = token_weights(leaves, self.aggregation, denominators)
-        value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, weights)
-        metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region)
+        corrected, correction_metrics = self._corrected(leaves, weights)
+        value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, corrected)
+        metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region) | correction_metrics
         if self.kl_coef:
             kl_value, kl_gradient, metrics["actor/ref_kl"] = self._kl_term(leaves, weights)
             value, log_prob_gradient = value + kl_value, log_prob_gradient + kl_gradient
@@ -94,6 +101,13 @@ class PolicyObjective:
         metrics["actor/loss"] = Metric(Reduction.SUM, value)
         gradients = (log_prob_gradient, entropy_gradient)
         return ObjectiveOutput(_KnownGradient.apply(value, inputs.log_probs, inputs.entropy, *gradients), metrics)
+
+    def _corrected(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+        """The weights of the policy loss, and the metrics of the correction."""
+        if not self.correction.is_active:
+            return weights, {}
+        correction, metrics = self.correction.weigh(leaves)
+        return weights * correction, metrics
 
     def _policy_term(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value, and gradients with respect to the log-probs and the entropy."""

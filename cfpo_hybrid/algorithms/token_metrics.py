@@ -9,21 +9,25 @@ All of them are counted over tokens inside the mask, whatever the loss. With r t
 | ``actor/clip_fraction_positive``, ``_negative`` | the same, as a share of the tokens with A > 0, with A < 0 |
 | ``actor/outside_trust_region`` | r outside the trust region, whatever A |
 | ``actor/ratio_deviation`` | abs(r - 1) |
+| ``actor/tv`` | abs(r - 1) / 2: total variation between pi_old and pi_theta, estimated from tokens of pi_old |
+| ``actor/ratio_q01`` ... ``_q99``, ``actor/ess`` | quantiles of r and effective sample size (``ratio_distribution.py``) |
 | ``actor/zero_gradient_share`` | g = 0 |
 | ``actor/corrective_share`` | descent on g moves the log-prob against A: g A > 0 |
 | ``actor/clamped_share`` | the log-ratio was clamped |
 | ``actor/kl_k1``, ``actor/kl_k3`` | KL(pi_old || pi_theta): -log r, and r - 1 - log r |
 | ``actor/log_ratio_max``, ``_min`` | extremes of the unclamped log-ratio |
 | ``actor/entropy`` | entropy in nats, when given |
-| ``rollout/log_prob_diff_mean``, ``_max`` | abs(old - rollout log-prob), when given |
+| ``rollout/log_prob_diff_mean``, ``_max``, ``mismatch/...`` | of the rollout's log-probs, when given (``mismatch.py``) |
 """
 
 import torch
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.metrics import Metric, Reduction
+from cfpo_hybrid.algorithms.mismatch import mismatch_metrics
 from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion
+from cfpo_hybrid.algorithms.ratio_distribution import effective_sample_size, ratio_quantiles
 
 
 @torch.no_grad()
@@ -42,10 +46,12 @@ def token_metrics(inputs: PolicyLossInputs, gradient: Tensor, trust_region: Trus
     raised, clipped = advantages > 0, beyond * advantages > 0
     clipped_positive, positive = _count(clipped & raised), _count(raised)
     clipped_any, deviation, tokens = _count(clipped), torch.expm1(inputs.log_ratio), inputs.num_counted
+    distance = deviation.abs().sum()
     sums = {
         "actor/clip_fraction": clipped_any,
         "actor/outside_trust_region": _count(beyond),
-        "actor/ratio_deviation": deviation.abs().sum(),
+        "actor/ratio_deviation": distance,
+        "actor/tv": distance / 2,
         "actor/zero_gradient_share": tokens - _count(gradient),
         "actor/corrective_share": _count(gradient * advantages > 0),
         "actor/clamped_share": _count(inputs.unclamped_log_ratio - inputs.log_ratio),
@@ -61,36 +67,20 @@ def token_metrics(inputs: PolicyLossInputs, gradient: Tensor, trust_region: Trus
             Reduction.MEAN, clipped_any - clipped_positive, _count(advantages) - positive
         ),
     }
-    return metrics | by_sign | _extremes(inputs) | _rollout_metrics(inputs)
+    distribution = {
+        "actor/ratio_quantiles": ratio_quantiles(inputs),
+        "actor/ess": effective_sample_size(deviation, tokens),
+    }
+    return metrics | by_sign | distribution | _extremes(inputs) | mismatch_metrics(inputs)
 
 
 def _extremes(inputs: PolicyLossInputs) -> dict[str, Metric]:
-    smallest, largest = _range(inputs.unclamped_log_ratio, inputs)
+    smallest, largest = inputs.range_of(inputs.unclamped_log_ratio)
     return {
         "actor/log_ratio_max": Metric(Reduction.MAX, largest),
         "actor/log_ratio_min": Metric(Reduction.MIN, smallest),
     }
 
 
-def _rollout_metrics(inputs: PolicyLossInputs) -> dict[str, Metric]:
-    if inputs.rollout_log_probs is None:
-        return {}
-    difference = inputs.counted((inputs.old_log_probs - inputs.rollout_log_probs).abs())
-    return {
-        "rollout/log_prob_diff_mean": Metric(Reduction.MEAN, difference.sum(), inputs.num_counted),
-        "rollout/log_prob_diff_max": Metric(Reduction.MAX, _range(difference, inputs)[1]),
-    }
-
-
 def _count(values: Tensor) -> Tensor:
     return values.count_nonzero()
-
-
-def _range(values: Tensor, inputs: PolicyLossInputs) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value inside the mask; +inf and -inf for nothing."""
-    if values.numel() == 0:
-        return values.new_full((), float("inf")), values.new_full((), float("-inf"))
-    if inputs.all_counted:
-        return values.amin(), values.amax()
-    masked_low, masked_high = (torch.where(inputs.mask, values, end) for end in (float("inf"), float("-inf")))
-    return masked_low.amin(), masked_high.amax()

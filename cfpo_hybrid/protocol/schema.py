@@ -65,6 +65,13 @@ SCHEMA: dict[str, Column] = {
     # 4 megatron, recomputed
     "old_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_old, fp32"),
     "ref_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_ref, fp32"),
+    "kept_log_mass": Column(
+        torch.float32,
+        ("batch", "response"),
+        "megatron",
+        ("megatron",),
+        "log of the probability that top-p and top-k keep",
+    ),
     "entropy": Column(torch.float32, ("batch", "response"), "megatron", ("metrics",), "policy entropy in nats"),
     "ref_kl": Column(
         torch.float32, ("batch",), "megatron", ("advantage", "metrics"), "KL to the reference, summed over the response"

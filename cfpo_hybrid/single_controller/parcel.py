@@ -143,7 +143,7 @@ def unpack_reply(reply: Any) -> Any:
         return pickle.loads(reply)
     block = Block.whole(StoredPart(reply.wide, reply.length, reply.widths))
     far = DataProto.of_blocks(dict.fromkeys(reply.wide_names, block), reply.length, reply.widths, reply.meta)
-    return far if reply.small is None else far.with_columns(**reply.small.local_columns)
+    return far if reply.small is None else far.merge(reply.small)
 
 
 def _dumps(value: Any) -> bytes:
@@ -199,4 +199,4 @@ def _unpack_parcel(parcel: Parcel, parts: Sequence[Any]) -> DataProto:
         block = Block(chosen, reference.part_of_row, reference.row_in_part)
         blocks.update(dict.fromkeys(reference.names, block))
     far = DataProto.of_blocks(blocks, parcel.length, parcel.widths, parcel.meta)
-    return far if parcel.local is None else far.with_columns(**parcel.local.local_columns)
+    return far if parcel.local is None else far.merge(parcel.local)

@@ -37,6 +37,14 @@ SETTINGS = {
     "rollout__generation_rounds": 3,
     "trainer__save_rollouts_every": 2,
     "watch__kl": 1.5,  # the first rollout goes beyond it in its second pass
+    # Rollouts of older weights with noisy log-probs: a resumed run must have both again.
+    "algorithm__weight_lag": 1,
+    "algorithm__log_prob_noise": 0.05,
+    "algorithm__rollout_correction__mode": "truncate",
+    # Every transform of the sampling distribution there is.
+    "rollout__temperature": 0.8,
+    "rollout__top_p": 0.9,
+    "rollout__top_k": 40,
 }
 RESPONSE_TOKENS = 12
 
@@ -131,8 +139,19 @@ def test_what_a_run_drew_stopped_and_saved(world: Path):
     ]
     offending, saved = load(whole / "offending" / "step_000001.batch"), load(whole / "rollouts" / "step_000002.batch")
     assert offending.meta["step"] == 1 and saved.column_names == offending.column_names
-    difference = (saved["old_log_probs"] - saved["rollout_log_probs"])[saved["response_mask"]]
-    assert difference.abs().max() < 1e-4 and len(saved) == 16
+    assert len(saved) == 16
+
+
+def test_the_pressure_that_a_run_was_put_under(world: Path):
+    updates = lines(world / "whole", "updates.jsonl")
+    assert [update["rollout/weight_lag"] for update in updates] == [update["step"] - 1 for update in updates]
+    # Old log-probs are those of the weights that sampled, so what the engines disagree in is the noise: a hundred draws.
+    for update in updates:
+        assert update["mismatch/numeric_rms"] == pytest.approx(update["rollout/log_prob_noise"], rel=0.5)
+        assert update["mismatch/transform_mean"] < -0.1  # log 0.9, and what top-k takes
+    # One step behind, even the first update of a rollout has drifted.
+    first = [update for update in updates if (update["iteration"], update["mini_batch"]) == (0, 0)]
+    assert [update["mismatch/drift_rms"] > 0.0 for update in first] == [False, True]
 
 
 def test_a_run_goes_on_under_another_layout(world: Path):

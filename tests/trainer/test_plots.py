@@ -26,7 +26,8 @@ def full_run(path) -> RunDirectory:
         {"step": step, "reward/mean": 0.1 * step, "response_length/mean": 60.0, **actor, **times} for step in (1, 2, 3)
     ]
     write_jsonl(run.metrics_file, [{"step": 0, "val/accuracy": 0.3}, *steps])
-    write_jsonl(run.updates_file, [{"step": step, **actor} for step in (1, 2, 3) for _ in range(4)])
+    places = [{"iteration": iteration, "mini_batch": mini_batch} for iteration in (0, 1) for mini_batch in (0, 1)]
+    write_jsonl(run.updates_file, [{"step": step, **place, **actor} for step in (1, 2, 3) for place in places])
     return run
 
 
@@ -41,6 +42,7 @@ def test_a_full_run_gives_every_plot(tmp_path):
         "kl",
         "response_length",
         "time",
+        "heat_maps",
     ]
     assert all(file.read_bytes().startswith(PNG) for file in files)
     assert {file.parent for file in files} == {tmp_path / "plots"}

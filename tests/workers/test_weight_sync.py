@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding import ReshardStats
+from workers.megatron.lagged_weights import LaggedWeights
 from workers.weight_check import TensorDifference, WeightDifferences
 from workers.weight_sync import WeightSync
 
@@ -19,6 +20,9 @@ class Recorder:
         self.calls: list[str] = []
         self.differences = WeightDifferences(0, ())
         self.offset = engine_offset
+        self.lagged = LaggedWeights(lambda: {"version": self.version}, lag=2)
+        self.version = torch.zeros(1)
+        self.received: list[float] = []
 
     def onload(self, *, training: bool) -> None:
         self.calls.append(f"policy.onload(training={training})")
@@ -44,6 +48,7 @@ class Recorder:
 
     def receive(self) -> ReshardStats:
         self.calls.append("receive")
+        self.received.append(float(self.version))
         return ReshardStats(bytes_local=12, bytes_received=4)
 
     def of_policy(self, policy: object) -> torch.Tensor:
@@ -85,6 +90,19 @@ def test_weights_wake_first_and_the_cache_last():
     ]
     assert (report.policy_version, report.bytes_total, report.bytes_moved) == (7, 16, 4)
     assert report.probe_difference == 0.0
+
+
+def test_a_rollout_that_lags_behind_gets_older_weights():
+    recorder = Recorder()
+    sync, reports = make_sync(recorder), []
+    for version in range(4):
+        recorder.version.fill_(version)
+        reports.append(sync.run(policy_version=version))
+        recorder.lagged.remember()
+    reports.append(sync.run(policy_version=3, newest=True))
+    assert recorder.received == [report.policy_version for report in reports] == [0, 0, 0, 1, 3]
+    assert [report.weight_lag for report in reports] == [0, 1, 2, 2, 0]
+    assert reports[3].trained_version == 3
 
 
 def test_the_probe_is_due_at_first_and_every_so_often():

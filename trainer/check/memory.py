@@ -7,6 +7,7 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
                  (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d);
                  what belongs to experts is divided by the ranks that hold the same ones, tp dp / ep
     reference    e P when algorithm.kl_coef > 0
+    kept         4 P, divided as the optimizer's, when actor.optimizer.grad_cosine keeps a gradient
     activations  e tokens (4 h / s + ((2 q + 2 k) + 3 f) / tp) a layer, with h hidden, q and k the widths of queries and
                  keys, f the MLP's width, s = tp with sequence parallelism, else 1: the inputs of norms and linear maps,
                  rotated queries and keys, values, the attention's output, gate and up, and the MLP's product
@@ -130,13 +131,17 @@ def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[s
     shards, expert_shards = (
         (layout.dp, layout.dp * layout.tp // layout.ep) if megatron.distributed_optimizer else (1, 1)
     )
-    adam = 12 if width == 2 else 8
+
+    def sharded(width: int) -> int:
+        return width * (count - experts) // shards + width * experts // expert_shards
+
     state = {
         "weights": width * count,
         "gradients": 4 * count,
-        "optimizer": adam * (count - experts) // shards + adam * experts // expert_shards,
+        "optimizer": sharded(12 if width == 2 else 8),
     }
-    return state | ({"reference": width * count} if config.algorithm.kl_coef else {})
+    kept = {"kept gradient": sharded(4)} if config.actor.optimizer.grad_cosine else {}
+    return state | kept | ({"reference": width * count} if config.algorithm.kl_coef else {})
 
 
 def _activations(config: Config, shape: ModelShape, device: Device) -> int:

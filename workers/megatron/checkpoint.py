@@ -1,7 +1,8 @@
 """A policy on disk: weights, optimizer, schedule and random state. Nothing in it can run code.
 
-    policy.json                    layout that wrote it, optimizer steps taken
-    state-rank3.safetensors        fp32 masters and AdamW's moments that a rank wrote, by Hugging Face rectangles
+    policy.json                    layout that wrote it, optimizer steps taken, kept versions of the weights
+    state-rank3.safetensors        fp32 masters and AdamW's moments that a rank wrote, by Hugging Face rectangles; and
+                                   with algorithm.weight_lag the weights of the last rollout steps
     state.index.json               where each rectangle is
     random-rank3.safetensors       random state of a rank
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Rectangle, ShardSpec
+from workers.megatron.lagged_weights import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
 from workers.megatron.parallel import ParallelGroups
 from workers.megatron.random_state import random_state, restore_random_state, seed_anew
@@ -43,6 +45,7 @@ class PolicyState:
     Args:
         parameters: weights of the local shard by name, read and written in place.
         specs_of_rank: what the parameters of any rank hold.
+        lagged: weights of earlier rollout steps, where the rollout lags behind.
         distributed_optimizer: every dp rank holds a part of the optimizer's state.
         seed: of the run.
     """
@@ -50,6 +53,7 @@ class PolicyState:
     parameters: Mapping[str, Tensor]
     specs_of_rank: Callable[[int], Sequence[ShardSpec]]
     optimizer: PolicyOptimizer
+    lagged: LaggedWeights
     groups: ParallelGroups
     distributed_optimizer: bool
     seed: int
@@ -86,6 +90,9 @@ def load_policy(directory: Path, state: PolicyState) -> None:
             _fill(files, MASTER, spec, state.parameters[spec.name])
         for shard in state.optimizer.shards():
             _load_shard(files, specs[shard.name], shard, written["steps_taken"])
+        for steps in range(min(written.get("kept_weights", 0), state.lagged.lag), 0, -1):
+            for name, values in state.lagged.make_room().items():
+                _fill(files, _lagged_kind(steps), specs[name], values)
     state.optimizer.steps_taken = written["steps_taken"]
     _load_random_state(directory, state, written)
 
@@ -133,7 +140,11 @@ def _parts_to_write(state: PolicyState) -> dict[str, list[HeldPart]]:
     for shard in state.optimizer.shards():
         spec, writers = specs[shard.name], {state.groups.rank, *shard.peers}
         pieces = [piece for piece in spec.pieces if first_holder[piece.hf_name, piece.hf] in writers]
-        for kind, values in ({MASTER: shard.master.data} | shard.moments).items():
+        lagged = {_lagged_kind(steps): weights[shard.name] for steps, weights in state.lagged.by_steps().items()}
+        stretch = slice(shard.first, shard.first + shard.master.numel())
+        kinds = {MASTER: shard.master.data} | shard.moments
+        kinds |= {kind: values.view(-1)[stretch] for kind, values in lagged.items()}
+        for kind, values in kinds.items():
             parts.setdefault(kind, []).extend(held_parts(spec.shape, pieces, values, shard.first))
     return parts
 
@@ -155,7 +166,12 @@ def _description(state: PolicyState) -> dict[str, Any]:
         "layout": asdict(state.groups.layout),
         "distributed_optimizer": state.distributed_optimizer,
         "steps_taken": state.optimizer.steps_taken,
+        "kept_weights": state.lagged.steps,
     }
+
+
+def _lagged_kind(steps: int) -> str:
+    return f"{steps}_steps_ago"
 
 
 def _random_file(rank: int) -> str:

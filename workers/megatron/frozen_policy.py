@@ -27,6 +27,6 @@ class FrozenPolicy(MegatronPolicy):
         loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp)
         with megatron_on(self.device):
             self.optimizer.zero_grad()
-            metrics = run_forward_backward(self.model, self._pack(batch), self._head(), loss)
+            metrics = run_forward_backward(self.chunks, self._pack(batch), self._head(), loss)
         vector = torch.cat([buffer.flatten() for buffer in self._gradients()])  # its padding is 0
         return vector.cpu(), loss.reduce(metrics)

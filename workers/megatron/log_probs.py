@@ -61,8 +61,8 @@ class _VocabularyLogProbs(torch.autograd.Function):
         parts = torch.zeros(4, len(targets), dtype=torch.float32, device=hidden.device)
         parts[0] = float("-inf")
         local, here = _local_targets(targets, head)
-        for chunk in _chunks(len(targets), head) if head.num_tokens else ():
-            logits = _logits(hidden[chunk], real, head.temperature)
+        for chunk in chunks_of(len(targets), head) if head.num_tokens else ():
+            logits = chunk_logits(hidden[chunk], real, head.temperature)
             parts[3, chunk] = torch.where(here[chunk], logits.gather(1, local[chunk].unsqueeze(1)).squeeze(1), 0.0)
             parts[0, chunk] = maximum = logits.amax(dim=1)
             exponentials = torch.exp(logits - maximum.unsqueeze(1))
@@ -84,8 +84,8 @@ class _VocabularyLogProbs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         real = weight[: head.num_tokens]
-        for chunk in _chunks(len(local), head) if head.num_tokens else ():
-            logits = _logits(hidden[chunk], real, head.temperature)
+        for chunk in chunks_of(len(local), head) if head.num_tokens else ():
+            logits = chunk_logits(hidden[chunk], real, head.temperature)
             logits -= normaliser[chunk].unsqueeze(1)  # log p over the vocabulary
             grad = torch.zeros_like(logits) if grad_log_prob is None else logits.exp().mul_(-grad_log_prob[chunk, None])
             if grad_log_prob is not None:
@@ -100,11 +100,12 @@ class _VocabularyLogProbs(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
-def _chunks(num_tokens: int, head: Head) -> list[slice]:
+def chunks_of(num_tokens: int, head: Head) -> list[slice]:
+    """The stretches of tokens whose logits exist at one time."""
     return [slice(start, start + head.chunk_tokens) for start in range(0, num_tokens, head.chunk_tokens)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+def chunk_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """fp32 logits; products of bf16 operands are summed and kept in fp32, never rounded to bf16."""
     if hidden.dtype == torch.float32:
         logits = hidden @ weight.t()

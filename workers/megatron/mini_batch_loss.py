@@ -22,6 +22,7 @@ INPUTS = {
     "mask": "response_mask",
     "rollout_log_probs": "rollout_log_probs",
     "ref_log_probs": "ref_log_probs",
+    "kept_log_mass": "kept_log_mass",
 }
 """Inputs of a policy loss and the columns they come from, packed when the batch has them."""
 

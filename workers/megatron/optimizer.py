@@ -20,6 +20,7 @@ from cfpo_hybrid.errors import ConfigError, NumericsError
 from workers.config import OptimizerConfig
 from workers.megatron.build import ModelRecipe
 from workers.megatron.chunks import named_parameters
+from workers.megatron.grad_cosine import GradientCosine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +131,7 @@ class PolicyOptimizer:
             [*chunks],
             use_gloo_process_groups=False,
         )
+        self.cosine = GradientCosine(self.megatron, recipe.device) if settings.grad_cosine else None
 
     def zero_grad(self) -> None:
         """Clears the gradient buffers before the first micro-batch."""
@@ -142,7 +144,7 @@ class PolicyOptimizer:
         """Clips and steps once; the gradients must be final.
 
         Returns:
-            ``actor/grad_norm`` before clipping and ``actor/lr`` of this step.
+            ``actor/grad_norm`` before clipping, ``actor/lr`` of this step, and ``actor/grad_cosine`` where it is measured.
 
         Raises:
             NumericsError: the gradient norm is not finite; no weight has changed.
@@ -159,12 +161,13 @@ class PolicyOptimizer:
                 "it. Look at actor/log_ratio_max and actor/loss of earlier steps; a lower actor.lr or more gradient "
                 "clipping (actor.optimizer.clip_grad) usually helps"
             )
+        cosine = self.cosine.measure(grad_norm) if self.cosine else {}
         if self.clip_grad:
             parameters: Any = [parameter for group in self.megatron.param_groups for parameter in group["params"]]
             clip_grad_by_total_norm_fp32(parameters, self.clip_grad, grad_norm)
         self.megatron.step_with_ready_grads()
         self.steps_taken += 1
-        return {"actor/grad_norm": grad_norm, "actor/lr": learning_rate}
+        return {"actor/grad_norm": grad_norm, "actor/lr": learning_rate} | cosine
 
     def shards(self) -> list[OptimizerShard]:
         """What this rank steps: whole parameters, or with the distributed optimizer its stretches of them."""
@@ -173,8 +176,8 @@ class PolicyOptimizer:
         return [shard for part in optimizers.chained_optimizers for shard in _shards(part, names, self.has_masters)]
 
     def state_tensors(self) -> list[Tensor]:
-        """The memory that only an optimizer step needs: AdamW's state, and masters that are copies."""
-        tensors = []
+        """The memory that only an optimizer step needs: AdamW's state, masters that are copies, a kept gradient."""
+        tensors = list(self.cosine.kept) if self.cosine else []
         for shard in self.shards():
             tensors += [*shard.adamw.state[shard.master].values(), *([shard.master.data] if shard.has_master else [])]
         return tensors

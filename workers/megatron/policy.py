@@ -23,7 +23,9 @@ from workers.megatron.build import ModelRecipe, PolicyModel, build_model, wrap_f
 from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
 from workers.megatron.chunks import Chunks, named_parameters
 from workers.megatron.cpu_support import megatron_on
-from workers.megatron.log_probs import Head
+from workers.megatron.kept_mass import Truncation
+from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.log_probs import Head, vocabulary_log_probs
 from workers.megatron.mini_batch_loss import MiniBatchLoss
 from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
@@ -44,6 +46,8 @@ class MegatronPolicy:
         seed: of Megatron's random state.
         total_optimizer_steps: length of the learning-rate schedule.
         temperature: of the rollout; logits are divided by it.
+        weight_lag: rollout steps by which the weights that sample are older.
+        truncation: of the rollout, where it samples from a part of the vocabulary.
     """
 
     def __init__(
@@ -57,17 +61,20 @@ class MegatronPolicy:
         seed: int,
         total_optimizer_steps: int,
         temperature: float = 1.0,
+        weight_lag: int = 0,
+        truncation: Truncation | None = None,
     ) -> None:
         self.shape, self.config, self.device = shape, config, device
         self.groups = initialize_parallel(
             layout, chunks=config.megatron.cut.chunks, rank=rank, device=device, seed=seed
         )
         self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
-        self._temperature, self._seed = temperature, seed
+        self._temperature, self._truncation, self._seed = temperature, truncation, seed
         with megatron_on(device):
             self.chunks: list[DistributedDataParallel] = wrap_for_training(build_model(self.recipe), self.recipe)
             self.optimizer = PolicyOptimizer(self.chunks, self.recipe, total_optimizer_steps)
         self.reference: list[PolicyModel] | None = None
+        self.lagged = LaggedWeights(self.parameters_by_name, weight_lag)
         self._offload = Offload(weights=self._weights, state=self._optimizer_state, gradients=self._gradients)
 
     # --- weights
@@ -101,9 +108,14 @@ class MegatronPolicy:
     # --- log-probs
 
     def log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: ``old_log_probs`` and ``entropy`` of every response token under the current weights."""
-        log_probs, entropy = self._infer(self.chunks, batch)
-        return DataProto({"old_log_probs": log_probs, "entropy": entropy})
+        """Step 4: ``old_log_probs`` and ``entropy`` of every response token under the weights that sampled.
+
+        These are the current ones, unless the rollout lags behind. Where it truncates the vocabulary, ``kept_log_mass``
+        comes along.
+        """
+        with self.lagged.in_place(self.lagged.steps):
+            columns = self._infer(self.chunks, batch, self._head(), self._truncation)
+        return DataProto(dict(zip(("old_log_probs", "entropy", "kept_log_mass"), columns, strict=False)))
 
     def ref_log_probs(self, batch: DataProto) -> DataProto:
         """Step 4: ``ref_log_probs`` under the frozen copy.
@@ -113,11 +125,16 @@ class MegatronPolicy:
         """
         if self.reference is None:
             raise DispatchError("ref_log_probs needs a reference; call build_reference() once the weights are loaded")
-        return DataProto({"ref_log_probs": self._infer(self.reference, batch)[0]})
+        return DataProto({"ref_log_probs": self._infer(self.reference, batch, self._head())[0]})
 
-    def score(self, batch: DataProto) -> Tensor:
-        """Log-probs ``[batch, response]`` of every response token at temperature 1, on the CPU of every rank of the replica."""
-        return self._infer(self.chunks, batch, temperature=1.0)[0]
+    def score(self, batch: DataProto, temperature: float = 1.0) -> Tensor:
+        """Log-probs ``[batch, response]`` of every response token, on the CPU of every rank of the replica.
+
+        Args:
+            batch: prompts and responses.
+            temperature: 1, as vLLM scores, by default.
+        """
+        return self._infer(self.chunks, batch, self._head(temperature))[0]
 
     # --- training
 
@@ -169,20 +186,26 @@ class MegatronPolicy:
 
     # --- private
 
-    def _infer(self, chunks: Chunks, batch: DataProto, temperature: float | None = None) -> tuple[Tensor, Tensor]:
-        """Padded log-probs and entropy on the CPU, on every rank of the replica; by default at the rollout's temperature."""
+    def _infer(
+        self,
+        chunks: Chunks,
+        batch: DataProto,
+        head: Head,
+        truncation: Truncation | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Padded log-probs, entropy and for a truncation the kept mass, on the CPU of every rank of the replica."""
         micro_batches = self._pack(batch)
+        measure = truncation.with_kept_mass if truncation else vocabulary_log_probs
 
-        def keep(_: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
-            return log_probs, torch.stack([log_probs, entropy])
+        def keep(_: MicroBatch, *measured: Tensor) -> tuple[Tensor, Tensor]:
+            return measured[0], torch.stack(measured)
 
         with megatron_on(self.device):
-            packed = run_forward(chunks, micro_batches, self._head(temperature), keep)
-        padded = unpack(micro_batches, packed, (2, *batch["responses"].shape), self.device)
+            packed = run_forward(chunks, micro_batches, head, keep, measure)
+        padded = unpack(micro_batches, packed, (3 if truncation else 2, *batch["responses"].shape), self.device)
         if self.groups.pp is not None:
             dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
-        log_probs, entropy = padded.cpu()
-        return log_probs, entropy
+        return padded.cpu().unbind()
 
     def _pack(self, batch: DataProto) -> list[MicroBatch]:
         multiple = self.groups.layout.tp if self.config.megatron.sequence_parallel else 1
@@ -236,6 +259,7 @@ class MegatronPolicy:
             parameters=self.parameters_by_name(),
             specs_of_rank=self.specs_of_rank,
             optimizer=self.optimizer,
+            lagged=self.lagged,
             groups=self.groups,
             distributed_optimizer=self.config.megatron.distributed_optimizer,
             seed=self._seed,

@@ -24,8 +24,11 @@ from workers.megatron.log_probs import Head, vocabulary_log_probs
 from workers.megatron.packing import MicroBatch
 
 Result = TypeVar("Result")
-OnLogProbs = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Result]]
-"""(micro-batch, log-probs ``[token]``, entropy ``[token]``) -> (scalar to minimise, anything to keep)."""
+OnLogProbs = Callable[..., tuple[Tensor, Result]]
+"""(micro-batch, log-probs ``[token]``, entropy ``[token]``) -> (scalar to minimise, anything to keep); a measure that
+gives more passes more."""
+Measure = Callable[[Tensor, Tensor, Tensor, Head], tuple[Tensor, ...]]
+"""(hidden ``[token, hidden]``, weight of the head, targets ``[token]``, head) -> log-probs, entropy and maybe more."""
 
 
 def run_forward(
@@ -33,10 +36,11 @@ def run_forward(
     micro_batches: Sequence[MicroBatch],
     head: Head,
     on_log_probs: OnLogProbs[Result],
+    measure: Measure = vocabulary_log_probs,
 ) -> list[Result]:
     """What ``on_log_probs`` kept of each micro-batch, without gradients; empty on all stages but the last."""
     with torch.no_grad():
-        return _run(chunks, micro_batches, head, on_log_probs, forward_only=True)
+        return _run(chunks, micro_batches, partial(_finish, head, on_log_probs, measure), forward_only=True)
 
 
 def run_forward_backward(
@@ -49,7 +53,8 @@ def run_forward_backward(
 
     Collective over the world: a rank without micro-batches takes part in the reduction.
     """
-    kept = _run(chunks, micro_batches, head, on_log_probs, forward_only=False)
+    finish = partial(_finish, head, on_log_probs, vocabulary_log_probs)
+    kept = _run(chunks, micro_batches, finish, forward_only=False)
     finalize_model_grads([*chunks], num_tokens=None)
     return kept
 
@@ -57,8 +62,7 @@ def run_forward_backward(
 def _run(
     chunks: Chunks,
     micro_batches: Sequence[MicroBatch],
-    head: Head,
-    on_log_probs: OnLogProbs[Result],
+    finish: Callable[[PolicyModel, MicroBatch, Tensor], tuple[Tensor, Tensor, Result]],
     *,
     forward_only: bool,
 ) -> list[Result]:
@@ -74,7 +78,7 @@ def _run(
             attention_mask=None,
             packed_seq_params=policy.rotary.sequences(micro_batch.lengths),
         )
-        return hidden, partial(_finish, policy, micro_batch, head, on_log_probs)
+        return hidden, partial(finish, policy, micro_batch)
 
     return get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -88,12 +92,17 @@ def _run(
 
 
 def _finish(
-    model: PolicyModel, micro_batch: MicroBatch, head: Head, on_log_probs: OnLogProbs[Result], hidden: Tensor
+    head: Head,
+    on_log_probs: OnLogProbs[Result],
+    measure: Measure,
+    model: PolicyModel,
+    micro_batch: MicroBatch,
+    hidden: Tensor,
 ) -> tuple[Tensor, Tensor, Result]:
     """Last stage: hidden states ``[token / sp, 1, hidden]`` -> (loss, an unused token count, what is kept)."""
     predicting = _predicting_states(hidden, micro_batch.predictors, model.config.sequence_parallel)
-    log_probs, entropy = vocabulary_log_probs(predicting, model.head_weight, micro_batch.targets, head)
-    loss, kept = on_log_probs(micro_batch, log_probs, entropy)
+    measured = measure(predicting, model.head_weight, micro_batch.targets, head)
+    loss, kept = on_log_probs(micro_batch, *measured)
     return loss, torch.zeros((), dtype=torch.int, device=loss.device), kept
 
 

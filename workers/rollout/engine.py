@@ -20,7 +20,7 @@ class SamplingSettings:
         max_tokens: most new tokens of a response.
         temperature: divides the logits; log-probs are those at this temperature.
         top_p: keeps the smallest set of tokens with this probability. Below 1 (as with top_k) the log-probs are
-            renormalised over the kept tokens and match no full softmax: for evaluation only.
+            renormalised over the kept tokens and match no full softmax.
         top_k: keeps this many tokens; -1 keeps all.
         greedy: takes the likeliest token and ignores the three above.
         ignore_stop: goes on to ``max_tokens`` whatever is sampled (for benchmarks).

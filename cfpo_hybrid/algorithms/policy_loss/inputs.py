@@ -37,6 +37,7 @@ class PolicyLossInputs:
         rollout_log_probs: log-probs that the rollout engine sampled with; present when the loss declares the need.
         ref_log_probs: log-probs of the frozen reference; likewise.
         entropy: entropy of the policy in nats, with gradient; likewise.
+        kept_log_mass: log of the probability of the tokens that sampling kept, where it truncates; for metrics.
         sequence_ids: for packed inputs, the row that each token belongs to, ``[token]`` int64, counted from 0.
         num_sequences: for packed inputs, the number of rows.
         statistics: what the loss's own statistics function said of the whole mini-batch, when it has one.
@@ -56,6 +57,7 @@ class PolicyLossInputs:
     rollout_log_probs: Tensor | None = None
     ref_log_probs: Tensor | None = None
     entropy: Tensor | None = None
+    kept_log_mass: Tensor | None = None
     sequence_ids: Tensor | None = None
     num_sequences: int | None = None
     statistics: Any = None
@@ -68,7 +70,7 @@ class PolicyLossInputs:
             object.__setattr__(self, "advantages", self.advantages.unsqueeze(1).expand(shape))
         if self.mask.dtype != torch.bool:
             object.__setattr__(self, "mask", self.mask != 0)
-        for name in ("old_log_probs", "advantages", "mask", *OPTIONAL_INPUTS, "sequence_ids"):
+        for name in ("old_log_probs", "advantages", "mask", *OPTIONAL_INPUTS, "kept_log_mass", "sequence_ids"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != shape:
                 raise BatchError(
@@ -88,6 +90,15 @@ class PolicyLossInputs:
     def counted(self, values: Tensor) -> Tensor:
         """``values`` with 0 outside the mask, where neither NaN nor a gradient gets through."""
         return values if self.all_counted else torch.where(self.mask, values, 0.0)
+
+    def range_of(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest of ``values`` inside the mask, scalars on the device; +inf and -inf for nothing."""
+        if values.numel() == 0:
+            return values.new_full((), float("inf")), values.new_full((), float("-inf"))
+        if self.all_counted:
+            return values.amin(), values.amax()
+        masked_low, masked_high = (torch.where(self.mask, values, end) for end in (float("inf"), float("-inf")))
+        return masked_low.amin(), masked_high.amax()
 
     @cached_property
     def unclamped_log_ratio(self) -> Tensor:

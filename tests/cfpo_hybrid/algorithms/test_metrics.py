@@ -48,6 +48,22 @@ def test_an_empty_part_changes_nothing():
     assert sums.reduce() == {"share": 0.5, "total": 0.5, "high": -3.0, "low": -4.0}
 
 
+def test_numbers_that_are_worked_out_of_sums():
+    def spread(sums):
+        total, squares, count = sums
+        return {"variance": squares / count - (total / count) ** 2, "count": count}
+
+    sums = MetricSums()
+    for values in ((1.0, 2.0), (6.0,)):
+        tensor = torch.tensor(values)
+        metric = Metric.of_sums(tensor.sum(), tensor.square().sum(), torch.tensor(len(values)), finish=spread)
+        sums.add({"spread": metric, **part(1.0, 2, 0.5, 7.0, -1.0)})
+    # 1, 2 and 6 have the mean 3 and the variance (4 + 1 + 9) / 3; their neighbours in the vector are none the wiser.
+    expected = {"variance": 41 / 3 - 9, "count": 3.0, "share": 0.5, "total": 1.0, "high": 7.0, "low": -1.0}
+    assert sums.reduce() == expected
+    assert sums.reduce(lambda vector, operation: 2 * vector if operation == "sum" else vector)["count"] == 6.0
+
+
 def test_nothing_added_gives_nothing():
     assert MetricSums().reduce() == {}
 

@@ -10,7 +10,7 @@ from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, Phase,
 from trainer.config import Config, TrainerConfig
 from trainer.config.data_config import DataConfig
 from trainer.config.known_models import known_config
-from workers.config import ActorConfig, MegatronConfig, ModelConfig, RolloutConfig
+from workers.config import ActorConfig, MegatronConfig, ModelConfig, OptimizerConfig, RolloutConfig
 
 SHAPE = model_shape(known_config("Qwen/Qwen2.5-1.5B") or {})
 PARAMETERS = 1_543_714_304  # 151,936 rows need no padding
@@ -39,6 +39,8 @@ def test_training_state_by_hand():
     assert update["gradients"] == 4 * PARAMETERS  # fp32
     assert update["optimizer"] == 12 * PARAMETERS // 4  # fp32 master and two moments over dp=4
     assert update["overhead"] == GPU_OVERHEAD
+    measuring = config_of(workers=4, actor=ActorConfig(optimizer=OptimizerConfig(grad_cosine=True)))
+    assert phases(measuring)["update"].parts["kept gradient"] == 4 * PARAMETERS // 4  # fp32, over dp=4
 
 
 def test_activations_by_hand():

@@ -73,6 +73,17 @@ BROKEN = {
         ["algorithm.advantage_knobs.std_flor=0.0001: 'grpo' has no such knob", "did you mean 'std_floor'"],
     ),
     "kl in the reward without kl": (["algorithm.kl_in_reward=true"], ["kl_in_reward=True does nothing at"]),
+    "old log-probs": (["algorithm.old_log_probs=vllm"], ["known: recompute, rollout"]),
+    "correction": (["algorithm.rollout_correction.mode=tis"], ["use one of off, truncate, mask"]),
+    "correction of what needs none": (
+        ["algorithm.rollout_correction.reject_upper=1.1", "algorithm.old_log_probs=rollout"],
+        ["which is 1 with algorithm.old_log_probs=rollout", "set algorithm.old_log_probs=recompute"],
+    ),
+    "lag of a whole run": (["algorithm.weight_lag=5"], ["would sample from the starting weights", "a lag below 5"]),
+    "noise that nobody reads": (
+        ["algorithm.log_prob_noise=0.1"],
+        ["policy_loss.name=cfpo does not read", "set algorithm.old_log_probs=rollout, or a mode"],
+    ),
     "kl target without kl": (["algorithm.kl_target=0.1"], ["kl_target=0.1 does nothing at"]),
     "rounds without groups": (
         ["rollout.generation_rounds=2", "rollout.group_size=1", "algorithm.advantage=remax"],
@@ -141,6 +152,18 @@ def test_a_broken_rule_is_the_only_mistake(name: str, tmp_path: Path):
     assert len(caught.value.problems) == 1, caught.value
     for part in parts:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["algorithm.old_log_probs=rollout", "algorithm.log_prob_noise=0.1", "algorithm.weight_lag=4"],
+        ["algorithm.rollout_correction={mode: mask, lower: 0.5, upper: 5}", "algorithm.log_prob_noise=0.1"],
+        ["algorithm.rollout_correction.mode=truncate", "rollout.top_p=0.9", "rollout.top_k=50"],
+    ],
+)
+def test_pressure_and_correction_that_make_sense_pass(words: list[str], tmp_path: Path):
+    load_config(write_recipe(tmp_path), words)
 
 
 def test_kv_heads_may_be_fewer_than_ranks(tmp_path: Path):
@@ -213,6 +236,8 @@ def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):
         "rollout.temperature=0",
         "algorithm.iterations=0",
         "algorithm.kl_coef=-0.1",
+        "algorithm.weight_lag=-1",
+        "algorithm.rollout_correction.upper=0",
         "actor.optimizer.warmup_ratio=1.5",
         "actor.optimizer.adam_beta2=1",
         "rollout.gpu_memory_utilization=1",

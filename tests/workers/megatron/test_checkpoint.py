@@ -13,22 +13,26 @@ from cfpo_hybrid.resharding import Rectangle
 from workers.megatron.policy import MegatronPolicy
 from workers.megatron.state_files import HeldPart, StateFiles
 
-Steps = tuple[list[dict[str, float]], Weights, float]
+Steps = tuple[list[dict[str, float]], list[Weights], float]
 
 
 def steps(policy: MegatronPolicy, seeds: range) -> Steps:
-    metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()) for seed in seeds]
-    weights = {name: tensor.clone() for name, tensor in policy.parameters_by_name().items()}
+    metrics = []
+    for seed in seeds:
+        metrics.append(policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()))
+        policy.lagged.remember()  # so that the last of the kept weights are those that are saved
+    kept = [policy.parameters_by_name(), *policy.lagged.by_steps().values()]
+    weights = [{name: tensor.clone() for name, tensor in each.items()} for each in kept]
     return metrics, weights, float(torch.rand(()))
 
 
 def straight_and_resumed(case: Case, folder: Path) -> tuple[Steps, Steps]:
-    policy = build_policy(case)
+    policy = build_policy(case, weight_lag=3)
     steps(policy, range(2))
     policy.save(folder)
     straight = steps(policy, range(2, 4))
     parallel_state.destroy_model_parallel()
-    resumed = build_policy(case, seed=99)
+    resumed = build_policy(case, seed=99, weight_lag=3)
     resumed.load(folder)
     return straight, steps(resumed, range(2, 4))
 
@@ -47,8 +51,10 @@ def straight_and_resumed(case: Case, folder: Path) -> tuple[Steps, Steps]:
 def test_resumes_bit_for_bit(world: int, case: Case, tmp_path: Path) -> None:
     for straight, resumed in run_gloo(world, straight_and_resumed, case, tmp_path):
         assert straight[0] == resumed[0]
-        assert straight[1].keys() == resumed[1].keys()
-        assert all(torch.equal(straight[1][name], tensor) for name, tensor in resumed[1].items())
+        assert len(straight[1]) == len(resumed[1]) == 4  # the current weights and three older ones
+        for unbroken, restored in zip(straight[1], resumed[1], strict=True):
+            assert unbroken.keys() == restored.keys()
+            assert all(torch.equal(unbroken[name], tensor) for name, tensor in restored.items())
         assert straight[2] == resumed[2]  # random state
 
 

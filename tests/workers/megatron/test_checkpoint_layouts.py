@@ -48,6 +48,7 @@ class Snapshot:
 
     specs: list[ShardSpec]
     parameters: Weights
+    lagged: Weights
     state: Parts
 
 
@@ -59,7 +60,9 @@ def snapshot(policy: MegatronPolicy) -> Snapshot:
             spec = specs[shard.name]
             for part in held_parts(spec.shape, spec.pieces, values, shard.first):
                 state.setdefault(kind, []).append(replace(part, values=part.values.clone()))
-    return Snapshot(list(specs.values()), parameters_in_fp32(policy), state)
+    with policy.lagged.in_place(1):
+        lagged = parameters_in_fp32(policy)
+    return Snapshot(list(specs.values()), parameters_in_fp32(policy), lagged, state)
 
 
 def parameters_in_fp32(policy: MegatronPolicy) -> Weights:
@@ -73,8 +76,9 @@ def update(policy: MegatronPolicy, seed: int) -> dict[str, float]:
 
 
 def train_and_save(case: Case, folder: Path) -> tuple[Snapshot, dict[str, float], Weights]:
-    policy = build_policy(case)
+    policy = build_policy(case, weight_lag=1)
     for seed in range(2):
+        policy.lagged.remember()
         update(policy, seed)
     policy.save(folder)
     return _state_and_next_update(policy)
@@ -82,7 +86,7 @@ def train_and_save(case: Case, folder: Path) -> tuple[Snapshot, dict[str, float]
 
 def resume(case: Case, folder: Path) -> tuple[Snapshot, dict[str, float], Weights]:
     parallel_state.destroy_model_parallel()
-    policy = build_policy(case, seed=99)
+    policy = build_policy(case, seed=99, weight_lag=1)
     policy.load(folder)
     return _state_and_next_update(policy)
 
@@ -124,7 +128,10 @@ def test_another_layout_goes_on_with_the_same_state(way: str, tmp_path: Path) ->
             assert not any(tensor.isnan().any() for tensor in expected.values())
             assert equal(whole_state([rank[0] for rank in ranks], kind, like), expected)
         now = [whole_weights([(rank[0].specs, rank[0].parameters) for rank in side], like) for side in (saved, ranks)]
+        before = [whole_weights([(rank[0].specs, rank[0].lagged) for rank in side], like) for side in (saved, ranks)]
         assert equal(*now)
+        assert equal(*before)
+        assert not equal(now[0], before[0])
         assert ranks[-1][1]["actor/lr"] == saved[-1][1]["actor/lr"]
         grad_norm = saved[-1][1]["actor/grad_norm"]
         assert ranks[-1][1]["actor/grad_norm"] == pytest.approx(grad_norm, rel=2e-2 if saved_under.bf16 else 1e-5)

@@ -1,6 +1,6 @@
 """Whatever the layout and the micro-batch split, the same mini-batch gives the same loss, gradient norm and weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from megatron.core import parallel_state
 from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank, whole_weights
 from tiny_model import checkpoint_tensors, tiny_model
 
+from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
 
 TIED = {"tie_word_embeddings": True}
@@ -63,6 +64,8 @@ CASES: dict[int, dict[str, Case]] = {
         "mixture, dp, ep of half": Case(ep=2, model=MIXTURE, distributed_optimizer=True, micro_batch_tokens=20),
     },
 }
+# Old and rollout log-probs differ by 0.1 nats a token: some tokens are masked, some responses rejected.
+CORRECTION = RolloutCorrection(mode="mask", lower=0.9, upper=1.1, reject_upper=1.05)
 NAMES = [name for cases in CASES.values() for name in cases if name != "reference"]
 
 
@@ -80,9 +83,10 @@ class Run:
 def run_cases(cases: dict[str, Case]) -> dict[str, Run]:
     runs = {}
     for name, case in cases.items():
-        policy = build_policy(case)
+        policy = build_policy(replace(case, grad_cosine=True))
         score = policy.score(mini_batch())
-        metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective()) for seed in (0, 1)]
+        corrected = objective(correction=CORRECTION)
+        metrics = [policy.update(rows_of_rank(mini_batch(seed=seed), policy), corrected) for seed in (0, 1)]
         runs[name] = Run(policy.specs(), policy.parameters_by_name(), score, metrics, policy.groups.is_last_stage)
         parallel_state.destroy_model_parallel()
     return runs
@@ -128,9 +132,13 @@ def test_weights_after_two_steps(runs: dict[str, list[Run]], name: str) -> None:
 def test_metrics_of_both_steps(runs: dict[str, list[Run]], name: str) -> None:
     """Loss, gradient norm and every other metric, on each rank that answers; they do not depend on the split either."""
     expected = runs[reference_of(name)][0].metrics
+    assert 0 < expected[0]["correction/masked_share"] < 1
+    assert 0 < expected[0]["correction/rejected_share"] < 1
+    assert "actor/grad_cosine" not in expected[0]
     for run in runs[name]:
         for step, wanted in zip(run.metrics, expected, strict=True):
             assert step["actor/grad_norm"] == pytest.approx(wanted["actor/grad_norm"], rel=1e-5)
+            assert step.get("actor/grad_cosine") == pytest.approx(wanted.get("actor/grad_cosine"), abs=1e-5)
             if run.is_last_stage:
                 assert step == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from gloo import run_gloo
 from torch import Tensor
 
+from workers.megatron.kept_mass import Truncation
 from workers.megatron.log_probs import Head, vocabulary_log_probs
 
 VOCAB, PADDED, HIDDEN, TOKENS, TEMPERATURE = 11, 16, 6, 7, 0.5
@@ -95,13 +96,47 @@ def test_bf16_operands_keep_fp32_logits() -> None:
     torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6)
 
 
-def computed_on_rank() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return computed(head(dist.get_rank(), dist.get_world_size()))
+TRUNCATIONS = [Truncation(top_p=0.6, top_k=-1), Truncation(top_p=1.0, top_k=3), Truncation(top_p=0.7, top_k=4)]
+
+
+def kept_masses(place: Head) -> list[Tensor]:
+    hidden, weight, targets, _, _ = operands()
+    rows = PADDED if place.tp_group is None else PADDED // dist.get_world_size()
+    weight = weight[place.first_token : place.first_token + rows]
+    return [truncation.with_kept_mass(hidden, weight, targets, place)[2] for truncation in TRUNCATIONS]
+
+
+def expected_kept_mass(truncation: Truncation) -> Tensor:
+    """Token by token: the likeliest ``top_k``, and of these the fewest that hold ``top_p`` of what they hold together."""
+    hidden, weight, _, _, _ = operands()
+    masses = []
+    for probabilities in F.softmax(hidden.double() @ weight[:VOCAB].double().t() / TEMPERATURE, dim=-1).tolist():
+        likeliest = sorted(probabilities, reverse=True)[: truncation.top_k if truncation.top_k > 0 else VOCAB]
+        kept: list[float] = []
+        while sum(kept) < truncation.top_p * sum(likeliest) and len(kept) < len(likeliest):
+            kept.append(likeliest[len(kept)])
+        masses.append(sum(kept))
+    return torch.tensor(masses, dtype=torch.float64)
+
+
+def test_mass_that_truncated_sampling_keeps() -> None:
+    for truncation, found in zip(TRUNCATIONS, kept_masses(head()), strict=True):
+        wanted = expected_kept_mass(truncation)
+        torch.testing.assert_close(found.double().exp(), wanted, rtol=1e-5, atol=1e-6)
+        assert wanted.max() > wanted.min()
+
+
+def computed_on_rank() -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], list[Tensor]]:
+    place = head(dist.get_rank(), dist.get_world_size())
+    return computed(place), kept_masses(place)
 
 
 def test_vocabulary_split_over_ranks() -> None:
     """With four ranks of four rows the last holds padding only."""
-    by_rank = run_gloo(4, computed_on_rank)
+    answers = run_gloo(4, computed_on_rank)
+    for found in (masses for _, masses in answers):
+        torch.testing.assert_close(found, kept_masses(head()), rtol=1e-5, atol=1e-6)
+    by_rank = [values for values, _ in answers]
     log_probs, entropy, grad_hidden, grad_weight = expected()
     for rank in range(4):
         torch.testing.assert_close(by_rank[rank][0].double(), log_probs, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
 """The policy's contracts: ratios of exactly 1, ranks without rows, reference, refusal of broken gradients."""
 
+import itertools
 import math
 
 import pytest
@@ -11,6 +12,9 @@ from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
 
 from cfpo_hybrid.errors import BatchError, DispatchError, NumericsError
 from cfpo_hybrid.protocol import DataProto
+from workers.megatron.kept_mass import Truncation
+from workers.megatron.policy import MegatronPolicy
+from workers.megatron.schedule import unwrapped
 
 
 def ratio_metrics(case: Case) -> dict[str, float]:
@@ -100,8 +104,16 @@ def test_old_log_probs_of_a_rollout_are_those_of_its_mini_batches_bit_for_bit() 
     assert torch.equal(together, apart)
 
 
-def reference_and_policy_after_a_step() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
-    policy, batch = build_policy(Case()), mini_batch()
+def gradient_of(policy: MegatronPolicy) -> torch.Tensor:
+    """The last gradient as one vector, clipped, which leaves its direction alone."""
+    named = unwrapped(policy.model).named_parameters()
+    return torch.cat([parameter.main_grad.flatten().clone() for _, parameter in named])
+
+
+def reference_and_policy_after_a_step() -> tuple[list[torch.Tensor], torch.Tensor, bool]:
+    """Log-probs by the starting weights in three ways, those after an update, and whether a missing reference is refused."""
+    truncation = Truncation(top_p=0.5, top_k=-1)
+    policy, batch = build_policy(Case(grad_cosine=True), weight_lag=1, truncation=truncation), mini_batch()
     try:
         policy.ref_log_probs(batch)
         refused = False
@@ -109,14 +121,32 @@ def reference_and_policy_after_a_step() -> tuple[torch.Tensor, torch.Tensor, tor
         refused = True
     before = policy.score(batch)
     policy.build_reference()
-    policy.update(batch, objective())
-    return before, policy.ref_log_probs(batch)["ref_log_probs"], policy.score(batch), refused
+    policy.lagged.remember()
+    metrics, gradients = [], []
+    for seed in range(3):
+        metrics.append(policy.update(mini_batch(seed=seed), objective()))
+        gradients.append(gradient_of(policy))
+    cosines = [float(torch.cosine_similarity(*pair, dim=0)) for pair in itertools.pairwise(gradients)]
+    assert "actor/grad_cosine" not in metrics[0]
+    assert [each["actor/grad_cosine"] for each in metrics[1:]] == pytest.approx(cosines, abs=1e-5)
+    assert abs(cosines[0] - cosines[1]) > 1e-3
+    answer = policy.log_probs(batch)
+    real = torch.arange(12) < batch["response_lengths"].unsqueeze(1)
+    # Between a half and all of it, and the update can read it.
+    assert ((answer["kept_log_mass"] >= math.log(0.5) - 1e-5) & (answer["kept_log_mass"] < 0))[real].all()
+    assert "mismatch/transform_rms" in policy.update(
+        batch.with_columns(kept_log_mass=answer["kept_log_mass"]), objective()
+    )
+    of_old = [before, policy.ref_log_probs(batch)["ref_log_probs"], answer["old_log_probs"]]
+    return of_old, policy.score(batch), refused
 
 
-def test_reference_keeps_the_weights_it_was_built_from() -> None:
-    before, reference, after, refused = run_gloo(1, reference_and_policy_after_a_step)[0]
+def test_reference_and_lagged_weights_are_those_that_were_kept() -> None:
+    """A rollout that lags one step behind: old log-probs are those of the weights that sampled."""
+    (before, reference, lagged), after, refused = run_gloo(1, reference_and_policy_after_a_step)[0]
     assert refused
     assert torch.equal(reference, before)
+    assert torch.equal(lagged, before)
     assert not torch.equal(after, before)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable
 from cfpo_hybrid.models import ModelShape
 from trainer.config.problem import Problem
 from trainer.config.root import Config
-from trainer.config.rules import algorithm, batch, bounds, device, files, layout, names, sampling, watch
+from trainer.config.rules import algorithm, batch, bounds, device, files, layout, names, off_policy, sampling, watch
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
@@ -18,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     *bounds.RULES,
     *names.RULES,
     *algorithm.RULES,
+    *off_policy.RULES,
     *layout.RULES,
     *batch.RULES,
     *sampling.RULES,

@@ -26,14 +26,17 @@ def mini_batches(config: Config) -> Iterator[Problem]:
 
 
 def full_softmax(config: Config) -> Iterator[Problem]:
-    """Training samples from the whole distribution: truncated sampling renormalises log-probs over the kept tokens."""
+    """Truncated sampling, whose log-probs are renormalised over the kept tokens, is corrected by importance weights."""
     rollout = config.rollout
+    if config.algorithm.rollout_correction.mode != "off":
+        return
     for key, value, off in (("rollout.top_p", rollout.top_p, 1.0), ("rollout.top_k", rollout.top_k, -1)):
         if value != off:
             yield Problem(
                 (key,),
                 f"{key}={value} truncates sampling, so the sampled log-probs are not those of the full softmax that "
-                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p)",
+                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p), "
+                f"or correct with algorithm.rollout_correction.mode=truncate or mask",
             )
 
 

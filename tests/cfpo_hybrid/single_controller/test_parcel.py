@@ -1,0 +1,32 @@
+"""What a worker unpacks is what the driver packed, wherever its columns lie."""
+
+import pytest
+import torch
+
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol.block import Block
+from cfpo_hybrid.single_controller import parcel
+from cfpo_hybrid.single_controller.split import Arguments
+
+
+class LocalPart(parcel.StoredPart):
+    """A part of an object store that is this process."""
+
+    def __init__(self, batch: DataProto) -> None:
+        self.ref, self.length, self.widths = batch, len(batch), batch.widths  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("rows", [None, [2, 0]], ids=["all rows", "some rows"])
+def test_wide_columns_of_the_message_join_those_of_the_store(rows: list[int] | None):
+    near = DataProto({"prompts": torch.arange(6).view(3, 2), "prompt_lengths": torch.tensor([2, 1, 2])})
+    far = DataProto({"responses": torch.arange(12).view(3, 4)})
+    block = Block.whole(LocalPart(far))
+    batch = near.merge(DataProto.of_blocks({"responses": block}, 3, far.widths, {}))
+    call = parcel.pack("score", Arguments((batch,), {}))
+    wanted = None if rows is None else torch.tensor(rows).numpy()
+    method, answers, arguments = parcel.unpack(*call.arguments_for(wanted, answers=True))
+    (found,) = arguments.args
+    assert (method, answers, found.column_names) == ("score", True, batch.column_names)
+    chosen = rows or [0, 1, 2]
+    for name in batch.column_names:
+        assert found[name].equal(batch[name][chosen]) if name != "responses" else found[name].equal(far[name][chosen])

@@ -68,6 +68,7 @@ class HybridWorker:
         self.engine = build_generation(settings, self.context, device)
         self._cleanup.callback(self.engine.close)
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
+        self._cleanup.callback(self.weight_sync.close)
         return self.sync_weights()
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.resharding import ReshardStats
+from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
+from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import TOLERANCE, Probe, largest_difference, mismatch
 from workers.reports import SyncReport
@@ -34,9 +35,9 @@ class WeightSync:
     def __init__(
         self, policy: MegatronPolicy, engine: RolloutEngine, shape: ModelShape, settings: HybridSettings
     ) -> None:
-        rank = dist.get_rank()
         self.policy, self.engine = policy, engine
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, rank)
+        self.host = _host_memory(settings)
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, shape, settings, self.host)
         self.check = WeightCheck(policy, engine, shape, settings)
         # vLLM always samples one token more than it scores.
         self.probe = Probe(shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
@@ -63,6 +64,11 @@ class WeightSync:
         seconds = time.perf_counter() - started
         return _over_all_ranks(policy_version, seconds, stats, difference)
 
+    def close(self) -> None:
+        """Leaves the memory that is shared with other ranks."""
+        if self.host:
+            self.host.close()
+
     def _probe_is_due(self) -> bool:
         return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
 
@@ -85,6 +91,13 @@ class WeightSync:
         return differences
 
 
+def _host_memory(settings: HybridSettings) -> HostMemory | None:
+    """On a GPU NCCL finds the shortest way by itself."""
+    if settings.device != "cpu":
+        return None
+    return join_host(settings.ranks_per_node, min(SLOT_BYTES, settings.rollout.bucket_bytes // SLOTS))
+
+
 def _verdict(differences: WeightDifferences) -> str:
     """What differs, and what to do about it."""
     if differences.count:
@@ -96,13 +109,14 @@ def _verdict(differences: WeightDifferences) -> str:
 
 
 def _over_all_ranks(policy_version: int, seconds: float, stats: ReshardStats, difference: float | None) -> SyncReport:
-    slowest = torch.tensor([seconds], dtype=torch.float64)
+    slowest = torch.tensor([seconds, *stats.parts.values()], dtype=torch.float64)
     volumes = torch.tensor([stats.bytes_local + stats.bytes_received, stats.bytes_received])
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     dist.all_reduce(volumes)
     return SyncReport(
         policy_version=policy_version,
-        seconds=slowest.item(),
+        seconds=slowest[0].item(),
+        parts=dict(zip(stats.parts, slowest[1:].tolist(), strict=True)),
         bytes_total=int(volumes[0]),
         bytes_moved=int(volumes[1]),
         probe_difference=difference,

@@ -28,6 +28,7 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         **throughput_metrics(tokens, len(batch), stage_seconds["time/step"]),
         **stage_seconds,
         "reshard/seconds": sync.seconds,
+        **{f"reshard/seconds_{part}": seconds for part, seconds in sync.parts.items()},
         "reshard/bytes": float(sync.bytes_total),
         "reshard/bytes_moved": float(sync.bytes_moved),
         "policy_version": float(sync.trained_version),

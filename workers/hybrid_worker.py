@@ -60,7 +60,7 @@ class HybridWorker:
         self.rollout_version = 0
         self._device: torch.device | None = None
         self._engine: VllmEngine | None = None
-        self._cleanup = ExitStack()
+        self._cleanup, self._of_the_run = ExitStack(), ExitStack()
 
     @dispatch(Dispatch.BROADCAST)
     def begin_run(self, settings: HybridSettings, checkpoint: str | None = None, policy_version: int = 0) -> SyncReport:
@@ -90,6 +90,7 @@ class HybridWorker:
             self._engine = build_generation(settings, self.context, device)
             self._cleanup.callback(self._engine.close)
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
+        self._of_the_run.callback(self.weight_sync.close)
         return self.sync_weights()
 
     @property
@@ -184,6 +185,7 @@ class HybridWorker:
 
     def close(self) -> None:
         """Frees what was built, however far that went."""
+        self._of_the_run.close()
         self._cleanup.close()
 
     def _join(self, device: str) -> torch.device:
@@ -199,6 +201,7 @@ class HybridWorker:
         if self.phase is Phase.GENERATING:
             self.engine.sleep()
             self.phase = Phase.TRAINING
+        self._of_the_run.close()
         del self.policy, self.weight_sync
         gc.collect()  # Megatron-core's model and its hooks refer to each other
 

@@ -56,6 +56,7 @@ class SyncReport:
     Args:
         policy_version: rollout steps whose updates the weights in vLLM have seen.
         seconds: of the slowest rank, waking and the cache reset included.
+        parts: seconds of copies at home, packing, waiting for other ranks and unpacking, each of the slowest rank.
         bytes_total: written into vLLM's parameters.
         bytes_moved: of these, that crossed processes.
         probe_difference: largest difference in nats on the probe; None when it was not due.
@@ -64,6 +65,7 @@ class SyncReport:
 
     policy_version: int
     seconds: float
+    parts: dict[str, float]
     bytes_total: int
     bytes_moved: int
     probe_difference: float | None

@@ -4,6 +4,8 @@ The direct receiver moves only the bytes that must move. The second one rebuilds
 a layer at a time, and calls vLLM's `load_weights`: slower, but it knows every kernel's layout, and tests compare the two.
 """
 
+import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from cfpo_hybrid.models.shards import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import (
+    HostMemory,
     Resharder,
     ReshardPlan,
     ReshardStats,
@@ -23,6 +26,8 @@ from cfpo_hybrid.resharding import (
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
+
+logger = logging.getLogger(__name__)
 
 
 class WeightReceiver(Protocol):
@@ -59,9 +64,7 @@ class LoaderReceiver:
             full = {name: torch.empty(shape, dtype=self.engine.dtype, device=device) for name, shape in layer.shapes}
             stats = layer.resharder.run(sources, full)
             self.engine.load_weights(full.items())
-            total.bytes_local += stats.bytes_local
-            total.bytes_sent += stats.bytes_sent
-            total.bytes_received += stats.bytes_received
+            total.add(stats)
         return total
 
 
@@ -72,8 +75,16 @@ class GatheredTensors:
         self.shapes, self.resharder = shapes, resharder
 
 
-def weight_receiver(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightReceiver:
+def weight_receiver(
+    policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings, host: HostMemory | None
+) -> WeightReceiver:
     """The receiver that ``rollout.load_format`` names.
+
+    Args:
+        policy: the engine that trains.
+        engine: the engine that generates.
+        settings: layouts, bucket size and the kind of receiver.
+        host: memory shared with other ranks, if any.
 
     Raises:
         ReshardError: the plan does not write all that this rank needs, once.
@@ -82,11 +93,14 @@ def weight_receiver(policy: MegatronPolicy, engine: RolloutEngine, settings: Hyb
     sources, shapes = training_specs(handover), hf_shapes(policy.shape)
 
     def resharder(plan: ReshardPlan) -> Resharder:
-        return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=settings.rollout.bucket_bytes)
+        bucket_bytes = settings.rollout.bucket_bytes
+        return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=bucket_bytes, host=host)
 
     if settings.rollout.load_format == "direct":
+        begin = time.perf_counter()
         plan = weight_plan(handover)
         check_plan(plan, sources, rollout_specs(handover), shapes, ranks=[rank])
+        logger.info("rank %d planned the weight sync and proved its part in %.2f s", rank, time.perf_counter() - begin)
         return DirectReceiver(policy, engine, resharder(plan))
     layers = []
     for names in by_layer(shapes):

@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding import ReshardStats
+from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
+from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import TOLERANCE, Probe, largest_difference, mismatch
 from workers.reports import SyncReport
@@ -32,7 +33,8 @@ class WeightSync:
 
     def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
         self.policy, self.engine = policy, engine
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings)
+        self.host = _host_memory(settings)
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings, self.host)
         self.check = WeightCheck(policy, engine, settings)
         # vLLM always samples one token more than it scores.
         self.probe = Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
@@ -66,6 +68,11 @@ class WeightSync:
         report = _over_all_ranks(policy_version - lag, seconds, stats, difference)
         return replace(report, weight_lag=lag)
 
+    def close(self) -> None:
+        """Leaves the memory that is shared with other ranks."""
+        if self.host:
+            self.host.close()
+
     def _probe_is_due(self) -> bool:
         return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
 
@@ -91,6 +98,13 @@ class WeightSync:
         return differences
 
 
+def _host_memory(settings: HybridSettings) -> HostMemory | None:
+    """On a GPU NCCL finds the shortest way by itself."""
+    if settings.device != "cpu":
+        return None
+    return join_host(settings.ranks_per_node, min(SLOT_BYTES, settings.rollout.bucket_bytes // SLOTS))
+
+
 def _verdict(differences: WeightDifferences) -> str:
     """What differs, and what to do about it."""
     if differences.count:
@@ -102,13 +116,14 @@ def _verdict(differences: WeightDifferences) -> str:
 
 
 def _over_all_ranks(policy_version: int, seconds: float, stats: ReshardStats, difference: float | None) -> SyncReport:
-    slowest = torch.tensor([seconds], dtype=torch.float64)
+    slowest = torch.tensor([seconds, *stats.parts.values()], dtype=torch.float64)
     volumes = torch.tensor([stats.bytes_local + stats.bytes_received, stats.bytes_received])
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     dist.all_reduce(volumes)
     return SyncReport(
         policy_version=policy_version,
-        seconds=slowest.item(),
+        seconds=slowest[0].item(),
+        parts=dict(zip(stats.parts, slowest[1:].tolist(), strict=True)),
         bytes_total=int(volumes[0]),
         bytes_moved=int(volumes[1]),
         probe_difference=difference,

@@ -149,7 +149,7 @@ def _window(parts: Sequence[Rows], first: int, count: int) -> Iterator[Rows]:
     """Rows ``[first, first + count)`` of the stack that the parts form."""
     top = 0
     for part in parts:
-        begin, end = max(first, top), min(first + count, top + part.count)
+        begin, end = max(first, top), min(first + count, top + part.number)
         if begin < end:
-            yield Rows(part.hf_name, part.start + begin - top, end - begin)
-        top += part.count
+            yield Rows(part.hf_name, part.first + begin - top, end - begin)
+        top += part.number

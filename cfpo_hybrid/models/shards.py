@@ -1,7 +1,7 @@
 """What the shard specs of both engines share: stacked row ranges, vocabulary shards and the Hugging Face shapes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
@@ -9,13 +9,12 @@ from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Consecutive rows of a Hugging Face tensor."""
 
     hf_name: str
-    start: int
-    count: int
+    first: int
+    number: int
 
 
 def stacked(name: str, rows: Sequence[Rows], columns: tuple[int, int] | None) -> ShardSpec:
@@ -27,11 +26,11 @@ def stacked(name: str, rows: Sequence[Rows], columns: tuple[int, int] | None) ->
         columns: (first, count) of the columns held; None for a vector.
     """
     tail_start, tail_size = ((columns[0],), (columns[1],)) if columns else ((), ())
-    pieces, top = [], 0
-    for part in rows:
-        hf = Rectangle((part.start, *tail_start), (part.count, *tail_size))
-        pieces.append(Piece(part.hf_name, hf, (top,) + (0,) * len(tail_size)))
-        top += part.count
+    pieces, top, left = [], 0, (0,) * len(tail_size)
+    for hf_name, first, number in rows:
+        hf = Rectangle((first, *tail_start), (number, *tail_size))
+        pieces.append(Piece(hf_name, hf, (top, *left)))
+        top += number
     return ShardSpec(name, (top, *tail_size), tuple(pieces))
 
 

@@ -6,7 +6,7 @@ for a peer is always a wait for the same distance and chunk: nothing can deadloc
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
@@ -34,13 +34,14 @@ class Step:
     receive: Bucket | None
 
 
-def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[Step]:
+def schedule(plan: ReshardPlan, rank: int, bucket_elements: int, without: Collection[int] = ()) -> list[Step]:
     """The steps of a rank.
 
     Args:
         plan: the same on every rank.
         rank: whose steps.
         bucket_elements: the largest message, in elements.
+        without: peers that are reached in another way; they leave this rank out too.
     """
     sent, received = defaultdict[int, list[Copy]](list), defaultdict[int, list[Copy]](list)
     for copy in plan.sent_by(rank):
@@ -50,8 +51,8 @@ def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[Step]:
     steps: list[Step] = []
     for distance in range(1, plan.world_size):
         to, source = (rank + distance) % plan.world_size, (rank - distance) % plan.world_size
-        sends = _buckets(sent[to], to, bucket_elements)
-        receives = _buckets(received[source], source, bucket_elements)
+        sends = [] if to in without else _buckets(sent[to], to, bucket_elements)
+        receives = [] if source in without else _buckets(received[source], source, bucket_elements)
         for index in range(max(len(sends), len(receives))):
             send = sends[index] if index < len(sends) else None
             receive = receives[index] if index < len(receives) else None
@@ -59,20 +60,23 @@ def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[Step]:
     return steps
 
 
-def _buckets(copies: Sequence[Copy], peer: int, limit: int) -> list[Bucket]:
-    buckets: list[Bucket] = []
+def batches(copies: Iterable[Copy], limit: int) -> Iterator[tuple[Copy, ...]]:
+    """The copies in order, cut where they must be so that no batch has more than ``limit`` elements."""
     batch: list[Copy] = []
     volume = 0
     for copy in copies:
         for part in _split(copy, limit):
             if batch and volume + part.volume > limit:
-                buckets.append(Bucket(peer, tuple(batch)))
+                yield tuple(batch)
                 batch, volume = [], 0
             batch.append(part)
             volume += part.volume
     if batch:
-        buckets.append(Bucket(peer, tuple(batch)))
-    return buckets
+        yield tuple(batch)
+
+
+def _buckets(copies: Sequence[Copy], peer: int, limit: int) -> list[Bucket]:
+    return [Bucket(peer, batch) for batch in batches(copies, limit)]
 
 
 def _split(copy: Copy, limit: int) -> Iterator[Copy]:

@@ -1,10 +1,11 @@
-"""The weight sync itself on a CPU: beside a memcpy of the same bytes, gloo's own pace, and gathering full tensors.
+"""The weight sync itself on a CPU: beside copies of memory, gloo's own pace, and gathering full tensors.
 
     .venv/bin/python tests/benchmarks/bench_reshard.py [--rounds 5]
 
 A random dense model of 114 million parameters. Rank by rank the sources are Megatron's shards and the destinations vLLM's,
 as plain tensors: no engine is needed to move weights. "Gathering" is what TRL, verl and slime do in essence: every rank
-rebuilds each Hugging Face tensor from broadcasts of its shards, then cuts its own part out of it.
+rebuilds each Hugging Face tensor from broadcasts of its shards, then cuts its own part out of it, as `load_weights` does.
+"Copy" is what memory allows: all four processes at a time copy what a neighbour has in shared memory, in one warm piece.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from cfpo_hybrid.models import ModelShape  # noqa: E402
 from cfpo_hybrid.models.shards import hf_shapes  # noqa: E402
 from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan  # noqa: E402
 from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
-from cfpo_hybrid.resharding import Resharder, ShardSpec  # noqa: E402
+from cfpo_hybrid.resharding import Resharder, ShardSpec, join_host  # noqa: E402
 
 BUCKET_BYTES = 64 << 20
+COPIED_BYTES = 64 << 20
 SHAPE = ModelShape(
     family="qwen2",
     num_layers=12,
@@ -115,38 +117,67 @@ def four_processes(training: ParallelLayout, rollout: ParallelLayout, rounds: in
     rank = dist.get_rank()
     sources = allocate(training_specs(plan)[rank], torch.float32)
     targets = allocate(rollout_specs(plan)[rank], torch.float32)
+    host, exposed = join_host(4), join_host(4, COPIED_BYTES)
+    assert host and exposed
     begin = time.perf_counter()
     copies = weight_plan(plan)
-    resharder = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES)
+    resharder = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES, host=host)
     planned = time.perf_counter() - begin
-    buffers = (torch.zeros(16 << 20), torch.zeros(16 << 20))
+    messages = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES)
+    buffers = (torch.zeros(COPIED_BYTES // 4), torch.zeros(COPIED_BYTES // 4))
+    neighbour = exposed.slot(rank ^ 1, 0).view(torch.float32)
+    calls = {
+        "sync": lambda: resharder.run(sources, targets),
+        "messages": lambda: messages.run(sources, targets),
+        "gather": lambda: gather_and_cut(plan, sources, targets),
+        "copy": lambda: buffers[1].copy_(neighbour),
+        "gloo": lambda: exchange(buffers),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     runs = []
-
-    def timed(call: Any) -> float:
-        dist.barrier()
-        start = time.perf_counter()
-        call()
-        dist.barrier()
-        return time.perf_counter() - start
-
-    seconds: dict[str, list[float]] = {"sync": [], "gather": [], "gloo": []}
     for _ in range(rounds + 1):
-        seconds["sync"].append(timed(lambda: runs.append(resharder.run(sources, targets))))
-        seconds["gather"].append(timed(lambda: gather_and_cut(plan, sources, targets)))
-        seconds["gloo"].append(timed(lambda: exchange(buffers)))
-    last = runs[-1]
+        for name, call in calls.items():
+            dist.barrier()
+            start = time.perf_counter()
+            answer = call()
+            dist.barrier()
+            seconds[name].append(time.perf_counter() - start)
+            if name == "sync":
+                runs.append(answer)
+    middle = sorted(runs[1:], key=lambda stats: stats.seconds)[rounds // 2]
+    host.close()
+    exposed.close()
     return {
         **{name: statistics.median(taken[1:]) for name, taken in seconds.items()},
         "plan": planned,
-        "received": last.bytes_received,
-        "local": last.bytes_local,
-        "gloo_rate": buffers[0].nbytes,
-        **last.parts,
+        "stats": middle,
     }
 
 
 def words(layout: ParallelLayout) -> str:
     return f"tp{layout.tp} pp{layout.pp} dp{layout.dp}"
+
+
+def row(ranks: list[dict[str, Any]]) -> list[str]:
+    """The figures of a pair of layouts; parts are of the slowest rank, GB/s of all ranks together."""
+    slow = max(ranks, key=lambda answer: answer["sync"])
+    received = sum(answer["stats"].bytes_received for answer in ranks)
+    parts = {part: max(answer["stats"].parts[part] for answer in ranks) for part in slow["stats"].parts}
+    exchange = slow["sync"] - slow["stats"].parts["local"]
+    return [
+        f"{slow['sync'] * 1e3:.0f}",
+        f"{slow['messages'] * 1e3:.0f}",
+        f"{slow['gather'] * 1e3:.0f}",
+        f"{slow['gather'] / slow['sync']:.1f}",
+        f"{sum(answer['stats'].bytes_local for answer in ranks) / 1e6:.0f}",
+        f"{received / 1e6:.0f}",
+        f"{sum(answer['stats'].bytes_packed for answer in ranks) / 1e6:.0f}",
+        f"{received / exchange / 1e9:.2f}",
+        f"{4 * COPIED_BYTES / slow['copy'] / 1e9:.2f}",
+        f"{4 * COPIED_BYTES / slow['gloo'] / 1e9:.2f}",
+        f"{slow['plan'] * 1e3:.0f}",
+        *(f"{seconds * 1e3:.0f}" for seconds in parts.values()),
+    ]
 
 
 def main() -> None:
@@ -160,24 +191,13 @@ def main() -> None:
         rate = found["bytes"] / found["sync"] / 1e9
         ratio = found["sync"] / found["memcpy"]
         print(f"{dtype!s:30}{found['sync'] * 1e3:10.1f}{found['memcpy'] * 1e3:11.1f}{ratio:10.2f}{rate:7.1f}")
-    parts = ("plan", "local", "pack", "move", "unpack")
-    columns = ("sync ms", "gather ms", "x faster", "MB received", "GB/s", "gloo GB/s", *parts)
-    print(f"\n{'four processes':30}" + "".join(f"{column:>12}" for column in columns))
+    columns = ("sync ms", "over gloo", "gather ms", "x faster", "MB local", "received", "packed")
+    columns += ("GB/s", "copy GB/s", "gloo GB/s", "plan ms", "local", "pack", "move", "unpack")
+    print(f"\n{'four processes':26}" + "".join(f"{column:>10}" for column in columns))
     for training, rollout in PAIRS:
         ranks = run_gloo(4, four_processes, training, rollout, rounds, timeout=300)
-        slow = max(ranks, key=lambda answer: answer["sync"])
-        received = sum(answer["received"] for answer in ranks)
-        gloo = 4 * slow["gloo_rate"] / slow["gloo"] / 1e9
-        figures = [
-            f"{slow['sync'] * 1e3:.0f}",
-            f"{slow['gather'] * 1e3:.0f}",
-            f"{slow['gather'] / slow['sync']:.1f}",
-            f"{received / 1e6:.0f}",
-            f"{received / slow['sync'] / 1e9:.2f}",
-            f"{gloo:.2f}",
-            *(f"{slow[part] * 1e3:.0f}" for part in parts),
-        ]
-        print(f"{words(training) + ' -> tp' + str(rollout.tp):30}" + "".join(f"{figure:>12}" for figure in figures))
+        name = f"{words(training)} -> tp{rollout.tp}"
+        print(f"{name:26}" + "".join(f"{figure:>10}" for figure in row(ranks)), flush=True)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_a_copy_from_the_wrong_rows_is_found():
     def one_down(items, offers):
         moved = [place._replace(start=(1, 0)) if place.name == "output_layer.weight" else place for place in offers[0]]
         shorter = [
-            item._replace(hf=replace(item.hf, size=(18, 16))) if item.hf_name == "lm_head.weight" else item
+            item._replace(hf=item.hf._replace(size=(18, 16))) if item.hf_name == "lm_head.weight" else item
             for item in items
         ]
         return tuple(shorter), (tuple(moved),)

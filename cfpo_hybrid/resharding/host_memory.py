@@ -132,9 +132,9 @@ def join_host(ranks_per_node: int, slot_bytes: int = SLOT_BYTES, patience: float
     ranks = range(first, min(first + ranks_per_node, world_size))
     if min(ranks_per_node, world_size) == 1 or sys.platform != "linux":
         return None
-    names = [secrets.token_hex(16)]
-    dist.broadcast_object_list(names)
-    meeting = _Meeting(names[0], rank, ranks, SLOTS * max(64, slot_bytes // 64 * 64))
+    name = torch.frombuffer(bytearray(secrets.token_bytes(16)), dtype=torch.uint8)
+    dist.broadcast(name, src=0)
+    meeting = _Meeting(name.numpy().tobytes().hex(), rank, ranks, SLOTS * max(64, slot_bytes // 64 * 64))
     try:
         if _all_can(meeting.open) and _all_can(meeting.join):
             return HostMemory(rank, meeting.memories, meeting.sockets, patience)

@@ -1,16 +1,22 @@
-"""What measuring costs: an optimizer step with no metrics, with those of every run, and with all that can be asked for.
+"""What measuring costs within an optimizer step: seconds spent in each part of it, beside those of the whole step.
 
-    .venv/bin/python tests/benchmarks/bench_metrics.py [--rounds 7] [--rows 64]
+    .venv/bin/python tests/benchmarks/bench_metrics.py [--rounds 5] [--rows 64]
 
 The model of bench_step.py (hidden 256, 6 layers, 4.8 million parameters), one process of one thread, rows of 32 + 128
-tokens in micro-batches of 2048, one mini-batch. Gradient norm, loss and the forward and backward pass are in all three.
+tokens in micro-batches of 2048, one mini-batch. Parts are timed inside of the step, since the difference of a step with and
+one without them is less than steps differ among themselves; that difference is printed too.
 """
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -19,7 +25,6 @@ import torch.distributed as dist
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 
-from clock import medians  # noqa: E402
 from transformers import Qwen2Config  # noqa: E402
 
 from cfpo_hybrid.algorithms import objective as objective_module  # noqa: E402
@@ -31,6 +36,7 @@ from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402
 from workers.config import ActorConfig, OptimizerConfig  # noqa: E402
 from workers.megatron.grad_cosine import GradientCosine  # noqa: E402
+from workers.megatron.mini_batch_loss import MiniBatchLoss  # noqa: E402
 from workers.megatron.policy import MegatronPolicy  # noqa: E402
 
 PROMPT_TOKENS, NEW_TOKENS, VOCAB = 32, 128, 256
@@ -82,47 +88,78 @@ def make_batch(rows: int, policy: MegatronPolicy) -> DataProto:
     return batch.with_columns(old_log_probs=old, rollout_log_probs=old + noise)
 
 
-def measure(rounds: int, rows: int) -> dict[str, float]:
+class Stopwatch:
+    """Seconds spent in functions of the step, by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+        return timed
+
+
+PARTS: dict[str, tuple[Any, str]] = {
+    "metrics of every token": (objective_module, "token_metrics"),
+    "their reduction": (MiniBatchLoss, "reduce"),
+    "weights of the correction": (RolloutCorrection, "weigh"),
+    "gradient cosine": (GradientCosine, "measure"),
+}
+
+
+def timed_step(update: Callable[[], object]) -> dict[str, float]:
+    """Seconds of a step and of its parts."""
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        for part, (owner, name) in PARTS.items():
+            # Functions, not methods of mock: they bind to their owner as the originals do.
+            stack.enter_context(mock.patch.object(owner, name, watch.around(part, getattr(owner, name))))
+        watch.around("step", update)()
+    return watch.seconds
+
+
+def measure(rounds: int, rows: int) -> tuple[dict[str, float], float]:
+    """Medians of the parts and the whole of a step, and of a step without metrics."""
     policy = make_policy()
     batch = make_batch(rows, policy)
     plain = PolicyObjective(loss=build_policy_loss("cfpo"))
     corrected = PolicyObjective(
         loss=build_policy_loss("cfpo"), correction=RolloutCorrection(mode="mask", lower=0.5, reject_upper=1.1)
     )
-    cosine = policy.optimizer.cosine
-    assert isinstance(cosine, GradientCosine)
-
-    def update(chosen: PolicyObjective, *, with_cosine: bool) -> None:
-        policy.optimizer.cosine = cosine if with_cosine else None
-        policy.update(batch, chosen)
-
-    def without_metrics() -> None:
+    cosine, steps, bare = policy.optimizer.cosine, [], []
+    for _ in range(rounds + 1):
+        policy.optimizer.cosine = cosine
+        steps.append(timed_step(lambda: policy.update(batch, corrected)))
+        policy.optimizer.cosine = None
         with mock.patch.object(objective_module, "token_metrics", lambda *_: {}):
-            update(plain, with_cosine=False)
-
-    calls = {
-        "no metrics": without_metrics,
-        "the metrics of every run": lambda: update(plain, with_cosine=False),
-        "and correction, gradient cosine": lambda: update(corrected, with_cosine=True),
-    }
-    return medians(calls, rounds)
+            bare.append(timed_step(lambda: policy.update(batch, plain))["step"])
+    medians = {part: statistics.median(step[part] for step in steps[1:]) for part in steps[0]}
+    return medians, statistics.median(bare[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=64)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
-        seconds = measure(options.rounds, options.rows)
+        seconds, bare = measure(options.rounds, options.rows)
         dist.destroy_process_group()
-    bare = seconds["no metrics"]
-    print(f"{options.rows * NEW_TOKENS:,} response tokens, medians of {options.rounds} interleaved optimizer steps")
-    for name, taken in seconds.items():
-        print(f"  {name:<34}{1e3 * taken:>9.1f} ms{100 * (taken / bare - 1):>+8.2f} %")
+    step = seconds.pop("step")
+    print(f"{options.rows * NEW_TOKENS:,} response tokens, medians of {options.rounds} optimizer steps")
+    for part, taken in seconds.items():
+        print(f"  {part:<28}{1e3 * taken:>9.1f} ms{100 * taken / step:>8.2f} %")
+    print(f"  {'all of it':<28}{1e3 * sum(seconds.values()):>9.1f} ms{100 * sum(seconds.values()) / step:>8.2f} %")
+    print(f"  {'the step':<28}{1e3 * step:>9.1f} ms; without any of it {1e3 * bare:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,8 +95,8 @@ def test_only_the_policy_loss_is_weighted_and_denominators_stay():
         leaf = dataclasses.replace(batch, log_probs=batch.log_probs.detach().requires_grad_())
         objective = PolicyObjective(loss=build_policy_loss("policy_gradient"), aggregation="token_mean", **options)
         output = objective(leaf, denominators)
-        output.loss.backward()
-        return leaf.log_probs.grad[MASK], reduced(output.metrics)
+        (gradient,) = torch.autograd.grad(output.loss, leaf.log_probs)
+        return gradient[MASK], reduced(output.metrics)
 
     correction = RolloutCorrection(mode="mask", lower=0.2)
     plain, _ = outcome()
@@ -141,13 +142,14 @@ def test_truncated_sampling_is_told_from_numeric_mismatch():
 
 def test_what_makes_no_sense_is_refused():
     loss = build_policy_loss("cfpo")
-    for options, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"mode": "tis"}, "use one of off, truncate, mask"),
         ({"level": "word"}, "use one of token, sequence"),
         ({"mode": "truncate", "lower": 0.5}, "does nothing with mode=truncate"),
         ({"mode": "mask", "lower": 2.0}, "must be below upper"),
         ({"reject_lower": 1.2, "reject_upper": 1.1}, "must be below reject_upper"),
-    ):
+    ]
+    for options, message in refused:
         with pytest.raises(ConfigError, match=message):
             PolicyObjective(loss=loss, correction=RolloutCorrection(**options))
     objective = PolicyObjective(loss=loss, correction=RolloutCorrection(reject_upper=2.0))

@@ -107,7 +107,8 @@ def test_old_log_probs_of_a_rollout_are_those_of_its_mini_batches_bit_for_bit() 
 def gradient_of(policy: MegatronPolicy) -> torch.Tensor:
     """The last gradient as one vector, clipped, which leaves its direction alone."""
     named = unwrapped(policy.model).named_parameters()
-    return torch.cat([parameter.main_grad.flatten().clone() for _, parameter in named])
+    gradients = [parameter.main_grad for _, parameter in named]  # pyright: ignore[reportAttributeAccessIssue]
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def reference_and_policy_after_a_step() -> tuple[list[torch.Tensor], torch.Tensor, bool]:

@@ -20,7 +20,7 @@ from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport, Trip, UpdateRecord
 from workers.watch_config import WatchConfig
 
-SYNC = SyncReport(policy_version=1, seconds=0.1, bytes_total=1, bytes_moved=0, probe_difference=None)
+SYNC = SyncReport(policy_version=1, seconds=0.1, parts={}, bytes_total=1, bytes_moved=0, probe_difference=None)
 
 
 def trip(action: str) -> Trip:

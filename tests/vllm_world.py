@@ -44,6 +44,7 @@ def hybrid_settings():
     """Those of a worker that is alone, with an engine like that of :func:`start_engine`."""
     from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
     from workers.settings import HybridSettings
+    from workers.watch_config import WatchConfig
 
     return HybridSettings(
         model=ModelConfig(),
@@ -51,6 +52,7 @@ def hybrid_settings():
         rollout=RolloutConfig(),
         algorithm=AlgorithmConfig(),
         policy_loss=PolicyLossConfig(),
+        watch=WatchConfig(),
         train_layout=ParallelLayout(),
         rollout_layout=ParallelLayout(),
         max_prompt_length=MAX_LEN // 2,

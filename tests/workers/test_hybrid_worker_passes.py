@@ -14,6 +14,7 @@ from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
 from workers.config import AlgorithmConfig
 from workers.hybrid_worker import HybridWorker, Phase
+from workers.megatron.lagged_weights import LaggedWeights
 from workers.pass_watch import PassWatch
 from workers.rollout.engine import SamplingSettings
 from workers.watch_config import WatchConfig
@@ -24,6 +25,7 @@ class FakePolicy:
 
     def __init__(self, kls: list[float | None]) -> None:
         self.kls, self.updates = kls, []
+        self.lagged = LaggedWeights(dict, lag=0)
 
     def update(self, batch, objective, *, on_policy):
         self.updates.append(batch["mini_batch"].tolist())
@@ -40,7 +42,8 @@ def worker(monkeypatch):
         settings = SimpleNamespace(
             algorithm=AlgorithmConfig(**algorithm), watch=watch or WatchConfig(), max_response_length=3
         )
-        made = HybridWorker(SimpleNamespace(rank=0), settings)  # type: ignore[arg-type]
+        made = HybridWorker(SimpleNamespace(rank=0))  # type: ignore[arg-type]
+        made.settings = settings
         made.policy = FakePolicy(list(kls))
         made.objective = PolicyObjective(loss=build_policy_loss("cfpo"))
         return made
@@ -90,6 +93,6 @@ def test_truncated_responses_may_be_left_out_of_the_loss(worker, masked):
             "truncated": torch.tensor([True, False]),
         }
     )
-    made.engine = SimpleNamespace(generate=lambda prompts, sampling, width: answer)
+    made._engine = SimpleNamespace(generate=lambda prompts, sampling, width: answer)
     mask = made.generate(ROWS, SamplingSettings(max_tokens=3))["response_mask"]
     assert mask.tolist() == [[not masked] * 3, [True, True, False]]

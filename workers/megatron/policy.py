@@ -127,12 +127,12 @@ class MegatronPolicy:
             raise DispatchError("ref_log_probs needs a reference; call build_reference() once the weights are loaded")
         return DataProto({"ref_log_probs": self._infer(self.reference, batch, self._head())[0]})
 
-    def score(self, batch: DataProto, temperature: float = 1.0) -> Tensor:
+    def score(self, batch: DataProto, temperature: float | None = None) -> Tensor:
         """Log-probs ``[batch, response]`` of every response token, on the CPU of every rank of the replica.
 
         Args:
             batch: prompts and responses.
-            temperature: 1, as vLLM scores, by default.
+            temperature: by default the rollout's; vLLM scores at 1.
         """
         return self._infer(self.chunks, batch, self._head(temperature))[0]
 

@@ -8,15 +8,21 @@ import pytest
 import torch
 import yaml
 from lab_world import four_tokens, save_batch
+from published_losses import published_losses
 
 from cfpo_hybrid.errors import ConfigError, DataError
-from trainer import cli
+from trainer import chosen_losses, cli
 from trainer.chosen_losses import loss_label
 from trainer.lab.comparison import Comparison
 from trainer.lab.lab import LabOptions, LabResult, run_lab
 from trainer.lab.lab_files import header, rows, text
 from trainer.lab.saved_rollout import load_rollout
 from trainer.lab.weight_curves import RatioBins
+
+
+@pytest.fixture(autouse=True)
+def no_losses_of_other_tests(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chosen_losses, "POLICY_LOSSES", published_losses())
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_losses import published_losses
 
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.errors import ConfigError
@@ -48,7 +49,9 @@ def test_objectives_by_hand(name: str, by_hand):
     torch.testing.assert_close(curves.objective, by_hand(RATIOS), rtol=0, atol=0.0021)
 
 
-@pytest.mark.parametrize("loss", registered_losses(), ids=loss_label)
+@pytest.mark.parametrize(
+    "loss", [loss for loss in registered_losses() if loss.name in published_losses()], ids=loss_label
+)
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_every_loss_starts_with_the_policy_gradient(loss, advantage: float):
     curves = objective_curves(loss, advantage)

@@ -12,9 +12,9 @@ from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
 
 from cfpo_hybrid.errors import BatchError, DispatchError, NumericsError
 from cfpo_hybrid.protocol import DataProto
+from workers.megatron.chunks import named_parameters
 from workers.megatron.kept_mass import Truncation
 from workers.megatron.policy import MegatronPolicy
-from workers.megatron.schedule import unwrapped
 
 
 def ratio_metrics(case: Case) -> dict[str, float]:
@@ -106,7 +106,7 @@ def test_old_log_probs_of_a_rollout_are_those_of_its_mini_batches_bit_for_bit() 
 
 def gradient_of(policy: MegatronPolicy) -> torch.Tensor:
     """The last gradient as one vector, clipped, which leaves its direction alone."""
-    named = unwrapped(policy.model).named_parameters()
+    named = named_parameters(policy.chunks)
     gradients = [parameter.main_grad for _, parameter in named]  # pyright: ignore[reportAttributeAccessIssue]
     return torch.cat([gradient.flatten() for gradient in gradients])
 

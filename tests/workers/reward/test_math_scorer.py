@@ -83,7 +83,7 @@ def rewards(scores: Scores) -> list[float]:
 
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[MathScorer]:
-    scorer = MathScorer(RewardConfig(num_processes=1, timeout_seconds=30.0))
+    scorer = MathScorer(RewardConfig(num_processes=1, timeout_seconds=120.0))
     yield scorer
     scorer.close()
 

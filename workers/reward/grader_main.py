@@ -6,7 +6,7 @@ A call is a line of JSON (the arguments), the answer another one. The process en
 import json
 import signal
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from workers.reward.graders import Grader, is_worn_out, load_grader
 
@@ -22,10 +22,12 @@ class Reply:
     Args:
         score: of a call that succeeded.
         error: of a call, or of loading, that failed.
+        is_last: the process ends after it.
     """
 
     score: float = 0.0
     error: str = ""
+    is_last: bool = False
 
 
 def main(descriptor: int, grader_name: str, timeout_seconds: float) -> None:
@@ -50,8 +52,9 @@ def main(descriptor: int, grader_name: str, timeout_seconds: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, timeout_seconds + ORPHAN_SECONDS)
             reply = _answer(grader, json.loads(line))
             signal.setitimer(signal.ITIMER_REAL, 0)
+            reply = replace(reply, is_last=is_worn_out(grader_name))
             _send(channel, reply)
-            if is_worn_out(grader_name):
+            if reply.is_last:
                 return
 
 

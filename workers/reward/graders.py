@@ -45,8 +45,9 @@ def load_grader(name: str) -> Grader:
 
 def is_worn_out(name: str) -> bool:
     """Whether the process has grown so much that it should end."""
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return name == MATH_VERIFY and peak_bytes > MATH_RECYCLE_BYTES
+    # Not getrusage: its peak includes that of the parent, whose memory a child has until it becomes a program of its own.
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return name == MATH_VERIFY and resident_pages * resource.getpagesize() > MATH_RECYCLE_BYTES
 
 
 def _math_verify_grader() -> Grader:

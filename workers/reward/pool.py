@@ -146,6 +146,8 @@ class GraderPool:
             self._welcome(reply)
         else:
             batch.settle(self._working_on.pop(process), _outcome(reply))
+            if reply.is_last:
+                self._replace(process)
 
     def _welcome(self, reply: Reply) -> None:
         if reply.error:

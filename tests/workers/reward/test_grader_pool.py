@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cfpo_hybrid.errors import RewardError
+from workers.reward.graders import MATH_RECYCLE_BYTES, MATH_VERIFY
 from workers.reward.grading import Outcome, Status
 from workers.reward.pool import GraderPool
 
@@ -163,6 +164,18 @@ def test_close_leaves_no_process_not_even_a_grandchild(make_pool: Callable[..., 
     assert not any(is_alive(pid) for pid in pids)
     with pytest.raises(RewardError, match="closed"):
         pool.run([("int",)])
+
+
+def test_a_large_parent_wears_no_process_out():
+    ballast = bytearray(b"x") * (
+        MATH_RECYCLE_BYTES + 2**20
+    )  # counted as a child's peak, until it is a program of its own
+    with GraderPool(MATH_VERIFY, num_processes=1, timeout_seconds=60.0) as pool:
+        pool.wait_until_ready()
+        del ballast
+        ids = pool.process_ids
+        assert [outcome.score for outcome in pool.run([("x+1", "1+x")] * 3)] == [1.0] * 3
+        assert pool.process_ids == ids
 
 
 def test_processes_load_no_torch(make_pool: Callable[..., GraderPool]):

@@ -25,7 +25,7 @@ import torch.distributed as dist
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 
-from transformers import Qwen2Config  # noqa: E402
+from bench_step import NEW_TOKENS, PROMPT_TOKENS, VOCAB, model_config  # noqa: E402
 
 from cfpo_hybrid.algorithms import objective as objective_module  # noqa: E402
 from cfpo_hybrid.algorithms.objective import PolicyObjective  # noqa: E402
@@ -39,23 +39,11 @@ from workers.megatron.grad_cosine import GradientCosine  # noqa: E402
 from workers.megatron.mini_batch_loss import MiniBatchLoss  # noqa: E402
 from workers.megatron.policy import MegatronPolicy  # noqa: E402
 
-PROMPT_TOKENS, NEW_TOKENS, VOCAB = 32, 128, 256
-
 
 def make_policy() -> MegatronPolicy:
-    model = Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-    )
     actor = ActorConfig(lr=1e-5, micro_batch_tokens=2048, optimizer=OptimizerConfig(grad_cosine=True))
     policy = MegatronPolicy(
-        model_shape(model.to_dict()),
+        model_shape(model_config().to_dict()),
         actor,
         ParallelLayout(),
         rank=0,

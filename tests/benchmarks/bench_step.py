@@ -39,8 +39,8 @@ PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS, VOCAB = 64, 4, 32, 128, 256
 ROWS = PROMPTS * GROUP
 
 
-def write_model(folder: Path) -> None:
-    config = Qwen2Config(
+def model_config() -> Qwen2Config:
+    return Qwen2Config(
         vocab_size=VOCAB,
         hidden_size=256,
         intermediate_size=768,
@@ -53,8 +53,11 @@ def write_model(folder: Path) -> None:
         eos_token_id=1,
         pad_token_id=0,
     )
+
+
+def write_model(folder: Path) -> None:
     torch.manual_seed(0)
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    Qwen2ForCausalLM(model_config()).save_pretrained(folder)
 
 
 def make_config(folder: Path, dtype: str, micro_batch_tokens: int) -> Config:

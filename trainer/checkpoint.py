@@ -21,13 +21,10 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ModelError
 from trainer.jsonl import write_atomically
-from trainer.run_dir import STEP_FOLDER, step_name
+from trainer.run_dir import STEP_FOLDER, set_aside, step_name
 from trainer.trainer_state import STATE_FILE, TrainerState, decode_state, encode_state, file_sizes
 
 logger = logging.getLogger(__name__)
-
-RESUME_MODES = ("auto", "never")
-"""Values of ``trainer.resume`` that are not a path."""
 
 
 class CheckpointStore:
@@ -61,7 +58,7 @@ class CheckpointStore:
         yield temporary
         _finish(temporary, state)
         if final.exists():
-            _set_aside(final)
+            set_aside(final)
         temporary.rename(final)
         _sync(self.directory)
         self._prune()
@@ -114,7 +111,7 @@ class CheckpointStore:
         Returns:
             Where they are now.
         """
-        return [_set_aside(folder) for number, folder in self._numbered() if number > step]
+        return [set_aside(folder) for number, folder in self._numbered() if number > step]
 
     def _numbered(self) -> list[tuple[int, Path]]:
         if not self.directory.is_dir():
@@ -168,17 +165,6 @@ def _finish(folder: Path, state: TrainerState) -> None:
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
-
-
-def _set_aside(folder: Path) -> Path:
-    number = 0
-    aside = folder.with_name(folder.name + ".superseded")
-    while aside.exists():
-        number += 1
-        aside = folder.with_name(f"{folder.name}.superseded{number}")
-    folder.rename(aside)
-    logger.warning("%s is superseded: this run does its steps again; it is kept as %s", folder, aside.name)
-    return aside
 
 
 def _sync(path: Path) -> None:

@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the arguments; by default those of the process.
     """
-    arguments = parser().parse_args(words)
+    arguments = parse(words)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -59,6 +59,21 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"cfpo {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a command line; ``key=value`` words may stand behind options too, which argparse does not take.
+
+    Args:
+        words: by default those of the process.
+    """
+    root = parser()
+    arguments, rest = root.parse_known_args(words)
+    if rest and ("overrides" not in arguments or not all("=" in word and word[0] != "-" for word in rest)):
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,14 +188,18 @@ def _add_eval(command: argparse.ArgumentParser) -> None:
         ("temperature", float),
         ("top_p", float),
         ("samples", int),
-        ("max_prompt_length", int),
-        ("max_response_length", int),
         ("num_workers", int),
         ("tensor_parallel_size", int),
         ("seed", int),
     ):
         default = getattr(defaults, name)
         command.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default {default}")
+    command.add_argument(
+        "--max-prompt-length", type=int, metavar="N", help="default 512, at most a quarter of the model's positions"
+    )
+    command.add_argument(
+        "--max-response-length", type=int, metavar="N", help="default 3072, at most what prompts leave of them"
+    )
     command.add_argument("--reward", default=defaults.reward, help='"math" or "path/to/file.py:function"')
     command.add_argument("--device", default=defaults.device, choices=("auto", "cpu", "cuda"))
 

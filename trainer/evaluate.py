@@ -7,14 +7,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cfpo_hybrid.errors import ConfigError, ModelError
+from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
+from cfpo_hybrid.models.vllm_specs import check_rollout_divides
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config.data_config import DataConfig
 from trainer.config.trainer_config import TrainerConfig
 from trainer.data import ValidationPrompts, open_tokenizer
-from trainer.evaluation_options import EvaluationOptions
-from trainer.jsonl import write_jsonl
+from trainer.evaluation_options import EvaluationOptions, Lengths
+from trainer.folders import make_folder
+from trainer.jsonl import write_atomically, write_jsonl
 from trainer.live_engines import start_graders
 from trainer.pass_at_k import pass_at_k, powers_up_to
 from trainer.ray_cluster import ray_cluster
@@ -24,6 +28,7 @@ from trainer.validation import Evaluation, evaluate_prompts
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.generation_worker import GenerationWorker
 from workers.process import worker_environment
+from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import GenerationSettings
 
@@ -38,30 +43,50 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
         UserError: a model or files that cannot be used; nothing has been started.
     """
     model = absolute_model(ModelConfig(path=saved_model(options.model)))
-    prompts = _prompts(options, model)
-    answers = _answer(options, model, prompts)
+    lengths = _lengths(options, model_shape(load_hf_config(model.path)))
+    find_reward(options.reward)
+    prompts = _prompts(options, model, lengths)
+    folder = Path(options.output) if options.output else default_folder(options.model)
+    make_folder(folder, "--output")  # not when everything is done
+    answers = _answer(options, model, prompts, lengths)
     scores = _scores(answers)
-    folder = Path(options.output or Path("outputs/eval") / Path(options.model).name)
-    folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "generations.jsonl", answers.rows())
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    write_atomically(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
     _print(console or Console(), options, scores, folder)
     return scores
 
 
-def _prompts(options: EvaluationOptions, model: ModelConfig) -> ValidationPrompts:
+def default_folder(model: str) -> Path:
+    """Where the results of a model go: one folder for each path, so that no run's exports share it.
+
+    Example: ``outputs/eval/outputs-quickstart-export`` for ``outputs/quickstart/export``.
+    """
+    parts = [part for part in Path(model).parts if part not in ("/", ".", "..")]
+    return Path("outputs/eval") / ("-".join(parts) or "model")
+
+
+def _lengths(options: EvaluationOptions, shape: ModelShape) -> Lengths:
+    """What fits the model, which must divide over the ranks of a replica."""
+    try:
+        check_rollout_divides(shape, options.tensor_parallel_size)
+    except ModelError as error:
+        raise ConfigError(f"--tensor-parallel-size {options.tensor_parallel_size}: {error}") from error
+    return Lengths.of(options, shape.max_position_embeddings)
+
+
+def _prompts(options: EvaluationOptions, model: ModelConfig, lengths: Lengths) -> ValidationPrompts:
     data = DataConfig(
         train_files=[],
         val_files=list(options.files),
         val_limit=options.limit,
-        max_prompt_length=options.max_prompt_length,
-        max_response_length=options.max_response_length,
+        max_prompt_length=lengths.prompt,
+        max_response_length=lengths.response,
         system_prompt=options.system_prompt,
     )
     return ValidationPrompts(data, open_tokenizer(model), samples=options.samples, seed=options.seed)
 
 
-def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationPrompts) -> Evaluation:
+def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationPrompts, lengths: Lengths) -> Evaluation:
     device = resolve_device(options.device)
     trainer = TrainerConfig(num_workers=options.num_workers)
     layout = ParallelLayout.of_world(options.num_workers, tp=options.tensor_parallel_size)
@@ -69,11 +94,11 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
         model=model,
         rollout=RolloutConfig(tensor_parallel_size=options.tensor_parallel_size, gpu_memory_utilization=0.9),
         rollout_layout=layout,
-        max_model_len=options.max_prompt_length + options.max_response_length,
+        max_model_len=lengths.prompt + lengths.response,
         device=device,
     )
     sampling = SamplingSettings(
-        max_tokens=options.max_response_length,
+        max_tokens=lengths.response,
         temperature=options.temperature,
         top_p=options.top_p,
         greedy=options.greedy,

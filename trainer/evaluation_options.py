@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from cfpo_hybrid.errors import ConfigError
 
+MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH = 512, 3072
+"""Lengths of the CFPO paper (table 3), for models that have positions enough."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationOptions:
@@ -14,11 +17,11 @@ class EvaluationOptions:
     """
 
     model: str
-    """A Hugging Face id or folder, a run's checkpoint folder, or a run directory (its newest checkpoint)."""
+    """A Hugging Face id or folder, a run's checkpoint folder, or a run directory (its last state)."""
     files: tuple[str, ...]
     """JSONL, parquet or Hugging Face data set ids, with the columns of training data."""
     output: str | None = None
-    """Folder for generations and scores; by default beside the model's name under outputs/eval."""
+    """Folder for generations and scores; by default under outputs/eval, by the model's path."""
     greedy: bool = False
     temperature: float = 0.6
     top_p: float = 0.95
@@ -28,8 +31,10 @@ class EvaluationOptions:
     limit: int | None = None
     """Only the first so many problems."""
     system_prompt: str | None = None
-    max_prompt_length: int = 512
-    max_response_length: int = 3072
+    max_prompt_length: int | None = None
+    """Tokens; by default 512, and at most a quarter of the model's positions."""
+    max_response_length: int | None = None
+    """Tokens; by default 3072, and at most what prompts leave of the model's positions."""
     reward: str = "math"
     """"math" or "path/to/file.py:function"."""
     num_workers: int = 1
@@ -44,6 +49,7 @@ class EvaluationOptions:
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         tp, workers = self.tensor_parallel_size, self.num_workers
+        prompt, response = self.max_prompt_length, self.max_response_length
         return [
             (
                 f"--temperature {self.temperature}",
@@ -58,8 +64,36 @@ class EvaluationOptions:
                 "1 with --greedy: all would be equal",
             ),
             (f"--limit {self.limit}", self.limit is None or self.limit >= 1, "at least 1"),
-            (f"--max-prompt-length {self.max_prompt_length}", self.max_prompt_length >= 1, "at least 1"),
-            (f"--max-response-length {self.max_response_length}", self.max_response_length >= 1, "at least 1"),
+            (f"--max-prompt-length {prompt}", prompt is None or prompt >= 1, "at least 1"),
+            (f"--max-response-length {response}", response is None or response >= 1, "at least 1"),
             (f"--num-workers {workers}", workers >= 1, "at least 1"),
             (f"--tensor-parallel-size {tp}", tp >= 1 and workers % tp == 0, f"a divisor of --num-workers {workers}"),
         ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Longest prompt and longest response, in tokens."""
+
+    prompt: int
+    response: int
+
+    @classmethod
+    def of(cls, options: EvaluationOptions, positions: int) -> "Lengths":
+        """Those that are asked for, or else as many as a model with so many positions has room for.
+
+        Example: with 512 positions and nothing asked for, 128 and 384.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+        asked = options.max_response_length
+        room = positions - (asked or 1)
+        prompt = options.max_prompt_length or max(1, min(MAX_PROMPT_LENGTH, positions // 4, room))
+        response = asked or min(MAX_RESPONSE_LENGTH, positions - prompt)
+        if response < 1 or prompt + response > positions:
+            raise ConfigError(
+                f"--max-prompt-length {prompt} and --max-response-length {max(response, 1)} together exceed the {positions} "
+                f"positions of {options.model}; lower one of them, or leave them out"
+            )
+        return cls(prompt=prompt, response=response)

@@ -13,7 +13,7 @@ from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config import Config, TrainerConfig
 from trainer.config.merge import merge
 from trainer.config.problem import Problem
-from trainer.config.rules import find_layout_problems
+from trainer.config.rules import bounds, find_layout_problems, names
 from trainer.config.sources import Source, read_overrides
 from trainer.ray_cluster import ray_cluster
 from trainer.saved_model import saved_model
@@ -69,6 +69,8 @@ def export(source: str, output: Path, overrides: Sequence[str] = (), *, check: b
         raise ModelError(
             f"'{source}' is neither a model folder nor a checkpoint nor a run directory; name one of these"
         )
+    if output.exists() and not output.is_dir():
+        raise ModelError(f"the output '{output}' is a file; name a new folder")
     if output.exists() and any(output.iterdir()):
         raise ModelError(f"the output folder '{output}' is not empty; name a new one")
     shape = model_shape(load_hf_config(str(folder)))
@@ -100,7 +102,9 @@ def _layout(config: ExportConfig, shape: ModelShape) -> ParallelLayout:
     """
     world_size = _world_size(config.actor.megatron)
     full = Config(model=config.model, actor=config.actor, trainer=TrainerConfig(num_workers=world_size))
-    problems = find_layout_problems(full, shape)
+    of_actor = [*bounds.ranges(full), *names.known_names(full)]
+    problems = [problem for problem in of_actor if problem.keys[0].startswith("actor.")]
+    problems += find_layout_problems(full, shape) if not problems else []
     if problems:
         raise ConfigError([problem.message for problem in problems])
     return full.train_layout

@@ -141,6 +141,7 @@ def _of_engine(rollout: RolloutConfig) -> RolloutConfig:
     default = RolloutConfig()
     own = (
         "group_size",
+        "generation_rounds",
         "temperature",
         "top_p",
         "top_k",

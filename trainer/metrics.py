@@ -1,7 +1,7 @@
 """Metrics of a rollout step: pure functions from columns to named numbers, and the seconds of its stages.
 
-Names are those of the run directory's ``metrics.jsonl``: ``reward/...``, ``response_length/...``, ``rollout/...``,
-``perf/...``, ``time/<stage>``. What the policy loss measures (``actor/...``) comes from the workers, one dict an
+Names are those of the run directory's ``metrics.jsonl``: ``reward/...``, ``response_length/...``, ``perf/...``,
+``time/<stage>``. What the policy loss measures (``actor/...``) comes from the workers, one dict an
 optimizer step, and ``average_updates`` makes one dict a rollout step of them.
 """
 
@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+BESIDE_THE_STEP = ("start", "validation", "save")
+"""Stages that fall into the time of some steps and not of others: a pace must not hang on them."""
 
 
 def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wrong: float = 0.0) -> dict[str, float]:
@@ -75,26 +78,13 @@ def length_metrics(response_lengths: Tensor, truncated: Tensor) -> dict[str, flo
     }
 
 
-def log_prob_difference(rollout_log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> dict[str, float]:
-    """How far the generating engine and the training engine disagree on the tokens that were sampled.
-
-    ``|log pi_rollout - log pi_old|`` over the positions of the mask; whatever the padding holds is ignored.
+def rollout_step_seconds(times: Mapping[str, float]) -> float:
+    """Seconds from drawing the prompts to the new weights: ``time/step`` without the stages of ``BESIDE_THE_STEP``.
 
     Args:
-        rollout_log_probs: [batch, response], what the rollout sampled with.
-        old_log_probs: [batch, response], recomputed before the update.
-        mask: [batch, response] bool, the positions that count.
-
-    Returns:
-        ``rollout/log_prob_diff_mean`` and ``rollout/log_prob_diff_max``, in nats.
+        times: ``time/<stage>`` and ``time/step``.
     """
-    if not mask.any():
-        return {}
-    difference = (rollout_log_probs[mask].double() - old_log_probs[mask].double()).abs()
-    return {
-        "rollout/log_prob_diff_mean": difference.mean().item(),
-        "rollout/log_prob_diff_max": difference.max().item(),
-    }
+    return times["time/step"] - sum(times.get(f"time/{stage}", 0.0) for stage in BESIDE_THE_STEP)
 
 
 def throughput_metrics(num_tokens: int, num_responses: int, seconds: float) -> dict[str, float]:
@@ -154,10 +144,6 @@ class StageTimer:
             yield
         finally:
             self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - begin
-
-    def seconds(self, *stages: str) -> float:
-        """Seconds of these stages so far in this step, 0 for one that did not run."""
-        return sum(self._seconds.get(stage, 0.0) for stage in stages)
 
     def collect(self) -> dict[str, float]:
         """``time/<stage>`` of the step and ``time/step``, the wall clock since the last collect; starts over."""

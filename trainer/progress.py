@@ -37,6 +37,7 @@ class RunProgress:
         total_steps: of the whole run.
         first_step: steps done before, where a run resumes.
         console: where to write; standard output by default.
+        bar: a bar on a terminal; otherwise a line a step there too.
         clock: seconds that only grow.
     """
 
@@ -45,6 +46,7 @@ class RunProgress:
         total_steps: int,
         *,
         first_step: int = 0,
+        bar: bool = True,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,7 +55,7 @@ class RunProgress:
         self._clock = clock
         self._marks: deque[float] = deque([clock()], maxlen=RECENT_STEPS + 1)
         self._shown: dict[str, float] = {}
-        self._bar = _make_bar(self.console) if self.console.is_terminal else None
+        self._bar = _make_bar(self.console) if bar and self.console.is_terminal else None
         self._task = self._bar.add_task("", total=total_steps, completed=first_step, detail="") if self._bar else None
 
     def __enter__(self) -> Self:

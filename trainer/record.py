@@ -5,13 +5,19 @@ from typing import Any
 
 from cfpo_hybrid.protocol import DataProto
 from trainer.advantages import mean_ref_kl
-from trainer.metrics import average_updates, length_metrics, reward_metrics, throughput_metrics
+from trainer.metrics import (
+    average_updates,
+    length_metrics,
+    reward_metrics,
+    rollout_step_seconds,
+    throughput_metrics,
+)
 from trainer.session import StepReport
 from workers.reports import Trip
 
 
 def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a rollout step under the names of docs/metrics.md.
+    """The metrics of a rollout step under the names of docs/run_directory.md.
 
     Args:
         report: of the step.
@@ -25,7 +31,7 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         **_counters(report.reward_meta),
         **report.metrics,
         **average_updates([update.metrics for update in report.updates]),
-        **throughput_metrics(tokens, len(batch), stage_seconds["time/step"]),
+        **throughput_metrics(tokens, len(batch), rollout_step_seconds(stage_seconds)),
         **stage_seconds,
         "reshard/seconds": sync.seconds,
         **{f"reshard/seconds_{part}": seconds for part, seconds in sync.parts.items()},

@@ -15,6 +15,7 @@ before it saves that step.
 
 import logging
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,28 @@ import yaml
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.protocol import DataProto, save
+from trainer.folders import make_folder
 from trainer.jsonl import keep_steps, read_jsonl, write_atomically, write_jsonl
 
 logger = logging.getLogger(__name__)
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})")
 """Name of a complete checkpoint's folder."""
+
+SAME_RESULTS = (
+    "trainer.run_dir",
+    "trainer.resume",
+    "trainer.save_every",
+    "trainer.keep_checkpoints",
+    "trainer.trackers",
+    "trainer.progress",
+    "trainer.generations_every",
+    "trainer.save_rollouts_every",
+    "trainer.ray_address",
+    "trainer.cpus_per_worker",
+    "watch.saved_batches",
+)
+"""Settings that change what is kept or shown of a run, and where it runs, but not its results."""
 
 
 def step_name(step: int) -> str:
@@ -83,13 +100,14 @@ class RunDirectory:
             may_differ: dotted keys that do not make a run another one, e.g. ``trainer.resume``.
 
         Raises:
-            ConfigError: a fresh start in a directory with checkpoints, or with results under other settings.
+            ConfigError: a fresh start in a directory with checkpoints, with results under other settings, or with all
+                steps of a run; or one that cannot be made.
         """
         goes_on_here = checkpoint is None or checkpoint.resolve().is_relative_to(self.path.resolve())
         if resumed_step is None or not goes_on_here:
             self._refuse_foreign_results(config, frozenset(may_differ))
         for folder in (self.generations, self.checkpoints, self.plots, self.tensorboard):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, "trainer.run_dir")
         self._cut_back(-1 if resumed_step is None else resumed_step)
         write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
@@ -150,10 +168,17 @@ class RunDirectory:
                 f"start would mix with its own; resume from one of them (trainer.resume=auto or its path), {advice}"
             )
         changed = [key for key in changed_settings(self.config(), config) if key not in may_differ]
-        if changed and self.metrics():
+        logged = self.metrics()
+        if changed and logged:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds results of a run with other settings "
                 f"(different: {', '.join(changed[:8])}{', ...' if len(changed) > 8 else ''}); {advice}"
+            )
+        planned = self.config().get("trainer", {}).get("total_steps")
+        if logged and planned is not None and logged[-1]["step"] >= planned:
+            raise ConfigError(
+                f"trainer.run_dir '{self.path}' holds a run that has made all of its {planned} steps and saved no "
+                f"checkpoint to go on from; a fresh start would delete its logs; {advice}"
             )
 
     def _cut_back(self, last_step: int) -> None:
@@ -162,10 +187,34 @@ class RunDirectory:
         if kept and self.metrics()[-1]["step"] < last_step:
             logger.warning("%s ends before step %d, which the run resumes from", self.metrics_file, last_step)
         for folder in (self.generations, self.rollouts, self.offending):
-            for file in folder.glob("*step_*"):
-                match = STEP_FOLDER.search(file.stem)
+            for entry in folder.glob("*step_*"):
+                match = STEP_FOLDER.search(entry.stem)
                 if match and int(match[1]) > last_step:
-                    file.unlink()
+                    _remove(entry)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a folder that belongs to steps which a run now does again, so that nothing takes it for the newest.
+
+    Returns:
+        Where it is now.
+    """
+    number = 0
+    aside = folder.with_name(folder.name + ".superseded")
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{folder.name}.superseded{number}")
+    folder.rename(aside)
+    logger.warning("%s is superseded: this run goes on from an earlier step; it is kept as %s", folder, aside.name)
+    return aside
+
+
+def _remove(entry: Path) -> None:
+    """A file, or the folder that `cfpo lab` has left beside a rollout."""
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trainer.metrics import rollout_step_seconds
 from trainer.progress import duration
 from trainer.run_dir import RunDirectory
 
@@ -41,8 +42,9 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
         for name, seconds in line.items():
             if name.startswith("time/"):
                 stages[name.removeprefix("time/")] += seconds or 0.0
-        pace, step_seconds = line.get("perf/tokens_per_second"), line.get("time/step")
-        if pace is not None and step_seconds is not None:
+        pace = line.get("perf/tokens_per_second")
+        if pace is not None and line.get("time/step") is not None:
+            step_seconds = rollout_step_seconds(line)
             tokens, timed = tokens + pace * step_seconds, timed + step_seconds
     seconds = stages.pop("step", sum(stages.values()))
     stages["other"] = max(0.0, seconds - sum(stages.values()))

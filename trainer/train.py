@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cfpo_hybrid.errors import ConfigError
 from trainer.checkpoint import CheckpointStore, load_state
 from trainer.config import Config, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
@@ -12,27 +13,18 @@ from trainer.loop import TrainingLoop
 from trainer.plots import plot_run
 from trainer.pressure import pressure_line
 from trainer.progress import RunProgress, StepProgress
-from trainer.run_dir import RunDirectory
+from trainer.run_dir import SAME_RESULTS, RunDirectory, changed_settings, set_aside
 from trainer.session import checkpoint_layout, hybrid_settings
 from trainer.summary import print_summary
 from trainer.tracking import open_trackers
 from trainer.trainer_state import TrainerState, check_resumable
 from workers.hybrid_worker import HybridWorker
 
-MAY_DIFFER = (
-    "trainer.resume",
-    "trainer.total_steps",
-    "trainer.save_every",
-    "trainer.keep_checkpoints",
-    "trainer.val_every",
-    "trainer.trackers",
-    "trainer.progress",
-    "trainer.generations_every",
-    "trainer.save_rollouts_every",
-    "watch.saved_batches",
-    "trainer.ray_address",
-)
+MAY_DIFFER = (*SAME_RESULTS, "trainer.total_steps", "trainer.val_every")
 """Settings that may change when a run directory is used again."""
+
+NAMED_SETTINGS = 8
+"""Changed settings that a resume names; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,8 @@ def train(config: Config) -> None:
         WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
     """
     run = prepare_run(config)
-    with RunProgress(config.trainer.total_steps, first_step=run.resume.step) as progress:
+    trainer = config.trainer
+    with RunProgress(trainer.total_steps, first_step=run.resume.step, bar=trainer.progress) as progress:
         progress.note(f"{config.policy_loss.name}: {pressure_line(config)}")
         progress.stage("start")
         with open_engines(config) as engines:
@@ -123,6 +116,8 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
             project=config.trainer.project,
         )
         stack.callback(tracker.close)
+        if resume.state:
+            progress.note(resume_line(resume.state, config))
         session.prompts_consumed = resume.state.prompts_consumed if resume.state else 0
         if resume.state and resume.state.kl_coef is not None:
             session.kl = replace(session.kl, coef=resume.state.kl_coef)
@@ -137,20 +132,44 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         loop.run_from(resume.step)
 
 
+def resume_line(state: TrainerState, config: Config) -> str:
+    """Where a run goes on, and with which other settings than its checkpoint was trained with.
+
+    Args:
+        state: of the checkpoint.
+        config: of the run.
+    """
+    changed = changed_settings(state.config, resolved(config))
+    named = [f"{key}={now!r} (was {was!r})" for key, (was, now) in changed.items() if key not in MAY_DIFFER]
+    further = f" and {len(named) - NAMED_SETTINGS} more" if len(named) > NAMED_SETTINGS else ""
+    others = f", from now on with {', '.join(named[:NAMED_SETTINGS])}{further}" if named else ""
+    done = "; no step is left, trainer.total_steps asks for as many" if state.step == config.trainer.total_steps else ""
+    return f"goes on after step {state.step}, where its checkpoint was saved{others}{done}"
+
+
 def _resume(store: CheckpointStore, config: Config) -> Resume:
     checkpoint = store.resolve(config.trainer.resume)
     if checkpoint is None:
         return Resume()
     state = load_state(checkpoint)
     check_resumable(state, layout=checkpoint_layout(config), config=resolved(config))
+    total = config.trainer.total_steps
+    if state.step > total:
+        raise ConfigError(
+            f"trainer.total_steps={total}, but the checkpoint to resume from, {checkpoint}, is one after step {state.step}; "
+            f"set total_steps to {state.step} or more, trainer.resume to an earlier checkpoint, or another trainer.run_dir"
+        )
     return Resume(checkpoint, state)
 
 
 def _open_run_directory(run: RunDirectory, store: CheckpointStore, resume: Resume, config: Config) -> None:
-    resumed_step = resume.state.step if resume.state else None
-    run.start(resolved(config), resumed_step=resumed_step, checkpoint=resume.checkpoint, may_differ=MAY_DIFFER)
+    # Later checkpoints first: were the logs cut back before and the run killed between, it would resume beyond its logs.
     if resume.checkpoint is not None and resume.checkpoint.absolute().parent == store.directory.absolute():
         store.set_aside_after(resume.step)
+    resumed_step = resume.state.step if resume.state else None
+    run.start(resolved(config), resumed_step=resumed_step, checkpoint=resume.checkpoint, may_differ=MAY_DIFFER)
+    if run.export.is_dir() and resume.step < config.trainer.total_steps:
+        set_aside(run.export)  # of another step than the run is about to come to
 
 
 def _next_commands(run: RunDirectory) -> list[str]:

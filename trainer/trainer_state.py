@@ -67,7 +67,7 @@ def check_resumable(
     config: Mapping[str, Any],
     fixed: Iterable[str] = FIXED_SETTINGS,
 ) -> None:
-    """Checks that this run can go on from a checkpoint; another layout, other settings and versions are only logged.
+    """Checks that this run can go on from a checkpoint; another layout and other versions are only logged.
 
     Args:
         state: of the checkpoint.
@@ -86,8 +86,6 @@ def check_resumable(
                 f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; "
                 "set it back, or start a new run in another trainer.run_dir"
             )
-        else:
-            logger.info("resuming with %s=%r, was %r", key, current, saved)
     if problems:
         raise ConfigError(problems)
     if dict(layout) != state.layout:

@@ -1,6 +1,6 @@
 """Configuration of the workers: the model, the actor (Megatron), the rollout (vLLM) and the reward.
 
-Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/config/rules.py``.
+Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/config/rules/``.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class MegatronConfig:
     recompute: bool = False
     """Full activation recomputation, one layer at a time."""
     offload: bool = False
-    """Moves weights, gradients and optimizer state to host memory while vLLM generates (GPU only)."""
+    """Moves weights and optimizer state to host memory while vLLM generates, and drops gradients (GPU only)."""
 
     @property
     def cut(self) -> PipelineCut:
@@ -205,7 +205,7 @@ class AlgorithmConfig:
     rollout_correction: RolloutCorrection = field(default_factory=RolloutCorrection)
     weight_lag: int = 0
     """Rollout steps by which the weights that sample are older than the policy in training; as many copies of the weights
-    are kept in host memory. For experiments: docs/off_policy.md."""
+    are kept in host memory, and one more while older ones are in use. For experiments: docs/off_policy.md."""
     log_prob_noise: float = 0.0
     """Standard deviation in nats of Gaussian noise on the rollout's log-probs. For experiments, likewise."""
 

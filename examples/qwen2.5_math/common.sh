@@ -1,6 +1,8 @@
 # Sourced by the launchers, after they have set `size` (1.5b, 3b, 7b) and `loss`: sets here, variant, model and loss_words.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 variant=${VARIANT:-base}
+# The installation beside these files goes before one in PATH; CFPO names another command.
+if [ -x "$here/../../.venv/bin/cfpo" ]; then PATH="$here/../../.venv/bin:$PATH"; fi
 
 case "$size" in
   1.5b) model=Qwen/Qwen2.5-1.5B ;;

@@ -18,6 +18,7 @@ from typing import Any
 
 from cfpo_hybrid.errors import DataError, UserError
 from trainer.data.source import open_source
+from trainer.jsonl import write_jsonl
 from workers.reward.boxed import last_boxed
 
 TRAIN = "hub:DigitalLearningGmbH/MATH-lighteval:train"
@@ -70,8 +71,7 @@ def write(source: str, target: Path) -> str:
     converted = [convert(place, row) for place, row in rows(source)]
     kept = [row for row in converted if row is not None]
     target.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    target.write_text(lines, encoding="utf-8")
+    write_jsonl(target, kept)
     return f"{target}: {len(kept)} problems from {source}, {len(converted) - len(kept)} left out without a boxed answer"
 
 

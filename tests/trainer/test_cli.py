@@ -61,6 +61,23 @@ def test_a_wrong_command_line_exits_with_2(words: list[str], capsys: pytest.Capt
     assert "usage: cfpo" in capsys.readouterr().err
 
 
+def test_words_may_stand_behind_options(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["check", str(recipe), "trainer.device=cuda", "--gpu-memory", "80", "algorithm.iterations=4"]
+    assert cli.main(words) == 0
+    assert "each sample used 4 times" in capsys.readouterr().out
+    for wrong in ([*words, "rest"], [*words, "--a=b"], ["plot", "folder", "a=b"]):
+        with pytest.raises(SystemExit):
+            cli.main(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_folders_and_options_that_cannot_be(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["plot", str(recipe), "--losses", "clip"]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+    assert cli.main(["plot", str(tmp_path / "out"), "--losses", "clip", "--band", "ci"]) == 2
+    assert "--band: for study directories only" in capsys.readouterr().err
+
+
 def test_losses_lists_knobs_and_files(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["losses"]) == 0
     out = capsys.readouterr().out

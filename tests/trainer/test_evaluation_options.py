@@ -2,7 +2,7 @@ import pytest
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.cli import parser
-from trainer.evaluation_options import EvaluationOptions
+from trainer.evaluation_options import EvaluationOptions, Lengths
 
 
 def test_every_option_is_on_the_command_line():
@@ -27,3 +27,22 @@ def test_all_values_out_of_range_are_found():
 def test_greedy_samples_once():
     with pytest.raises(ConfigError, match="all would be equal"):
         EvaluationOptions(model="m", files=("f",), greedy=True, samples=4)
+
+
+def options(**lengths: int) -> EvaluationOptions:
+    return EvaluationOptions(model="m", files=("f",), **lengths)  # type: ignore[arg-type]
+
+
+def test_lengths_fit_the_model_that_is_evaluated():
+    assert Lengths.of(options(), 32768) == Lengths(prompt=512, response=3072)
+    assert Lengths.of(options(), 512) == Lengths(prompt=128, response=384)  # the quickstart's model
+    assert Lengths.of(options(max_response_length=500), 512) == Lengths(prompt=12, response=500)
+    assert Lengths.of(options(max_prompt_length=500), 512) == Lengths(prompt=500, response=12)
+
+
+@pytest.mark.parametrize(
+    "lengths", [{"max_prompt_length": 512}, {"max_response_length": 512}, {"max_prompt_length": 600}]
+)
+def test_lengths_that_do_not_fit_are_refused(lengths: dict[str, int]):
+    with pytest.raises(ConfigError, match="exceed the 512 positions of m"):
+        Lengths.of(options(**lengths), 512)

@@ -69,6 +69,12 @@ def test_mistakes_are_refused_before_anything_starts(source: Path, tmp_path: Pat
         export(str(source), out, [f"{TP}=3"])
     with pytest.raises(ConfigError, match="3 layers cannot be cut into 2 pipeline stages"):
         export(str(source), out, [f"{PP}=2"])
+    with pytest.raises(ConfigError, match=r"actor\.dtype='bf16' is unknown"):
+        export(str(source), out, ["actor.dtype=bf16"])
+    with pytest.raises(ConfigError, match=f"{TP}=0 must be at least 1"):
+        export(str(source), out, [f"{TP}=0"])
+    with pytest.raises(ModelError, match="is a file"):
+        export(str(source), source / "config.json")
     with pytest.raises(ModelError, match="neither a model folder nor a checkpoint"):
         export(str(tmp_path), out)
     out.mkdir()

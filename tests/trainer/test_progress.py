@@ -84,3 +84,13 @@ def test_on_a_terminal_the_bar_shows_reward_accuracy_and_time_left():
 def test_durations_read_as_a_clock():
     assert duration(102.4) == "0:01:42"
     assert duration(4000) == "1:06:40"
+
+
+def test_a_terminal_without_a_bar_gets_lines():
+    text = io.StringIO()
+    with RunProgress(
+        2, console=Console(file=text, force_terminal=True, width=100), bar=False, clock=Clock()
+    ) as progress:
+        progress.stage("update")
+        progress.step(0, {"val/accuracy": 0.315})
+    assert text.getvalue() == "step 0/2  accuracy 31.5%\n"

@@ -96,6 +96,30 @@ def test_a_run_that_died_before_its_first_checkpoint_starts_over(tmp_path):
     assert not list(run.generations.iterdir())
 
 
+def test_a_run_that_made_all_its_steps_is_not_started_over(tmp_path):
+    config = {**CONFIG, "trainer": {"seed": 1, "total_steps": 2}}
+    run = started(tmp_path, config)
+    log_steps(run, range(1, 3))
+    with pytest.raises(ConfigError, match=r"all of its 2 steps .* would delete its logs"):
+        run.start(config)
+    assert len(run.metrics()) == 2
+
+
+def test_a_resume_removes_what_the_lab_left_beside_later_rollouts(tmp_path):
+    run = started(tmp_path)
+    for step in (1, 2):
+        (run.rollouts / f"step_00000{step}.lab").mkdir(parents=True)
+        (run.rollouts / f"step_00000{step}.lab" / "losses.csv").write_text("")
+    run.start(CONFIG, resumed_step=1)
+    assert [entry.name for entry in run.rollouts.iterdir()] == ["step_000001.lab"]
+
+
+def test_a_directory_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"trainer\.run_dir .*file/run.* cannot be made"):
+        RunDirectory(tmp_path / "file" / "run").start(CONFIG)
+
+
 def test_other_settings_are_fine_where_nothing_was_logged(tmp_path):
     run = started(tmp_path)
     run.start({**CONFIG, "actor": {"lr": 1e-5}})

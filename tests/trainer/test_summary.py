@@ -29,6 +29,14 @@ def test_the_summary_adds_up():
     assert list(summary.stage_seconds.items()) == [("other", 14.0), ("generate", 7.0), ("validate", 4.0)]
 
 
+def test_the_pace_leaves_validation_out():
+    lines = [
+        {"step": 1, "perf/tokens_per_second": 100.0, "time/step": 5.0},
+        {"step": 2, "perf/tokens_per_second": 300.0, "time/step": 30.0, "time/validation": 15.0},
+    ]
+    assert summarise(lines).tokens_per_second == pytest.approx(250.0)
+
+
 def test_a_run_without_steps_has_an_empty_summary():
     summary = summarise([])
     assert (summary.steps, summary.accuracy, summary.reward, summary.tokens_per_second) == (0, None, None, None)

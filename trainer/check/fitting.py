@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from cfpo_hybrid.models import ModelShape
-from trainer.check.memory import Device, estimate_memory
+from trainer.check.memory import Device, estimate_memory, longest_sequence
 from trainer.config.root import Config
 from trainer.config.rules import find_layout_problems
 from trainer.config.rules.nearby import divisors
@@ -34,7 +34,7 @@ def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 
         if not changes or find_layout_problems(changed, shape):
             continue
         estimate = estimate_memory(changed, shape, device)
-        if estimate.peak <= device.bytes and estimate.kv_cache_bytes > 0:
+        if estimate.fits(device):
             found.append(Alternative(changes, estimate.peak))
     found.sort(key=lambda alternative: (len(alternative.changes), -alternative.peak))
     distinct: list[Alternative] = []
@@ -48,7 +48,7 @@ def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 
 def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
     """Every combination of the settings that trade memory, with what it changes."""
     megatron, actor, rollout = config.actor.megatron, config.actor, config.rollout
-    longest = config.data.max_prompt_length + config.data.max_response_length
+    longest = longest_sequence(config)
     tps = [size for size in divisors(config.trainer.world_size) if size >= megatron.tensor_parallel_size]
     budgets = [tokens for part in (1, 2, 4) if (tokens := actor.micro_batch_tokens // part) >= longest]
     shares = [

@@ -8,6 +8,8 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
                  what belongs to experts is divided by the ranks that hold the same ones, tp dp / ep
     reference    e P when algorithm.kl_coef > 0
     kept         4 P, divided as the optimizer's, when actor.optimizer.grad_cosine keeps a gradient
+    older        k e P in host memory with algorithm.weight_lag = k, and e P more while older weights are in the model
+                 and the current ones in the host's: at each reshard and for the old log-probs
     activations  e tokens (4 h / s + ((2 q + 2 k) + 3 f) / tp) a layer, with h hidden, q and k the widths of queries and
                  keys, f the MLP's width, s = tp with sequence parallelism, else 1: the inputs of norms and linear maps,
                  rotated queries and keys, values, the attention's output, gate and up, and the MLP's product
@@ -23,7 +25,8 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
     overhead     CUDA context, NCCL and fragmentation: 3 GiB assumed; a CPU process: 0.95 GiB measured
 
 On a GPU vLLM gives its memory back while Megatron trains; on a CPU both stay. ``offload`` moves Megatron's gradients and
-optimizer to the host while weights are handed over, and its weights too while vLLM generates.
+optimizer to the host while weights are handed over, and its weights too while vLLM generates. What then lies in the
+host's memory is estimated apart; on a CPU the host's memory is the device's.
 """
 
 from collections.abc import Iterator
@@ -57,16 +60,23 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Phases of a step on the fullest rank, and what the KV cache holds."""
+    """Phases of a step on the fullest rank, what the KV cache holds, and what lies in the host's memory beside a GPU."""
 
     phases: tuple[Phase, ...]
     kv_cache_bytes: int
     kv_token_bytes: int
+    full_sequences: int
+    """Sequences of the greatest length that the KV cache of one replica holds at one time."""
+    host: Phase
 
     @property
     def peak(self) -> int:
         """Bytes of the largest phase."""
         return max(phase.total for phase in self.phases)
+
+    def fits(self, device: "Device") -> bool:
+        """Whether all phases stay below a GPU's memory and leave room for one sequence; nothing is known of a CPU's."""
+        return not device.is_gpu or (self.peak <= device.bytes and self.full_sequences >= 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +99,25 @@ def estimate_memory(config: Config, shape: ModelShape, device: Device) -> Memory
     needed_to_hand_over = {"weights": state["weights"]} if offloads else state
     # A CPU has no sleep mode: vLLM's weights and cache stay where they are.
     always = {} if device.is_gpu else weights | cache
+    kept, swapped = _older_weights(config, state["weights"])
+    here = ({}, {}) if device.is_gpu else (kept, swapped)
+    token_bytes = kv_token_bytes(config, shape, device)
     return MemoryEstimate(
         phases=(
-            Phase("update", state | work | always | overhead),
-            Phase("wake and reshard", needed_to_hand_over | weights | always | buckets | overhead),
-            Phase("generate", ({} if offloads else state) | weights | cache | overhead),
+            Phase("update", state | work | always | here[0] | overhead),
+            Phase("wake and reshard", needed_to_hand_over | weights | always | here[1] | buckets | overhead),
+            Phase("generate", ({} if offloads else state) | weights | cache | here[0] | overhead),
         ),
         kv_cache_bytes=cache["KV cache"],
-        kv_token_bytes=_kv_token_bytes(config, shape, device),
+        kv_token_bytes=token_bytes,
+        full_sequences=cache["KV cache"] // (token_bytes * longest_sequence(config)),
+        host=Phase("host memory", (_offloaded(state) if offloads else {}) | (swapped if device.is_gpu else {})),
     )
+
+
+def longest_sequence(config: Config) -> int:
+    """Most tokens of a prompt with its response."""
+    return config.data.max_prompt_length + config.data.max_response_length
 
 
 def actor_width(config: Config, device: Device) -> int:
@@ -144,6 +164,19 @@ def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[s
     return state | kept | ({"reference": width * count} if config.algorithm.kl_coef else {})
 
 
+def _older_weights(config: Config, weights: int) -> tuple[dict[str, int], dict[str, int]]:
+    """What a known weight lag keeps: all the time, and while older weights stand in the model."""
+    lag = config.algorithm.weight_lag
+    if not lag:
+        return {}, {}
+    return {"older weights": lag * weights}, {"older weights": (lag + 1) * weights}
+
+
+def _offloaded(state: dict[str, int]) -> dict[str, int]:
+    """Gradients are dropped, all else of Megatron's moves to the host."""
+    return {"offloaded": sum(size for name, size in state.items() if name != "gradients")}
+
+
 def _activations(config: Config, shape: ModelShape, device: Device) -> int:
     """What the backward pass of the fullest stage needs, in bytes."""
     megatron, width = config.actor.megatron, actor_width(config, device)
@@ -178,11 +211,11 @@ def _head(config: Config, shape: ModelShape, device: Device) -> int:
 
 def micro_batch_tokens(config: Config) -> int:
     """Most tokens of one micro-batch: the budget, or the longest sequence, which gets one of its own."""
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    return max(config.actor.micro_batch_tokens, longest)
+    return max(config.actor.micro_batch_tokens, longest_sequence(config))
 
 
-def _kv_token_bytes(config: Config, shape: ModelShape, device: Device) -> int:
+def kv_token_bytes(config: Config, shape: ModelShape, device: Device) -> int:
+    """Bytes that the keys and values of one token take on a rank of vLLM."""
     tp = config.rollout.tensor_parallel_size
     heads = max(1, shape.num_kv_heads // tp)
     return 2 * rollout_width(config, device) * heads * shape.head_dim * shape.num_layers

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
 from trainer.check.fitting import alternatives
-from trainer.check.memory import GIB, Device, MemoryEstimate, Phase, estimate_memory, micro_batch_tokens
+from trainer.check.memory import (
+    GIB,
+    Device,
+    MemoryEstimate,
+    Phase,
+    estimate_memory,
+    longest_sequence,
+    micro_batch_tokens,
+)
 from trainer.config import Config
 from trainer.config.load import LoadedConfig
 from trainer.layout_line import training_line
@@ -29,14 +37,7 @@ def report(loaded: LoadedConfig, device: Device) -> str:
 
 def fits(loaded: LoadedConfig, device: Device) -> bool:
     """Whether the estimate stays below the device's memory and leaves room for one sequence at least."""
-    estimate = estimate_memory(loaded.config, loaded.model.shape, device)
-    return not device.is_gpu or (estimate.peak <= device.bytes and full_sequences(loaded.config, estimate) >= 1)
-
-
-def full_sequences(config: Config, estimate: MemoryEstimate) -> int:
-    """Sequences of the greatest length that the KV cache of one replica holds at one time."""
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    return estimate.kv_cache_bytes // (estimate.kv_token_bytes * longest)
+    return estimate_memory(loaded.config, loaded.model.shape, device).fits(device)
 
 
 Row = tuple[str, str]
@@ -66,7 +67,7 @@ def _model_and_workers(loaded: LoadedConfig, device: Device) -> Iterator[Row]:
 def _batches(config: Config) -> Iterator[Row]:
     algorithm, data = config.algorithm, config.data
     prompts, group = data.train_batch_size, config.rollout.group_size
-    longest = data.max_prompt_length + data.max_response_length
+    longest = longest_sequence(config)
     yield (
         "a rollout",
         f"{prompts} prompts x {group} responses = {config.responses_per_step} responses of at most "
@@ -105,9 +106,12 @@ def _memory(config: Config, estimate: MemoryEstimate, device: Device) -> Iterato
         yield f"  {phase.name}", _phase(phase)
     yield (
         "  KV cache",
-        f"{_gib(estimate.kv_cache_bytes)}: {_count(full_sequences(config, estimate), 'sequence')} of full length at one "
+        f"{_gib(estimate.kv_cache_bytes)}: {_count(estimate.full_sequences, 'sequence')} of full length at one "
         "time, in each vLLM replica",
     )
+    if estimate.host.parts:
+        on_a_node = f"{_gib(estimate.host.total * config.trainer.workers_on_a_node)} on a node"
+        yield "  host memory", f"{_phase(estimate.host)} for each worker, {on_a_node}"
 
 
 def _phase(phase: Phase) -> str:
@@ -119,11 +123,18 @@ def _verdict(loaded: LoadedConfig, estimate: MemoryEstimate, device: Device) -> 
     config, shape = loaded.config, loaded.model.shape
     if not device.is_gpu:
         yield f"{'':<{LABEL_WIDTH}}{_gib(estimate.peak * config.trainer.workers_on_a_node)} on a node at most"
-    elif fits(loaded, device):
+    elif estimate.fits(device):
         yield f"fits: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
-    else:
+    elif estimate.peak > device.bytes:
         yield f"does not fit: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
         yield from _advice(config, shape, device)
+    else:
+        yield (
+            f"does not fit: one sequence of {longest_sequence(config)} tokens takes "
+            f"{_gib(estimate.kv_token_bytes * longest_sequence(config))} of KV cache, and vLLM's has "
+            f"{_gib(estimate.kv_cache_bytes)}; raise rollout.gpu_memory_utilization="
+            f"{config.rollout.gpu_memory_utilization:g} or rollout.tensor_parallel_size"
+        )
 
 
 def _advice(config: Config, shape: ModelShape, device: Device) -> Iterator[str]:

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.folders import make_folder
 from trainer.lab.lab import LabOptions, run_lab
 from trainer.lab.lab_files import text, write_files
 
@@ -23,6 +24,7 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     )
     write(text(result))
     folder = Path(arguments.out) if arguments.out else result.rollout.path.with_suffix(".lab")
+    make_folder(folder, "--out")
     for path in write_files(result, folder):
         write(str(path))
     return 0

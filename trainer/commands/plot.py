@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.chosen_losses import choose_losses
+from trainer.folders import make_folder
 from trainer.plots import plot_run
 from trainer.study_report.curves import Band
 from trainer.study_report.objective import draw_objective
@@ -18,9 +19,12 @@ STUDY_OPTIONS = ("series", "columns", "band", "x")
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     """Draws, and prints the files; for a study also what is missing."""
     directory = Path(arguments.directory)
+    given = [f"--{option}" for option in STUDY_OPTIONS if vars(arguments)[option] is not None]
     if arguments.losses is not None:
+        if given:
+            raise ConfigError(f"{', '.join(given)}: for study directories only, and --losses draws losses without one")
         losses = choose_losses(arguments.losses, arguments.plugins)
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory, "the folder to write to,")
         write(str(draw_objective(losses, directory / OBJECTIVE_FILE)))
         return 0
     if not directory.is_dir():
@@ -30,7 +34,6 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
         )
     if is_study(directory):
         return _plot_study(directory, arguments, write)
-    given = [f"--{option}" for option in STUDY_OPTIONS if vars(arguments)[option] is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: for study directories only, and '{directory}' has no study.json")
     for path in plot_run(directory):

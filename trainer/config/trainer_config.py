@@ -55,7 +55,7 @@ class TrainerConfig:
     save_rollouts_every: int = 0
     """Steps between rollout batches saved whole, as `cfpo lab` reads them; 0 saves none."""
     progress: bool = True
-    """Shows a progress bar."""
+    """A progress bar on a terminal; false writes a line a step there too."""
 
     @property
     def world_size(self) -> int:

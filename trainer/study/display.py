@@ -62,7 +62,9 @@ class StudyDisplay:
             self.bars.advance(self._all)
         self._work_done += _work(run)
         self._work_left -= _work(run)
-        if outcome.error is None:
+        if outcome.stopped is not None:
+            self.note(f"{self._place(run)} {outcome.stopped.partition('. ')[0]}{self._time_left()}")
+        elif outcome.error is None:
             self.note(f"{self._place(run)} done in {duration(outcome.seconds)}: {view.results}{self._time_left()}")
         else:
             self.note(f"{self._place(run)} FAILED: {short(outcome.error)}{self._time_left()}")

@@ -4,7 +4,7 @@ import logging
 from contextlib import ExitStack
 from threading import Event, Lock
 
-from cfpo_hybrid.errors import CfpoError
+from cfpo_hybrid.errors import CfpoError, WatchStop
 from trainer.config import Config
 from trainer.live_engines import EngineIdentity, LiveEngines, open_engines
 from trainer.study.display import StudyDisplay
@@ -41,20 +41,29 @@ class Lane:
         return self._engines.identity if self._engines else None
 
     def run(self, run: PlannedRun) -> Outcome:
-        """Does a run and records what came of it; whatever ends a run leaves the lane ready for the next."""
-        view, error, reused = self._display.begin(run), None, False
+        """Does a run and records what came of it; whatever ends a run leaves the lane ready for the next.
+
+        A run that its own watch stops is done: to try it again would take it beyond the limit that it declared.
+        """
+        view, error, stopped, reused = self._display.begin(run), None, None, False
         begin = self._display.clock()
         try:
             with self._preparing:
                 prepared = prepare_run(run.config)
             reused = self.identity == EngineIdentity.of(run.config)
             run_in(self._engines_for(run.config), prepared, view)
+        except WatchStop as stop:
+            stopped = str(stop)
         except Exception as failure:  # the study goes on with the other runs, whatever this one failed of
             self.close()
             logger.info("%s failed", run.name, exc_info=True)
             error = str(failure) if isinstance(failure, CfpoError) else f"{type(failure).__name__}: {failure}"
         outcome = Outcome(
-            seconds=self._display.clock() - begin, start_seconds=view.start_seconds, reused_engines=reused, error=error
+            seconds=self._display.clock() - begin,
+            start_seconds=view.start_seconds,
+            reused_engines=reused,
+            error=error,
+            stopped=stopped,
         )
         if error is None or not self._stopping.is_set():  # what the end of the study cut short has not failed
             record(run, outcome)

@@ -7,25 +7,12 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, resolved
 from trainer.config.load import load_sources
 from trainer.config.sources import read_recipe
-from trainer.run_dir import RunDirectory, changed_settings
+from trainer.run_dir import SAME_RESULTS, RunDirectory, changed_settings
 from trainer.study.grid import Cell, cells_of
 from trainer.study.study_file import Study
 
 RUNS = "runs"
 """Folder of the run directories, within that of the study."""
-
-MAY_DIFFER = (
-    "trainer.run_dir",
-    "trainer.resume",
-    "trainer.save_every",
-    "trainer.keep_checkpoints",
-    "trainer.trackers",
-    "trainer.progress",
-    "trainer.generations_every",
-    "trainer.ray_address",
-    "trainer.cpus_per_worker",
-)
-"""Settings that do not change the results of a run, so a run that was done with others need not be done again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +108,7 @@ def _foreign_results(runs: Sequence[PlannedRun]) -> Iterator[str]:
     """Runs whose folder has results under other settings."""
     for run in runs:
         saved = run.directory.config()
-        changed = [key for key in changed_settings(saved, resolved(run.config)) if key not in MAY_DIFFER]
+        changed = [key for key in changed_settings(saved, resolved(run.config)) if key not in SAME_RESULTS]
         if saved and changed:
             yield (
                 f"{run.name}: '{run.directory.path}' was begun with other settings (different: "

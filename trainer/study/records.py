@@ -27,12 +27,14 @@ class Outcome:
             when it did not come that far.
         reused_engines: the engines were up already.
         error: what ended it; None when it is done.
+        stopped: the limit of its own watch that ended it, and so it is done; None when it made all its steps.
     """
 
     seconds: float
     start_seconds: float | None
     reused_engines: bool
     error: str | None = None
+    stopped: str | None = None
 
 
 def write_study(study: Study, runs: Sequence[PlannedRun]) -> None:

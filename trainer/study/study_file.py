@@ -112,7 +112,9 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     of_study = [_without_prefix(word) for word in words if _key(word).startswith(PREFIX)]
     of_runs = [word for word in words if not _key(word).startswith(PREFIX)]
     draft = merge(StudyKeys, [_plain(source) for source in (file, *of_study)])
-    nested = {key: source.tree[key] for source in (file, *of_study) for key in NESTED if source.tree.get(key)}
+    nested = {
+        key: source.tree[key] for source in (file, *of_study) for key in NESTED if source.tree.get(key) is not None
+    }
     problems = bad_words + [problem.located(draft.origins) for problem in draft.problems]
     problems += [*_wrong_values(draft.value), *_wrong_shapes(nested)]
     if problems:

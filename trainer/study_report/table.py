@@ -37,7 +37,8 @@ class RunOutcome:
             finished=run.finished,
             values={
                 "final_reward": smooth[-1] if smooth else None,
-                "best_reward": max(smooth, default=None),
+                # The first means are of fewer steps: of one alone, luck would be the best reward.
+                "best_reward": max(smooth[min(rule.window, len(smooth)) - 1 :], default=None),
                 "final_validation": validations[-1] if validations else None,
                 "best_validation": max(validations, default=None),
             },

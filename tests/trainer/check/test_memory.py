@@ -10,7 +10,7 @@ from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, Phase,
 from trainer.config import Config, TrainerConfig
 from trainer.config.data_config import DataConfig
 from trainer.config.known_models import known_config
-from workers.config import ActorConfig, MegatronConfig, ModelConfig, OptimizerConfig, RolloutConfig
+from workers.config import ActorConfig, AlgorithmConfig, MegatronConfig, ModelConfig, OptimizerConfig, RolloutConfig
 
 SHAPE = model_shape(known_config("Qwen/Qwen2.5-1.5B") or {})
 PARAMETERS = 1_543_714_304  # 151,936 rows need no padding
@@ -146,3 +146,29 @@ def test_alternatives_fit_and_change_little():
 def test_no_alternative_where_nothing_helps():
     shape = model_shape(known_config("Qwen/Qwen2.5-72B") or {})
     assert alternatives(config_of(workers=1), shape, GPU) == []
+
+
+def test_older_weights_of_a_known_lag():
+    """A copy a rollout step, and one more while the current weights make room for older ones."""
+    lagging = replace(config_of(offload=True), algorithm=AlgorithmConfig(weight_lag=2))
+    on_cpu = phases(replace(lagging, actor=replace(lagging.actor, megatron=MegatronConfig())), CPU)
+    older = {name: phase.parts["older weights"] for name, phase in on_cpu.items()}
+    assert older == {
+        "update": 2 * 4 * PARAMETERS,
+        "wake and reshard": 3 * 4 * PARAMETERS,
+        "generate": 2 * 4 * PARAMETERS,
+    }
+    on_gpu = estimate_memory(lagging, SHAPE, GPU)
+    assert all("older weights" not in phase.parts for phase in on_gpu.phases)
+    # bf16 weights and 12 bytes of optimizer over dp=4 are offloaded, gradients dropped
+    assert on_gpu.host.parts == {"offloaded": (2 + 3) * PARAMETERS, "older weights": 3 * 2 * PARAMETERS}
+    assert estimate_memory(config_of(), SHAPE, GPU).host.parts == {}
+
+
+def test_a_cache_without_room_for_a_sequence_does_not_fit():
+    config = replace(config_of(), rollout=RolloutConfig(gpu_memory_utilization=0.037))
+    estimate = estimate_memory(config, SHAPE, GPU)
+    assert estimate.peak < GPU.bytes
+    assert 0 < estimate.kv_cache_bytes < 3584 * estimate.kv_token_bytes
+    assert not estimate.fits(GPU)
+    assert estimate_memory(config_of(), SHAPE, GPU).fits(GPU)

@@ -1,7 +1,10 @@
 from pathlib import Path
 
+import pytest
 from tiny_recipe import write_recipe
 
+from cfpo_hybrid.errors import ConfigError
+from trainer.check.device import device_of
 from trainer.check.memory import GIB, Device
 from trainer.check.report import fits, report
 from trainer.config.load import load_and_inspect
@@ -30,3 +33,26 @@ def test_a_gpu_that_is_large_enough_and_one_that_is_not(tmp_path: Path):
     text = report(loaded, small)
     assert "does not fit" in text
     assert "use more workers or a larger device" in text
+
+
+def test_memory_of_the_host_and_of_a_cache_that_is_too_small(tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    lagging = load_and_inspect(recipe, ["trainer.device=cuda", "algorithm.weight_lag=2"])
+    assert "host memory" in report(lagging, GPU)
+    assert "older weights" in report(lagging, GPU)
+    assert "host memory" not in report(load_and_inspect(recipe, ["trainer.device=cuda"]), GPU)
+    tight = load_and_inspect(recipe, ["trainer.device=cuda", "rollout.gpu_memory_utilization=1.0e-7"])
+    assert not fits(tight, GPU)
+    assert "does not fit: one sequence of 96 tokens" in report(tight, GPU)
+    assert "raise rollout.gpu_memory_utilization" in report(tight, GPU)
+
+
+def test_the_device_of_an_estimate(tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    auto = load_and_inspect(recipe, ["trainer.device=auto"]).config
+    assert device_of(auto, 40.0) == Device(is_gpu=True, bytes=40 * GIB)
+    for gib in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="--gpu-memory"):
+            device_of(auto, gib)
+    with pytest.raises(ConfigError, match=r"trainer\.device=cpu uses no GPU"):
+        device_of(load_and_inspect(recipe, []).config, 80.0)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_recipe import TINY_MODEL, write_recipe
 
 from cfpo_hybrid.errors import ConfigError
@@ -85,6 +86,14 @@ BROKEN = {
         ["policy_loss.name=cfpo does not read", "set algorithm.old_log_probs=rollout, or a mode"],
     ),
     "kl target without kl": (["algorithm.kl_target=0.1"], ["kl_target=0.1 does nothing at"]),
+    "kl horizon without a target": (
+        ["algorithm.kl_horizon=50"],
+        ["kl_horizon=50 does nothing without", "set kl_target"],
+    ),
+    "floor of a constant rate": (
+        ["actor.optimizer.min_lr_ratio=0.1"],
+        ["min_lr_ratio=0.1 does nothing with", "cosine"],
+    ),
     "rounds without groups": (
         ["rollout.generation_rounds=2", "rollout.group_size=1", "algorithm.advantage=remax"],
         ["which at rollout.group_size=1 are all", "set rollout.generation_rounds=1"],
@@ -118,6 +127,11 @@ BROKEN = {
     "lengths": (
         ["data.max_response_length=100"],
         ["32 + data.max_response_length=100 = 132 tokens, but the model has 128 positions", "can have 96"],
+    ),
+    # keys and values of 2 heads of 32 in 4 layers, 4 bytes each: 2,048 a token, 96 tokens
+    "cache of a sequence": (
+        ["rollout.kv_cache_bytes=196607"],
+        ["does not hold one sequence of 96 tokens, which takes 196608 bytes", "set it to some 6291456"],
     ),
     "decoding room": (["rollout.max_num_batched_tokens=8"], ["less than rollout.max_num_seqs=256"]),
     "validation files": (["trainer.val_every=5"], ["data.val_files names no problems"]),
@@ -221,6 +235,16 @@ def test_vllms_padded_vocabulary_divides_too(tmp_path: Path):
 def test_a_dense_model_has_no_experts_to_spread(tmp_path: Path):
     with pytest.raises(ConfigError, match="qwen2 models have none, set it to 1"):
         load_config(write_recipe(tmp_path), ["actor.megatron.expert_parallel_size=2"])
+
+
+@pytest.mark.parametrize("word", ["actor.megatron.offload=true", "actor.attention=flash_attn"])
+def test_auto_is_a_cpu_where_there_is_no_gpu(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = write_recipe(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"trainer\.device=auto finds none on this machine"):
+        load_config(recipe, ["trainer.device=auto", word])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    load_config(recipe, ["trainer.device=auto", word])
 
 
 def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):

@@ -40,6 +40,14 @@ def test_words_set_the_study_or_every_run(tmp_path: Path):
     ]
 
 
+def test_an_empty_word_takes_back_what_the_file_says(tmp_path: Path):
+    entry = {"when": {"algorithm.iterations": 4}, "set": {"actor.lr": 0.2}}
+    path = write_study_file(tmp_path, cells=[entry], settings={"actor.lr": 0.1})
+    study = read_study(path, ["study.cells=[]", "study.settings={}"])
+    assert study.exceptions == ()
+    assert [source.tree for source in study.settings] == [{}]
+
+
 def test_settings_of_some_cells(tmp_path: Path):
     entry = {"when": {"policy_loss.name": ["cfpo", "spo"], "algorithm.iterations": 4}, "set": {"actor.lr": 0.2}}
     axes = {"policy_loss.name": ["clip", "cfpo"], "algorithm.iterations": [1, 4]}

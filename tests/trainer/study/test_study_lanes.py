@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 from tiny_study import write_study_file
 
-from cfpo_hybrid.errors import WorkerError
+from cfpo_hybrid.errors import WatchStop, WorkerError
 from trainer.config import Config
 from trainer.live_engines import EngineIdentity
 from trainer.study import lane as lane_module
 from trainer.study.display import StudyDisplay
 from trainer.study.lane import Lane
 from trainer.study.plan import PlannedRun, plan_study
+from trainer.study.records import is_done
 from trainer.study.runner import RunQueue, _in_lanes
 from trainer.study.study_file import read_study
 
@@ -111,6 +112,22 @@ def test_a_failed_run_is_recorded_and_the_next_gets_new_engines(tmp_path: Path, 
     assert outcome(runs[1], "failed.json")["error"].endswith("NumericsError: inf")
     assert not (runs[1].directory.path / "done.json").exists()
     assert "FAILED: worker hybrid[rank 0] failed in update_policy: ... NumericsError: inf" in shown
+
+
+def test_a_run_that_its_watch_stops_is_done_and_the_engines_stay(tmp_path: Path, pretended: PretendedRuns):
+    runs = plan(tmp_path)
+    pretended.failing[runs[1].name] = WatchStop("stopped after step 2 of 5, as declared: watch.kl: 0.3. To go on, ...")
+    failed, shown = do(runs)
+    assert failed == []
+    assert pretended.events == ["open", runs[0].name, runs[2].name, runs[3].name, "close"]
+    assert is_done(runs[1])
+    assert outcome(runs[1])["stopped"].startswith("stopped after step 2 of 5")
+    assert f"{runs[1].name} stopped after step 2 of 5, as declared: watch.kl: 0.3; about" in shown
+
+
+def test_how_a_run_samples_is_free_in_live_engines(tmp_path: Path):
+    axes = {"rollout.generation_rounds": [1, 3], "rollout.temperature": [0.7, 1.0], "rollout.group_size": [2, 4]}
+    assert len({EngineIdentity.of(run.config) for run in plan(tmp_path, axes=axes)}) == 1
 
 
 def test_lanes_work_side_by_side(tmp_path: Path, pretended: PretendedRuns):

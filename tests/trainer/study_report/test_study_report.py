@@ -52,6 +52,18 @@ def test_collapses_are_in_the_table(tmp_path: Path):
     assert float(line["final_reward_mean"]) == pytest.approx(0.4)
 
 
+def test_one_lucky_step_is_not_the_best_reward(tmp_path: Path):
+    """The mean of five steps is at most 0.5; that of the first step alone would be 1."""
+    (path,) = write_study(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    write_run(path, [1.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5])
+    (row,) = table_of(tmp_path).rows
+    assert row.intervals["best_reward"].mean == pytest.approx(0.5)
+    (short,) = write_study(tmp_path / "short", {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    write_run(short, [0.2, 0.4])
+    (row,) = table_of(tmp_path / "short").rows
+    assert row.intervals["best_reward"].mean == pytest.approx(0.3)  # all there is
+
+
 def test_the_report_of_an_incomplete_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     two_losses(tmp_path)
     assert cli.main(["plot", str(tmp_path), "--series", ITERATIONS, "--band", "ci", "--x", "optimizer"]) == 0

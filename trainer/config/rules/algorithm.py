@@ -1,4 +1,4 @@
-"""Rules about the algorithm: what the advantage needs, and settings of the KL penalty that would do nothing."""
+"""Rules about the algorithm: what the advantage needs, and settings of KL penalty and schedule that would do nothing."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ from cfpo_hybrid.algorithms.advantage import ADVANTAGES, build_advantage
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.problem import Problem
 from trainer.config.root import Config
+from workers.config import AlgorithmConfig
 
 
 def advantage(config: Config) -> Iterator[Problem]:
@@ -31,6 +32,12 @@ def advantage(config: Config) -> Iterator[Problem]:
 def kl_penalty(config: Config) -> Iterator[Problem]:
     """Where and how the KL penalty acts is said only where there is one."""
     algorithm = config.algorithm
+    if algorithm.kl_target is None and algorithm.kl_horizon != AlgorithmConfig().kl_horizon:
+        yield Problem(
+            ("algorithm.kl_horizon", "algorithm.kl_target"),
+            f"algorithm.kl_horizon={algorithm.kl_horizon} does nothing without algorithm.kl_target, which steers kl_coef; set "
+            f"kl_target, or leave kl_horizon out",
+        )
     if algorithm.kl_coef != 0:
         return
     for key, value, off in (("kl_in_reward", algorithm.kl_in_reward, False), ("kl_target", algorithm.kl_target, None)):
@@ -41,4 +48,15 @@ def kl_penalty(config: Config) -> Iterator[Problem]:
             )
 
 
-RULES = (advantage, kl_penalty)
+def schedule(config: Config) -> Iterator[Problem]:
+    """A floor of the learning rate is for a schedule that falls."""
+    optimizer, key = config.actor.optimizer, "actor.optimizer.min_lr_ratio"
+    if optimizer.min_lr_ratio > 0 and optimizer.schedule == "constant":
+        yield Problem(
+            (key, "actor.optimizer.schedule"),
+            f"{key}={optimizer.min_lr_ratio:g} does nothing with actor.optimizer.schedule=constant; set the schedule to "
+            f"cosine, or leave {key} out",
+        )
+
+
+RULES = (advantage, kl_penalty, schedule)

@@ -188,8 +188,6 @@ def evaluate_run(world: Path, name: str, **options: object) -> tuple[dict[str, f
             model=str(world / "whole"),
             files=(str(world / "val.jsonl"),),
             output=str(output),
-            max_prompt_length=16,
-            max_response_length=RESPONSE_TOKENS,
             reward=f"{world / 'reward.py'}:vowels",
             **options,
         )
@@ -200,7 +198,8 @@ def evaluate_run(world: Path, name: str, **options: object) -> tuple[dict[str, f
 
 
 def test_evaluation_gives_the_answers_of_plain_transformers(world: Path):
-    scores, rows = evaluate_run(world, "greedy", greedy=True)
+    lengths = {"max_prompt_length": 16, "max_response_length": RESPONSE_TOKENS}
+    scores, rows = evaluate_run(world, "greedy", greedy=True, **lengths)
     expected = greedy_answers(world / "whole" / "export", [row["problem"] for row in rows])
     assert [row["response"] for row in rows] == expected
     assert scores["problems"] == len(rows) == 4
@@ -208,6 +207,7 @@ def test_evaluation_gives_the_answers_of_plain_transformers(world: Path):
 
 
 def test_sampled_evaluation_reports_pass_at_k(world: Path):
+    """Nothing is said of lengths, which are then those that the model's 256 positions have room for."""
     scores, rows = evaluate_run(world, "sampled", samples=4, temperature=1.0, top_p=0.95)
     assert {"pass@1", "pass@2", "pass@4"} <= scores.keys()
     assert len({row["response"] for row in rows}) > 4

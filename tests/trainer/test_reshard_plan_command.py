@@ -83,6 +83,15 @@ def test_a_layout_that_does_not_fit_exits_with_2(recipe: Path, capsys: pytest.Ca
     assert "context_parallel_size=3 = 3 ranks; nearest numbers of workers: 3, 6" in capsys.readouterr().err
     assert cli.main(["reshard-plan", str(recipe), "--save", str(recipe.parent / "nowhere" / "plan.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+    assert cli.main(["reshard-plan", str(recipe), "--save", str(recipe.parent)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
+
+
+def test_a_plan_asks_for_no_room_to_generate(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    words = [str(recipe), *STAGES, "rollout.kv_cache_bytes=1"]
+    assert cli.main(["reshard-plan", *words]) == 0
+    assert cli.main(["check", *words]) == 2
+    assert "does not hold one sequence" in capsys.readouterr().err
 
 
 @pytest.mark.slow

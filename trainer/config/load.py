@@ -10,7 +10,7 @@ from trainer.config.merge import Draft, merge
 from trainer.config.model_facts import ModelFacts, find_model
 from trainer.config.problem import Problem
 from trainer.config.root import Config
-from trainer.config.rules import Rule, find_problems
+from trainer.config.rules import ModelRule, Rule, find_problems
 from trainer.config.sources import Source, read_overrides, read_recipe
 
 
@@ -34,7 +34,11 @@ def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_and_inspect(
-    recipe: str | Path, overrides: Sequence[str] = (), *, known_models: bool = False, without: Container[Rule] = ()
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    known_models: bool = False,
+    without: Container[Rule | ModelRule] = (),
 ) -> LoadedConfig:
     """As :func:`load_config`, with the model's shape.
 
@@ -89,7 +93,7 @@ def _merged(sources: Sequence[Source]) -> tuple[Draft[Config], list[Problem]]:
 
 
 def _checked(
-    draft: Draft[Config], problems: Sequence[Problem], known_models: bool, without: Container[Rule] = ()
+    draft: Draft[Config], problems: Sequence[Problem], known_models: bool, without: Container[Rule | ModelRule] = ()
 ) -> LoadedConfig:
     model, found = _inspect(draft, known_models, without)
     _raise_all(draft, [*problems, *(problem for problem in found if draft.doubtful.isdisjoint(problem.keys))])
@@ -98,7 +102,7 @@ def _checked(
 
 
 def _inspect(
-    draft: Draft[Config], known_models: bool, without: Container[Rule]
+    draft: Draft[Config], known_models: bool, without: Container[Rule | ModelRule]
 ) -> tuple[ModelFacts | None, list[Problem]]:
     """The model, and every rule that does not hold."""
     config, problems, model = draft.value, [], None

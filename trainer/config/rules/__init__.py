@@ -29,11 +29,12 @@ RULES: tuple[Rule, ...] = (
 MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
 
 
-def find_problems(config: Config, shape: ModelShape | None, without: Container[Rule] = ()) -> list[Problem]:
+def find_problems(config: Config, shape: ModelShape | None, without: Container[Rule | ModelRule] = ()) -> list[Problem]:
     """What every rule has to say but for those left out; rules about the model need its shape."""
     problems = [problem for rule in RULES if rule not in without for problem in rule(config)]
     if shape is not None:
-        problems += [problem for model_rule in MODEL_RULES for problem in model_rule(config, shape)]
+        asked = [model_rule for model_rule in MODEL_RULES if model_rule not in without]
+        problems += [problem for model_rule in asked for problem in model_rule(config, shape)]
     return problems
 
 

@@ -28,6 +28,7 @@ BELOW_ONE = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 BETWEEN = Range("above 0 and below 1", lambda value: 0 < value < 1)
 AT_LEAST_TWO = Range("at least 2", lambda value: value >= 2)
 FINITE = Range("finite", lambda value: -INFINITY < value < INFINITY)
+SEED = Range("from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 TOP_K = Range("-1 (off) or at least 1", lambda value: value == -1 or value >= 1)
 
 RANGES: dict[str, Range] = {
@@ -89,7 +90,7 @@ RANGES: dict[str, Range] = {
     "trainer.workers_per_node": AT_LEAST_ONE,
     "trainer.cpus_per_worker": AT_LEAST_ONE,
     "trainer.total_steps": AT_LEAST_ONE,
-    "trainer.seed": NOT_NEGATIVE,
+    "trainer.seed": SEED,
     "trainer.save_every": NOT_NEGATIVE,
     "trainer.keep_checkpoints": NOT_NEGATIVE,
     "trainer.val_every": NOT_NEGATIVE,

@@ -89,6 +89,7 @@ class LiveEngines:
             timer=StageTimer(on_enter=on_stage),
             kl=initial_kl(config.algorithm),
             loss_takes_statistics=loss.needs_statistics,
+            loss_reads_reference="ref_log_probs" in loss.needs,
         )
 
 

@@ -61,6 +61,7 @@ class Session:
         timer: seconds by stage.
         kl: the weight of the KL penalty, which may be steered.
         loss_takes_statistics: the policy loss needs old_log_probs of the whole mini-batch before its update.
+        loss_reads_reference: the policy loss itself needs ref_log_probs.
         prompts_consumed: prompts drawn so far, the place in the data.
     """
 
@@ -71,6 +72,7 @@ class Session:
     timer: StageTimer
     kl: KlController
     loss_takes_statistics: bool = False
+    loss_reads_reference: bool = False
     prompts_consumed: int = 0
 
     @property
@@ -85,11 +87,12 @@ class Session:
         The pass also says how much truncated sampling keeps.
         """
         algorithm = self.config.algorithm
+        of_the_reference = algorithm.kl_coef > 0 or self.loss_reads_reference
         if algorithm.old_log_probs == "rollout":
-            return algorithm.kl_coef > 0
+            return of_the_reference
         off_policy = self.config.updates_per_step > 1 or algorithm.weight_lag > 0
         of_the_batch = self.loss_takes_statistics or self.config.rollout.truncates
-        return off_policy or of_the_batch or algorithm.kl_coef > 0
+        return off_policy or of_the_batch or of_the_reference
 
     @property
     def needs_greedy_rewards(self) -> bool:

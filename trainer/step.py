@@ -12,7 +12,11 @@ def train_step(session: Session, step: int) -> StepReport:
     """Runs rollout step ``step``, counted from 0, and returns what happened."""
     algorithm, timed, actors = session.config.algorithm, session.timed, session.actors
     rollout = sample_rollout(session, step)  # 1 data, 2 generate, 3 reward
-    batch = rollout.batch
+    # Dealt before step 4, whose pass then cuts the rows as the update will: ratios of the first optimizer step are 1.
+    tokens = rollout.batch.num_tokens if algorithm.balance_mini_batches else None
+    seed, ratio = session.config.trainer.seed, algorithm.batch_ratio
+    mini_batch = assign_mini_batches(rollout.batch["group_ids"], ratio, seed, step, tokens)
+    batch = rollout.batch.with_columns(mini_batch=mini_batch)
     if session.needs_greedy_rewards:
         with timed("greedy_baseline"):
             batch = batch.with_columns(greedy_rewards=greedy_rewards(session, batch))
@@ -20,12 +24,8 @@ def train_step(session: Session, step: int) -> StepReport:
         with timed("old_log_probs"):  # 4
             batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
     with timed("advantages"):  # 5
-        tokens = batch.num_tokens if algorithm.balance_mini_batches else None
-        seed, ratio = session.config.trainer.seed, algorithm.batch_ratio
-        batch = batch.with_columns(
-            advantages=advantages_of(batch, algorithm, session.kl.coef),
-            mini_batch=assign_mini_batches(batch["group_ids"], ratio, seed, step, tokens),
-        ).with_meta(**session.kl_meta)
+        advantages = advantages_of(batch, algorithm, session.kl.coef)
+        batch = batch.with_columns(advantages=advantages).with_meta(**session.kl_meta)
     with timed("update"):  # 6
         update = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7

@@ -139,7 +139,7 @@ class RolloutConfig:
     probe_every: int = 10
     """Steps between comparisons of both engines on a fixed probe; the first reshard is always compared, 0 is only that."""
     probe_tolerance: float | None = None
-    """Largest allowed difference in log-prob; by default 1e-4 in fp32 and 0.2 in bf16."""
+    """Largest allowed difference in log-prob; by default 1e-4 in fp32, and 0.2 where either engine is in bf16."""
     probe_action: str = "stop"
     """What a larger one leads to, once the tensors that differ are named: "stop" or "warn" (the run goes on)."""
 

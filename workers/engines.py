@@ -33,7 +33,7 @@ def build_objective(settings: HybridSettings) -> PolicyObjective:
 
 
 def build_policy(settings: HybridSettings, context: WorkerContext, device: torch.device) -> MegatronPolicy:
-    """The Megatron rank with the weights of ``model.path``, and the frozen reference where KL is on."""
+    """The Megatron rank with the weights of ``model.path``."""
     rollout = settings.rollout
     policy = MegatronPolicy(
         shape_of(settings.model),
@@ -50,8 +50,6 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
     folder = model_folder(settings.model.path, settings.model.revision)
     load_hf(folder, policy.specs(), policy.parameters_by_name())
     policy.weights_changed()
-    if settings.algorithm.kl_coef:
-        policy.build_reference()
     return policy
 
 

@@ -83,6 +83,8 @@ class HybridWorker:
         device = self._join(settings.device)
         self.objective = build_objective(settings)
         self.policy = build_policy(settings, self.context, device)
+        if self._needs_reference:
+            self.policy.build_reference()
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
         self.policy.offload()
@@ -114,7 +116,7 @@ class HybridWorker:
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="train")
     def compute_log_probs(self, batch: DataProto) -> DataProto:
-        """Step 4: old_log_probs and entropy under the weights that sampled, ref_log_probs and ref_kl where KL is on.
+        """Step 4: old_log_probs and entropy under the weights that sampled, ref_log_probs and ref_kl where they are needed.
 
         With ``algorithm.old_log_probs=rollout`` the old ones are only passed on.
         """
@@ -124,7 +126,7 @@ class HybridWorker:
             answer = self.policy.log_probs(batch)
         else:
             answer = DataProto({"old_log_probs": batch["rollout_log_probs"]})
-        if algorithm.kl_coef:
+        if self._needs_reference:
             answer = answer.merge(self.policy.ref_log_probs(batch))
             log_probs = answer["old_log_probs"], answer["ref_log_probs"]
             # Of every token, those of a truncated response that the loss leaves out included.
@@ -187,6 +189,11 @@ class HybridWorker:
         """Frees what was built, however far that went."""
         self._of_the_run.close()
         self._cleanup.close()
+
+    @property
+    def _needs_reference(self) -> bool:
+        """Whether the KL penalty, in reward or loss, or the policy loss itself looks at the starting model."""
+        return self.settings.algorithm.kl_coef > 0 or "ref_log_probs" in self.objective.needs
 
     def _join(self, device: str) -> torch.device:
         if self._device is None:

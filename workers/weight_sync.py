@@ -12,7 +12,7 @@ from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
 from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
 from workers.megatron.policy import MegatronPolicy
-from workers.probe import TOLERANCE, Probe, largest_difference, mismatch
+from workers.probe import Probe, largest_difference, mismatch, rounding
 from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
@@ -39,7 +39,7 @@ class WeightSync:
         # vLLM always samples one token more than it scores.
         self.probe = Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
         self.probe_every, self.probe_action = settings.rollout.probe_every, settings.rollout.probe_action
-        self.tolerance = settings.rollout.probe_tolerance or TOLERANCE[engine.dtype]
+        self.tolerance = settings.rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype)
         self.syncs = 0
 
     def run(self, policy_version: int, *, newest: bool = False) -> SyncReport:

@@ -62,6 +62,10 @@ SCHEMA: dict[str, Column] = {
     "greedy_rewards": Column(
         torch.float32, ("batch",), "reward", ("advantage",), "reward of the greedy response to the row's prompt"
     ),
+    # before 4, by the driver
+    "mini_batch": Column(
+        torch.int64, ("batch",), "mini_batches", ("megatron",), "which optimizer step of a pass uses the row"
+    ),
     # 4 megatron, recomputed
     "old_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_old, fp32"),
     "ref_log_probs": Column(torch.float32, ("batch", "response"), "megatron", ("megatron",), "log pi_ref, fp32"),
@@ -78,8 +82,5 @@ SCHEMA: dict[str, Column] = {
     ),
     # 5 algorithms
     "advantages": Column(torch.float32, ("batch",), "advantage", ("megatron",), "one number a response"),
-    "mini_batch": Column(
-        torch.int64, ("batch",), "advantage", ("megatron",), "which optimizer step of a pass uses the row"
-    ),
 }
 """Every column of the project. A new one is added here first."""

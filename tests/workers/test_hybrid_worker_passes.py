@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
+from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, build_policy_loss, register_policy_loss
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
@@ -20,12 +20,23 @@ from workers.rollout.engine import SamplingSettings
 from workers.watch_config import WatchConfig
 
 
+@register_policy_loss("passes_test_reference", config=CfpoConfig, needs=["ref_log_probs"])
+def to_the_reference(inputs, config):
+    return (inputs.log_probs - inputs.ref_log_probs).square()
+
+
 class FakePolicy:
     """Answers each optimizer step with the next KL; None stands for a gradient that is not finite."""
 
     def __init__(self, kls: list[float | None]) -> None:
         self.kls, self.updates = kls, []
         self.lagged = LaggedWeights(dict, lag=0)
+
+    def log_probs(self, batch):
+        return DataProto({"old_log_probs": torch.full((1, 2), -1.0)})
+
+    def ref_log_probs(self, batch):
+        return DataProto({"ref_log_probs": torch.full((1, 2), -1.5)})
 
     def update(self, batch, objective, *, on_policy):
         self.updates.append(batch["mini_batch"].tolist())
@@ -96,3 +107,19 @@ def test_truncated_responses_may_be_left_out_of_the_loss(worker, masked):
     made._engine = SimpleNamespace(generate=lambda prompts, sampling, width: answer)
     mask = made.generate(ROWS, SamplingSettings(max_tokens=3))["response_mask"]
     assert mask.tolist() == [[not masked] * 3, [True, True, False]]
+
+
+@pytest.mark.parametrize(
+    ("loss", "old", "present"),
+    [
+        ("cfpo", "recompute", False),
+        ("passes_test_reference", "recompute", True),
+        ("passes_test_reference", "rollout", True),
+    ],
+)
+def test_a_loss_gets_the_reference_that_it_needs(worker, loss, old, present):
+    made = worker(old_log_probs=old)
+    made.objective = PolicyObjective(loss=build_policy_loss(loss))
+    batch = {"responses": torch.zeros(1, 2, dtype=torch.int64), "response_lengths": torch.tensor([2])}
+    answer = made.compute_log_probs(DataProto(batch | {"rollout_log_probs": torch.full((1, 2), -1.0)}))
+    assert ("ref_log_probs" in answer) is present

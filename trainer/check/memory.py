@@ -6,7 +6,7 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
     optimizer    bf16: 12 P (fp32 master copy and two moments), fp32: 8 P; divided by dp with the distributed optimizer
                  (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d);
                  what belongs to experts is divided by the ranks that hold the same ones, tp dp / ep
-    reference    e P when algorithm.kl_coef > 0
+    reference    e P when algorithm.kl_coef > 0 or the policy loss needs ref_log_probs
     kept         4 P, divided as the optimizer's, when actor.optimizer.grad_cosine keeps a gradient
     older        k e P in host memory with algorithm.weight_lag = k, and e P more while older weights are in the model
                  and the current ones in the host's: at each reshard and for the old log-probs
@@ -32,6 +32,7 @@ host's memory is estimated apart; on a CPU the host's memory is the device's.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
 from trainer.config.root import Config
@@ -161,7 +162,8 @@ def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[s
         "optimizer": sharded(12 if width == 2 else 8),
     }
     kept = {"kept gradient": sharded(4)} if config.actor.optimizer.grad_cosine else {}
-    return state | kept | ({"reference": width * count} if config.algorithm.kl_coef else {})
+    has_reference = config.algorithm.kl_coef > 0 or "ref_log_probs" in POLICY_LOSSES.get(config.policy_loss.name).needs
+    return state | kept | ({"reference": width * count} if has_reference else {})
 
 
 def _older_weights(config: Config, weights: int) -> tuple[dict[str, int], dict[str, int]]:

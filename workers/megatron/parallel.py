@@ -43,7 +43,7 @@ class ParallelGroups:
 def initialize_parallel(
     layout: ParallelLayout, *, chunks: int = 1, rank: int, device: torch.device, seed: int
 ) -> ParallelGroups:
-    """Creates Megatron-core's process groups over torch's world, which must exist; once a process.
+    """Creates Megatron-core's process groups over torch's world, which must exist; a process's later models share them.
 
     Args:
         layout: of the training engine; its world is all processes.
@@ -63,12 +63,13 @@ def initialize_parallel(
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=layout.tp,
                 pipeline_model_parallel_size=layout.pp,
-                virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
                 context_parallel_size=layout.cp,
                 expert_model_parallel_size=layout.ep,
                 expert_tensor_parallel_size=1,
                 create_gloo_process_groups=False,
             )
+        # No process group hangs on the chunks: each run of a worker may have its own.
+        parallel_state.set_virtual_pipeline_model_parallel_world_size(chunks if chunks > 1 else None)
         tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     coordinate = layout.coordinate(rank)
     expected = (coordinate.tp, coordinate.pp, layout.expert_rank(coordinate))

@@ -1,4 +1,4 @@
-"""The tokens that end a response: the tokenizer's and the generation config's end-of-sequence tokens."""
+"""The tokens that end a response: the end-of-sequence tokens of the model's and the generation config."""
 
 import json
 from pathlib import Path

@@ -26,8 +26,9 @@ def pass_at_k(groups: RewardGroups, config: PassAtKConfig) -> Tensor:
     """How much a response raises the best of a random subset of k: mean of max(R - best of k - 1 others, 0).
 
     Walder and Karkhanis, 2025 (arXiv 2505.15201), the leave-one-out-minus-one baseline: an unbiased gradient of
-    pass@k, and of max@k for rewards that are no 0s and 1s. With k = n the best response gets what it is better than the
-    second, all others 0: verl's ``grpo_passk`` before its division by the std (Tang et al., 2025, arXiv 2503.19595).
+    pass@k, divided by k, and of max@k for rewards that are no 0s and 1s. With k = n the best response gets what it is
+    better than the second, all others 0: verl's ``grpo_passk`` before its division by the std (Tang et al., 2025,
+    arXiv 2503.19595).
     Advantages are never negative.
 
     With the others sorted, the j-th (from 0) is the best of C(j, k - 2) of the C(n - 1, k - 1) subsets; those below the

@@ -44,8 +44,9 @@ class CovarianceMeans:
 def token_draw(inputs: PolicyLossInputs) -> Tensor:
     """A number in [0, 1) for each token that looks random and is a function of the token alone, fp64.
 
-    The bits of the old log-prob and the advantage are hashed: the draw is the same in every layout and micro-batch,
-    and in each pass over the rollout.
+    The bits of the old log-prob and the advantage are hashed: the draw is the same on every rank, in every micro-batch
+    and in each pass over the rollout. Old log-probs that another layout recomputes differ in their last bits, and draw
+    other tokens.
     """
     mixed = torch.zeros(inputs.log_probs.shape, dtype=torch.int64, device=inputs.log_probs.device)
     for values in (inputs.old_log_probs, inputs.advantages):

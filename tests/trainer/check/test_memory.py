@@ -4,18 +4,32 @@ from dataclasses import replace
 
 import pytest
 
+from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, register_policy_loss
 from cfpo_hybrid.models import model_shape
 from trainer.check.fitting import alternatives
 from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, Phase, estimate_memory
 from trainer.config import Config, TrainerConfig
 from trainer.config.data_config import DataConfig
 from trainer.config.known_models import known_config
-from workers.config import ActorConfig, AlgorithmConfig, MegatronConfig, ModelConfig, OptimizerConfig, RolloutConfig
+from workers.config import (
+    ActorConfig,
+    AlgorithmConfig,
+    MegatronConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PolicyLossConfig,
+    RolloutConfig,
+)
 
 SHAPE = model_shape(known_config("Qwen/Qwen2.5-1.5B") or {})
 PARAMETERS = 1_543_714_304  # 151,936 rows need no padding
 GPU = Device(is_gpu=True, bytes=80 * GIB)
 CPU = Device(is_gpu=False, bytes=0)
+
+
+@register_policy_loss("memory_test_reference", config=CfpoConfig, needs=["ref_log_probs"])
+def to_the_reference(inputs, config):
+    return inputs.log_probs - inputs.ref_log_probs
 
 
 def config_of(workers: int = 4, actor: ActorConfig | None = None, **megatron: bool | int) -> Config:
@@ -113,7 +127,9 @@ def test_settings_that_cost_memory():
     base = phases(config_of())
     assert phases(config_of(distributed_optimizer=False))["update"].total > base["update"].total
     with_kl = replace(config_of(), algorithm=replace(config_of().algorithm, kl_coef=0.1))
-    assert phases(with_kl)["update"].parts["reference"] == 2 * PARAMETERS
+    with_loss = replace(config_of(), policy_loss=PolicyLossConfig(name="memory_test_reference"))
+    for with_reference in (with_kl, with_loss):
+        assert phases(with_reference)["update"].parts["reference"] == 2 * PARAMETERS
 
 
 def test_offload_empties_the_device_for_generation():

@@ -18,9 +18,6 @@ Values: TypeAlias = Tensor | np.ndarray
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What metadata and the cells of object columns that go into a file may be."""
 
-PADDED_AXES = ("prompt", "response")
-"""Axes of token positions; all columns of a batch agree on the width of each."""
-
 
 def column_of(name: str) -> Column:
     """The schema's entry of a column.

@@ -97,7 +97,9 @@ def longest_swath(plan):
     readers = defaultdict(set)
     for route in (route for routes in plan.routes for route in routes if not route.is_local):
         readers[route.cargo].add(route.destination_rank)
-    return max((len(ranks) * max(item.row for item in plan.cargos[cargo].items) for cargo, ranks in readers.items()), default=0)
+    return max(
+        (len(ranks) * max(item.row for item in plan.cargos[cargo].items) for cargo, ranks in readers.items()), default=0
+    )
 
 
 def sent_by_rank(plan):

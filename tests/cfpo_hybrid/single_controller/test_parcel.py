@@ -23,7 +23,9 @@ def test_rows_of_a_batch_at_hand_are_shared_as_the_batch_itself_is(monkeypatch: 
     batch = DataProto({"prompts": torch.arange(4 * width).view(4, width), "prompt_lengths": torch.full((4,), width)})
     near = batch.rows([3, 1])  # nothing is gathered yet
     far = DataProto({"responses": torch.zeros(2, 3, dtype=torch.int64)})
-    shared = parcel.share(near.merge(DataProto.of_blocks({"responses": Block.whole(LocalPart(far))}, 2, far.widths, {})))
+    shared = parcel.share(
+        near.merge(DataProto.of_blocks({"responses": Block.whole(LocalPart(far))}, 2, far.widths, {}))
+    )
     assert all(isinstance(part, parcel.StoredPart) for block in shared.deferred.values() for part in block.parts)
     assert set(shared.deferred) == {"prompts", "prompt_lengths", "responses"} and len(put) == 1
     assert put[0].column_names == ("prompt_lengths", "prompts") and put[0]["prompts"].equal(batch["prompts"][[3, 1]])

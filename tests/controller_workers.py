@@ -92,9 +92,14 @@ class EchoWorker:
 
 
 class FailsToStart:
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: WorkerContext, marker: str = "") -> None:
         if context.rank == 1:
             raise RuntimeError("no such model")
+        self.marker = marker
+
+    def close(self) -> None:
+        if self.marker:
+            Path(self.marker, "closed").touch()
 
 
 class GlooWorker:

@@ -34,7 +34,7 @@ SMALL = ModelShape(
 
 
 def small_shape(**changes: Any) -> ModelShape:
-    """A few hundred parameters; families differ as the real ones do."""
+    """``SMALL``, of a few hundred parameters, with changes; families differ as the real ones do."""
     shape = replace(SMALL, **changes)
     return replace(
         shape,

@@ -34,8 +34,8 @@ def read_dense_shape(
         hidden_size=hidden_size,
         intermediate_size=read_size(config, "intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=config.get("num_key_value_heads") or num_heads,
-        head_dim=config.get("head_dim") or hidden_size // num_heads,
+        num_kv_heads=read_size(config, "num_key_value_heads", num_heads),
+        head_dim=read_size(config, "head_dim", hidden_size // num_heads),
         vocab_size=read_size(config, "vocab_size"),
         max_position_embeddings=read_size(config, "max_position_embeddings"),
         rope_theta=theta,
@@ -61,15 +61,16 @@ def refuse(config: Mapping[str, Any], *keys: str) -> None:
             )
 
 
-def read_size(config: Mapping[str, Any], key: str) -> int:
-    """A whole number.
+def read_size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A whole number of at least 1; where the key is missing or null, the default.
 
     Raises:
-        ModelError: the key is missing, or is something else.
+        ModelError: the key is missing and has no default, or is something else.
     """
-    if not isinstance(config.get(key), int):
-        raise ModelError(f"config.json has {key}={config.get(key)!r}; it must be a whole number")
-    return config[key]
+    size = default if config.get(key) is None else config[key]
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(f"config.json has {key}={size!r}; it must be a whole number of at least 1")
+    return size
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:

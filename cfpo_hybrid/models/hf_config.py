@@ -39,7 +39,7 @@ def load_hf_config(path: str, revision: str | None = None) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"model.path={path!r}: there is no config.json in {file.parent}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ModelError(f"{file} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} holds a {type(config).__name__}, not an object")

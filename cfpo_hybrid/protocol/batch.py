@@ -184,9 +184,19 @@ class DataProto:
         return batch
 
     def rows(self, indices: Tensor | np.ndarray | Sequence[int]) -> "DataProto":
-        """The rows ``indices`` (int64, or a bool mask), in that order; values are gathered when a column is read."""
+        """The rows ``indices`` (whole numbers, or a bool mask), in that order; values are gathered when a column is read.
+
+        Raises:
+            BatchError: an index beyond the batch or no whole number, or a mask of another length.
+        """
         wanted = np.asarray(indices)
-        wanted = np.flatnonzero(wanted) if wanted.dtype == bool else wanted.astype(np.int64, copy=False)
+        if wanted.dtype == bool:
+            if wanted.shape != (self._length,):
+                raise BatchError(f"a mask of shape {list(wanted.shape)} for a batch of {self._length} rows")
+            wanted = np.flatnonzero(wanted)
+        if wanted.size and wanted.dtype.kind not in "iu":
+            raise BatchError(f"rows are chosen by whole numbers or a bool mask, not by {wanted.dtype}")
+        wanted = wanted.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self._length):
             raise BatchError(f"rows {wanted.min()}..{wanted.max()} asked of a batch of {self._length}")
         return self.take(wanted)

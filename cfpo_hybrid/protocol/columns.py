@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -17,9 +18,6 @@ Values: TypeAlias = Tensor | np.ndarray
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What metadata and the cells of object columns that go into a file may be."""
-
-PADDED_AXES = ("prompt", "response")
-"""Axes of token positions; all columns of a batch agree on the width of each."""
 
 
 def column_of(name: str) -> Column:
@@ -38,6 +36,7 @@ def column_of(name: str) -> Column:
     return SCHEMA[name]
 
 
+@cache
 def tensor_dtype(name: str) -> torch.dtype:
     """The dtype of a tensor column."""
     dtype = column_of(name).dtype
@@ -46,6 +45,7 @@ def tensor_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+@cache
 def padded_axis(name: str) -> str | None:
     """The token axis of a column, None for a column of one value a row."""
     axes = column_of(name).axes

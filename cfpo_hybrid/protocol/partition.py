@@ -31,25 +31,24 @@ def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = 
 
 def partition_rows(weights: np.ndarray, num_parts: int, strata: np.ndarray | None = None) -> list[np.ndarray]:
     """:func:`balanced_partition` on numpy arrays."""
-    order = np.argsort(-weights, kind="stable")
-    labels = [0] * len(order)
-    if strata is not None:
-        order = order[np.argsort(strata[order], kind="stable")]
-        labels = strata[order].tolist()
+    loads, labels = weights.tolist(), [0] * len(weights) if strata is None else strata.tolist()
+    order = sorted(range(len(loads)), key=loads.__getitem__, reverse=True)
+    order.sort(key=labels.__getitem__)  # stable: heavy rows first within each stratum
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     totals = [0.0] * num_parts
     heap: list[tuple[float, int, int]] = []
     ranked: list[int] = []
     label_before: int | None = None
-    for row, weight, label in zip(order.tolist(), weights[order].tolist(), labels, strict=True):
-        if label != label_before:  # each stratum starts even; ties go to the part that earlier strata left lightest
+    for row in order:
+        # Each stratum starts even; ties go to the part that earlier strata left lightest.
+        if labels[row] != label_before:
             ranked = sorted(range(num_parts), key=totals.__getitem__)
             heap = [(0.0, 0, place) for place in range(num_parts)]
-            label_before = label
+            label_before = labels[row]
         load, count, place = heap[0]
-        heapq.heapreplace(heap, (load + weight, count + 1, place))
+        heapq.heapreplace(heap, (load + loads[row], count + 1, place))
         parts[ranked[place]].append(row)
-        totals[ranked[place]] += weight
+        totals[ranked[place]] += loads[row]
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 

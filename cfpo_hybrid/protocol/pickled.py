@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cfpo_hybrid.protocol.block import Block
-from cfpo_hybrid.protocol.columns import Values, array_view, padded_axis, tensor_dtype, tensor_view
+from cfpo_hybrid.protocol.columns import Values, array_view, padded_axis, tensor_view
 
 _SMALL_BYTES = 16 * 1024
 """Tensors up to this size go as bytes."""
 
-PickledColumns: TypeAlias = dict[str, np.ndarray | tuple[tuple[int, ...], bytes]]
-"""By name: an array, or the shape and the bytes of a tensor whose dtype the schema knows."""
+_Small: TypeAlias = tuple[tuple[int, ...], str, bytes]
+"""Shape, numpy's name of the dtype, and content."""
+PickledColumns: TypeAlias = dict[str, np.ndarray | _Small]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ class PickledRows:
         return self.length
 
     def __getitem__(self, name: str) -> Values:
-        return _restored(name, self.columns[name])
+        return _restored(self.columns[name])
 
 
 def pickled_columns(columns: Mapping[str, Values]) -> PickledColumns:
     """The columns as pickle is to see them."""
-    return {name: _small(values) if _is_small(values) else array_view(values) for name, values in columns.items()}
+    return {name: _as_bytes(values) or array_view(values) for name, values in columns.items()}
 
 
 def unpickled_columns(rows: PickledRows) -> tuple[dict[str, Values], dict[str, Block]]:
@@ -49,18 +49,16 @@ def unpickled_columns(rows: PickledRows) -> tuple[dict[str, Values], dict[str, B
     return near, dict.fromkeys(wide, Block.whole(rows)) if wide else {}
 
 
-def _is_small(values: Values) -> bool:
-    return isinstance(values, Tensor) and values.nbytes <= _SMALL_BYTES
+def _as_bytes(values: Values) -> _Small | None:
+    """A small tensor; None for anything else."""
+    if not isinstance(values, Tensor) or values.nbytes > _SMALL_BYTES:
+        return None
+    array = values.numpy(force=True)
+    return array.shape, array.dtype.str, array.tobytes()
 
 
-def _small(values: Values) -> tuple[tuple[int, ...], bytes]:
-    return tuple(values.shape), array_view(values).tobytes()
-
-
-def _restored(name: str, stored: np.ndarray | tuple[tuple[int, ...], bytes]) -> Values:
-    if isinstance(stored, np.ndarray):
-        return stored if stored.dtype == object else tensor_view(stored)
-    shape, data = stored
-    if not data:
-        return torch.empty(shape, dtype=tensor_dtype(name))
-    return torch.frombuffer(bytearray(data), dtype=tensor_dtype(name)).view(shape)
+def _restored(stored: np.ndarray | _Small) -> Values:
+    if isinstance(stored, tuple):
+        shape, dtype, data = stored
+        stored = np.ndarray(shape, dtype, bytearray(data))
+    return stored if stored.dtype == object else tensor_view(stored)

@@ -99,10 +99,6 @@ class Piece(NamedTuple):
         """Its place in the local parameter."""
         return Rectangle(self.local_start, self.hf.size)
 
-    def to_local(self, part: Rectangle) -> Rectangle:
-        """Where a part of the Hugging Face rectangle lies in the local parameter."""
-        return part.moved(self.hf.start, self.local_start)
-
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:

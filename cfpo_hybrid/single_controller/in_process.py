@@ -7,6 +7,7 @@ no collectives between them, since each call runs to its end before the next wor
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any
@@ -57,29 +58,22 @@ class InProcessWorkerGroup(WorkerGroup):
         layouts = layouts or {"train": ParallelLayout()}
         world_size = next(iter(layouts.values())).world_size
         super().__init__(worker_class, role=role, world_size=world_size, layouts=layouts)
-        port, job_id = free_port(), uuid.uuid4().hex[:12]
         self.workers: list[Any] = []
-        for rank in range(world_size):
-            context = WorkerContext(
-                role=role,
-                rank=rank,
-                world_size=world_size,
-                local_rank=rank,
-                local_world_size=world_size,
-                node_ip="127.0.0.1",
-                master_address="127.0.0.1",
-                master_port=port,
-                job_id=job_id,
-            )
-            self.workers.append(self._attempt(rank, "__init__", lambda context=context: worker_class(context, *args)))
+        with ExitStack() as on_failure:
+            on_failure.callback(self.shutdown)  # those that were made before the one that failed
+            for context in _contexts(role, world_size):
+                made = self._attempt(context.rank, "__init__", lambda context=context: worker_class(context, *args))
+                self.workers.append(made)
+            on_failure.pop_all()
 
     def shutdown(self) -> None:
-        """Closes every worker that can be closed."""
+        """Closes every worker that can be closed, the later ones first."""
         workers, self.workers = self.workers, []
         self._stopped = self._stopped or "it was shut down"
-        for worker in workers:
-            if isinstance(worker, Closable):
-                worker.close()
+        with ExitStack() as closing:  # goes on to the others when one of them raises
+            for worker in workers:
+                if isinstance(worker, Closable):
+                    closing.callback(worker.close)
 
     def _share(self, batch: DataProto) -> DataProto:
         return batch
@@ -103,3 +97,21 @@ class InProcessWorkerGroup(WorkerGroup):
             return action()
         except Exception as error:  # whatever a worker raises, the driver sees one kind of error, as with Ray
             raise WorkerError(self.role, rank, method, traceback.format_exc()) from error
+
+
+def _contexts(role: str, world_size: int) -> list[WorkerContext]:
+    port, job_id = free_port(), uuid.uuid4().hex[:12]
+    return [
+        WorkerContext(
+            role=role,
+            rank=rank,
+            world_size=world_size,
+            local_rank=rank,
+            local_world_size=world_size,
+            node_ip="127.0.0.1",
+            master_address="127.0.0.1",
+            master_port=port,
+            job_id=job_id,
+        )
+        for rank in range(world_size)
+    ]

@@ -92,13 +92,14 @@ class BatchReply(NamedTuple):
 
 
 def share(batch: DataProto) -> DataProto:
-    """The batch with its columns at hand put into the object store once, for all workers; small batches stay."""
-    local = batch.local_columns
-    if _size(local) <= INLINE_BYTES:
+    """The batch with what of it is in this process put into the object store once, for all workers; small batches stay."""
+    far = {name: block for name, block in batch.deferred.items() if _is_stored(block)}
+    here = [name for name in batch.column_names if name not in far]
+    if _size({name: batch[name] for name in here}) <= INLINE_BYTES:
         return batch
-    stored = batch.select(*local)
+    stored = batch.select(*here)
     block = Block.whole(StoredPart(ray.put(stored), len(stored), stored.widths))
-    return DataProto.of_blocks({**batch.deferred, **dict.fromkeys(local, block)}, len(batch), batch.widths, batch.meta)
+    return DataProto.of_blocks({**far, **dict.fromkeys(here, block)}, len(batch), batch.widths, batch.meta)
 
 
 def pack(method: str, arguments: Arguments) -> Call:
@@ -155,6 +156,10 @@ def _dumps(value: Any) -> bytes:
     return cloudpickle.dumps(value) if b"__main__" in data else data
 
 
+def _is_stored(block: Block) -> bool:
+    return all(isinstance(part, StoredPart) for part in block.parts)
+
+
 def _size(columns: Mapping[str, Any]) -> int:
     return sum(values.nbytes for values in columns.values())
 
@@ -162,7 +167,7 @@ def _size(columns: Mapping[str, Any]) -> int:
 def _pack_batch(batch: DataProto, parts: list[StoredPart], blocks: list[Block]) -> Parcel | DataProto:
     names_of: dict[Block, list[str]] = {}
     for name, block in batch.deferred.items():
-        if all(isinstance(part, StoredPart) for part in block.parts):
+        if _is_stored(block):
             names_of.setdefault(block, []).append(name)
     if not names_of:
         return batch

@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks
 
 from clock import medians  # noqa: E402
 from gloo import run_gloo  # noqa: E402
+from resharding_world import small_shape  # noqa: E402
 
-from cfpo_hybrid.models import ModelShape  # noqa: E402
 from cfpo_hybrid.models.shards import hf_shapes  # noqa: E402
 from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan  # noqa: E402
 from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
@@ -33,8 +33,7 @@ from cfpo_hybrid.resharding import Resharder, ShardSpec, join_host  # noqa: E402
 
 BUCKET_BYTES = 64 << 20
 COPIED_BYTES = 64 << 20
-SHAPE = ModelShape(
-    family="qwen2",
+SHAPE = small_shape(
     num_layers=12,
     hidden_size=768,
     intermediate_size=2304,
@@ -43,11 +42,6 @@ SHAPE = ModelShape(
     head_dim=64,
     vocab_size=32_000,
     max_position_embeddings=2048,
-    rope_theta=10000.0,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
-    qkv_bias=True,
-    tied_embeddings=False,
 )
 PAIRS = [
     (ParallelLayout(tp=2, dp=2), ParallelLayout(tp=1, dp=4)),

@@ -6,12 +6,16 @@ A call is a line of JSON (the arguments), the answer another one. The process en
 import json
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from workers.reward.graders import Grader, is_worn_out, load_grader
 
+START_SECONDS = 120.0
+"""Longest time from the start of a process to the end of its imports."""
 ORPHAN_SECONDS = 2.0
-"""After this much more than the timeout a call is ended from within: the parent that should kill is gone."""
+"""After this much more than its time a process ends itself: the parent that should have killed it is gone."""
 DETAIL_CHARS = 500
 
 
@@ -41,21 +45,31 @@ def main(descriptor: int, grader_name: str, timeout_seconds: float) -> None:
     channel = socket.socket(fileno=descriptor)
     channel.set_inheritable(False)
     try:
-        grader = load_grader(grader_name)
+        with _limited(START_SECONDS):
+            grader = load_grader(grader_name)
     except (Exception, SystemExit) as error:
         _send(channel, Reply(error=_describe(error)))
         return
     _send(channel, Reply())
     with channel.makefile("rb") as calls:
         for line in calls:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, timeout_seconds + ORPHAN_SECONDS)
-            reply = _answer(grader, json.loads(line))
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            with _limited(timeout_seconds):
+                reply = _answer(grader, json.loads(line))
             reply = replace(reply, is_last=is_worn_out(grader_name))
             _send(channel, reply)
             if reply.is_last:
                 return
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Ends the process if the block takes longer, by a signal that its code cannot have kept for itself before."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _answer(grader: Grader, arguments: list[object]) -> Reply:

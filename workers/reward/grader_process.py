@@ -10,11 +10,9 @@ import sys
 import time
 from enum import Enum
 
-from workers.reward.grader_main import Reply
+from workers.reward.grader_main import START_SECONDS, Reply
 from workers.reward.grading import Arguments
 
-START_SECONDS = 120.0
-"""Longest time from the start of a process to the end of its imports."""
 # A plain interpreter rather than multiprocessing, which would import the parent's main module, and with it torch.
 _BOOTSTRAP = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path'); "

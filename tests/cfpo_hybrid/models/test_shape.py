@@ -111,6 +111,8 @@ def test_unknown_family_lists_the_known_ones():
         {"hidden_act": "gelu"},
         {"vocab_size": None},
         {"num_key_value_heads": 5},
+        {"num_key_value_heads": "2"},
+        {"num_attention_heads": 0},
         {"head_dim": 64},
         {"rope_scaling": {"type": "yarn", "factor": 4.0}},
         {"rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
@@ -144,9 +146,10 @@ def test_variants_of_other_families_raise(config, change):
 def test_config_files_that_cannot_be_used(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_hf_config(str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="not JSON"):
-        load_hf_config(str(tmp_path))
+    for content in (b"{", b"\xff\xfe"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ModelError, match="not JSON"):
+            load_hf_config(str(tmp_path))
     with pytest.raises(ModelError, match="no such folder"):
         load_hf_config(str(tmp_path / "absent"))
 

@@ -83,6 +83,10 @@ def test_rows_are_chosen_by_index_or_mask_and_chosen_again():
     assert len(batch.rows([])) == 0 and batch.rows([])["prompts"].shape == (0, 3)
     with pytest.raises(errors.BatchError, match="asked of a batch of 4"):
         batch.rows([4])
+    with pytest.raises(errors.BatchError, match=r"mask of shape \[3\] for a batch of 4 rows"):
+        batch.rows([True, False, True])
+    with pytest.raises(errors.BatchError, match="not by float64"):
+        batch.rows([1.5])
 
 
 def test_columns_added_after_a_choice_of_rows_belong_to_the_chosen_rows():

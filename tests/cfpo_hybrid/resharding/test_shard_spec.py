@@ -37,7 +37,7 @@ def test_the_same_on_vectors(first, second):
 def test_a_part_is_found_in_the_local_frame():
     piece = Piece("w", Rectangle((10, 4), (5, 3)), (2, 0))
     # Row 12 of the tensor is the third row of the piece, which begins at local row 2.
-    assert piece.to_local(Rectangle((12, 5), (2, 1))) == Rectangle((4, 1), (2, 1))
+    assert Rectangle((12, 5), (2, 1)).moved(piece.hf.start, piece.local_start) == Rectangle((4, 1), (2, 1))
 
 
 def spec(*areas: tuple[int, int], padding: tuple[Rectangle, ...] = ()) -> ShardSpec:

@@ -146,6 +146,15 @@ def test_a_failure_names_the_rank_and_ends_the_group(group, tmp_path):
         group.run(EchoWorker.pid)
 
 
-def test_a_constructor_that_raises_is_a_worker_error():
+def test_a_constructor_that_raises_is_a_worker_error_and_leaves_no_worker_open(tmp_path):
     with pytest.raises(WorkerError, match=r"rank 1\] failed in __init__(.|\n)*no such model"):
-        InProcessWorkerGroup(FailsToStart, layouts={"train": ParallelLayout(dp=2)})
+        InProcessWorkerGroup(FailsToStart, args=(str(tmp_path),), layouts={"train": ParallelLayout(dp=2)})
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_worker_that_cannot_close_keeps_no_other_open(tmp_path):
+    group = InProcessWorkerGroup(EchoWorker, args=(0.0, str(tmp_path)), layouts={"train": ParallelLayout(dp=3)})
+    group.workers[1].marker = str(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError):
+        group.shutdown()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]

@@ -16,6 +16,23 @@ class LocalPart(parcel.StoredPart):
         self.ref, self.length, self.widths = batch, len(batch), batch.widths  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_rows_of_a_batch_at_hand_are_shared_as_the_batch_itself_is(monkeypatch: pytest.MonkeyPatch):
+    put: list[DataProto] = []
+    monkeypatch.setattr(parcel.ray, "put", lambda batch: put.append(batch) or len(put))
+    width = parcel.INLINE_BYTES // 8
+    batch = DataProto({"prompts": torch.arange(4 * width).view(4, width), "prompt_lengths": torch.full((4,), width)})
+    near = batch.rows([3, 1])  # nothing is gathered yet
+    far = DataProto({"responses": torch.zeros(2, 3, dtype=torch.int64)})
+    shared = parcel.share(
+        near.merge(DataProto.of_blocks({"responses": Block.whole(LocalPart(far))}, 2, far.widths, {}))
+    )
+    assert all(isinstance(part, parcel.StoredPart) for block in shared.deferred.values() for part in block.parts)
+    assert set(shared.deferred) == {"prompts", "prompt_lengths", "responses"} and len(put) == 1
+    assert put[0].column_names == ("prompt_lengths", "prompts") and put[0]["prompts"].equal(batch["prompts"][[3, 1]])
+    call = parcel.pack("score", Arguments((shared,), {}))
+    assert isinstance(call.body, bytes) and len(call.body) < 4096
+
+
 @pytest.mark.parametrize("rows", [None, [2, 0]], ids=["all rows", "some rows"])
 def test_wide_columns_of_the_message_join_those_of_the_store(rows: list[int] | None):
     near = DataProto({"prompts": torch.arange(6).view(3, 2), "prompt_lengths": torch.tensor([2, 1, 2])})

@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from resharding_world import small_shape
 from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError
-from cfpo_hybrid.models import ModelShape
 from workers.megatron.activation import SwiGLU
 from workers.megatron.attention import PackedAttention, Rotary, choose_kernel
 from workers.megatron.norm import RMSNorm
@@ -22,22 +22,7 @@ CONFIG = cast(
         use_cpu_initialization=True, params_dtype=torch.float32, sequence_parallel=True, context_parallel_size=1
     ),
 )
-SHAPE = ModelShape(
-    family="qwen2",
-    num_layers=1,
-    hidden_size=32,
-    intermediate_size=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    vocab_size=10,
-    max_position_embeddings=64,
-    rope_theta=100.0,
-    rope_scaling=None,
-    rms_norm_eps=1e-6,
-    qkv_bias=True,
-    tied_embeddings=True,
-)
+SHAPE = small_shape(hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8, rope_theta=100.0)
 
 
 def assert_same(function: Callable[..., Tensor], reference: Callable[..., Tensor], *inputs: Tensor) -> None:

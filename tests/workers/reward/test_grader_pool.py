@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cfpo_hybrid.errors import RewardError
+from workers.reward.grader_main import START_SECONDS
 from workers.reward.graders import MATH_RECYCLE_BYTES, MATH_VERIFY
 from workers.reward.grading import Outcome, Status
 from workers.reward.pool import GraderPool
@@ -202,6 +203,21 @@ def test_processes_that_die_while_starting_raise(tmp_path: Path):
     with pytest.raises(RewardError, match=r"3 reward processes .* exit code 9"):
         pool.run([()])
     assert pool.process_ids == []
+
+
+def test_a_process_has_a_clock_of_its_own_while_it_loads_and_while_it_works(tmp_path: Path):
+    path = tmp_path / "clock.py"
+    path.write_text(
+        "import signal\n"
+        "LOADING = signal.getitimer(signal.ITIMER_REAL)[0]\n"
+        "def score(what):\n"
+        "    return LOADING if what == 'loading' else signal.getitimer(signal.ITIMER_REAL)[0]\n"
+    )
+    with GraderPool(f"{path}:score", num_processes=1, timeout_seconds=20.0) as pool:
+        loading, working = (outcome.score for outcome in pool.run([("loading",), ("working",)]))
+    # Both end by themselves shortly after their parent would have killed them.
+    assert START_SECONDS - 20 < loading < START_SECONDS + 2.1
+    assert 0 < working < 22.1
 
 
 @pytest.mark.slow

@@ -9,6 +9,28 @@ from data_world import char_tokenizer, numbered_rows, write_rows
 from tiny_model import save_tiny_model
 
 END_TOKEN = 3
+FATAL_LOSS = """
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfpo_hybrid import register_policy_loss
+
+
+@dataclass(frozen=True)
+class NoKnobs:
+    pass
+
+
+@register_policy_loss("fatal", config=NoKnobs)
+def fatal(inputs, config):
+    if os.environ.get("RANK") == "1":
+        Path({note!r}).write_text(str(time.time()))
+        {act}
+    return -inputs.ratio * inputs.advantages
+"""
 REWARD = """
 def vowels(problem, response, ground_truth, extra):
     return sum(letter in "aeiou" for letter in response) / 8
@@ -46,6 +68,13 @@ def write_world(folder: Path, **model: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+def write_fatal_loss(folder: Path, act: str) -> tuple[dict[str, Any], Path]:
+    """A loss in which rank 1 does ``act``: the settings that name it, and the file where it notes the time before."""
+    plugin, note = folder / "fatal.py", folder / "note"
+    plugin.write_text(FATAL_LOSS.format(note=str(note), act=act))
+    return {"policy_loss__name": "fatal", "policy_loss__plugins": f"[{plugin}]"}, note
 
 
 def processes_with(word: str) -> list[int]:

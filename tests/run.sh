@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash examples/install.sh cpu
 unset PYTHONDONTWRITEBYTECODE  # else every process would compile torch, vLLM and transformers anew
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0
+export RAY_worker_niceness=0  # Ray's own 15 would leave its workers little beside the other tests
 .venv/bin/ruff check --no-cache .
 .venv/bin/ruff format --check .
 .venv/bin/basedpyright

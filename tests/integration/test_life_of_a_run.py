@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from integration_world import overrides, write_world
+from integration_world import overrides, write_fatal_loss, write_world
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,6 +64,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def dotted(settings: dict) -> dict:
+    """The same under the keys of a recipe."""
+    return {key.replace("__", "."): value for key, value in settings.items()}
+
+
 def lines(run_dir: Path, name: str) -> list[dict]:
     read = [json.loads(line) for line in (run_dir / name).read_text().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith(UNTIMED)} for line in read]
@@ -78,25 +83,27 @@ def same_run(found: Path, expected: Path) -> bool:
 
 
 def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, capsys: pytest.CaptureFixture[str]):
-    """A study of three runs on the same engines: one with other settings and another loss, then ``whole`` twice, first
-    resumed from its first checkpoint and then from the start."""
+    """A study of four runs on the same engines: one with other settings and another loss, then ``whole`` twice, first
+    resumed from its first checkpoint and then from the start, and at last one with a worker that raises."""
     whole, output = world / "whole", world / "study"
+    fatal, note = write_fatal_loss(world, "raise ArithmeticError('the loss broke')")
     study = {
         "recipe": str(world / "recipe.yaml"),
         "output": str(output),
-        "settings": {key.replace("__", "."): value for key, value in SETTINGS.items()},
+        "settings": dotted(SETTINGS),
         # A name that no result depends on; the second is that of ``whole``.
-        "axes": {"trainer.project": ["other", "cfpo_hybrid", "fresh"]},
+        "axes": {"trainer.project": ["other", "cfpo_hybrid", "fresh", "failing"]},
         "cells": [
             {
                 "when": {"trainer.project": "other"},
                 "set": {
                     "policy_loss.name": "clip",
                     "actor.lr": 0.01,
-                    "algorithm.iterations": 1,
+                    "algorithm.iterations": 3,  # the longest run is the first
                     "rollout.group_size": 2,
                 },
-            }
+            },
+            {"when": {"trainer.project": "failing"}, "set": dotted(fatal)},
         ],
     }
     (world / "study.yaml").write_text(yaml.safe_dump(study))
@@ -104,7 +111,11 @@ def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, 
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "export")
     shutil.rmtree(resumed / "checkpoints" / "step_000002")
-    assert main(["study", str(world / "study.yaml")]) == 0
+    assert main(["study", str(world / "study.yaml")]) == 1
+    record = output / "runs" / "failing-seed1" / "failed.json"
+    assert record.stat().st_mtime - float(note.read_text()) < 30
+    error = json.loads(record.read_text())["error"]
+    assert "hybrid[rank 1] failed in update_policy" in error.splitlines()[0] and "the loss broke" in error
 
     assert [line["step"] for line in lines(fresh, "metrics.jsonl")] == [1, 2]
     assert same_run(fresh, whole)
@@ -116,10 +127,8 @@ def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, 
     assert outcomes[2]["start_seconds"] < outcomes[0]["start_seconds"] / 2
 
     capsys.readouterr()
-    assert main(["study", str(world / "study.yaml")]) == 0
-    shown = capsys.readouterr().out
-    assert "3 runs, 3 of them done" in shown
-    assert "begins" not in shown
+    assert main(["study", str(world / "study.yaml"), "--check"]) == 0
+    assert "4 runs, 3 of them done" in capsys.readouterr().out
 
 
 def test_what_a_run_drew_stopped_and_saved(world: Path):

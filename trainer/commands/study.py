@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from trainer.pressure import pressure_line
 from trainer.study.display import StudyDisplay
-from trainer.study.plan import PlannedRun, plan_study
+from trainer.study.plan import PlannedRun, longest_first, plan_study
 from trainer.study.records import is_done, write_study
 from trainer.study.runner import do_runs
 from trainer.study.study_file import read_study
@@ -15,7 +15,7 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     """Checks every cell, then does the runs; 1 when any of them failed."""
     study = read_study(arguments.study, arguments.overrides)
     runs = plan_study(study)
-    to_do = [one for one in runs if not is_done(one)]
+    to_do = longest_first([one for one in runs if not is_done(one)])
     write(f"{len(runs)} runs, {len(runs) - len(to_do)} of them done: {study.output}")
     if arguments.check:
         for one in runs:

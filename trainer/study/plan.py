@@ -65,6 +65,17 @@ def plan_study(study: Study) -> list[PlannedRun]:
     return runs
 
 
+def longest_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Of each seed the longest run first: of runs side by side, the last one then has least to do alone."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(runs, key=lambda run: (seeds.index(run.seed), -_length(run.config)))
+
+
+def _length(config: Config) -> int:
+    """Generation counts as one pass more."""
+    return config.trainer.total_steps * (1 + config.algorithm.iterations)
+
+
 def _of_mode(config: Config, mode: str) -> Config:
     """With the rollout steps that the mode gives a run."""
     steps, iterations = config.trainer.total_steps, config.algorithm.iterations

@@ -8,7 +8,7 @@ from tiny_study import AXES, write_study_file
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
 from trainer.config import resolved
-from trainer.study.plan import PlannedRun, plan_study
+from trainer.study.plan import PlannedRun, longest_first, plan_study
 from trainer.study.records import Outcome, is_done, record, write_study
 from trainer.study.study_file import read_study
 
@@ -34,6 +34,11 @@ def test_every_cell_runs_with_every_seed(tmp_path: Path):
     assert (config.policy_loss.name, config.algorithm.iterations, config.trainer.seed) == ("clip", 4, 2)
     assert config.trainer.run_dir == str(tmp_path / "out" / "runs" / "clip-iterations4-seed2")
     assert config.trainer.total_steps == 5
+
+
+def test_the_longest_run_of_a_seed_goes_first(tmp_path: Path):
+    begun = [(run.seed, run.config.algorithm.iterations) for run in longest_first(plan(tmp_path, seeds=[2, 1]))]
+    assert begun == [(2, 4), (2, 4), (2, 1), (2, 1), (1, 4), (1, 4), (1, 1), (1, 1)]
 
 
 def test_the_recipes_knobs_stay_with_its_loss(tmp_path: Path):

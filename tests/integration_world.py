@@ -74,7 +74,7 @@ def write_fatal_loss(folder: Path, act: str) -> tuple[dict[str, Any], Path]:
     """A loss in which rank 1 does ``act``: the settings that name it, and the file where it notes the time before."""
     plugin, note = folder / "fatal.py", folder / "note"
     plugin.write_text(FATAL_LOSS.format(note=str(note), act=act))
-    return {"policy_loss__name": "fatal", "policy_loss__plugins": f"[{plugin}]"}, note
+    return {"policy_loss__name": "fatal", "policy_loss__plugins": [str(plugin)]}, note
 
 
 def processes_with(word: str) -> list[int]:

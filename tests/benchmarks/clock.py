@@ -5,17 +5,17 @@ import time
 from collections.abc import Callable
 
 
-def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(calls: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:
     """Median seconds of each call; the calls take turns, so that all meet the same state of the machine.
 
-    The first round warms up and is not counted.
+    The first ``warm_up`` rounds are not counted.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
+    for number in range(warm_up + rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if number:
+            if number >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 

@@ -85,7 +85,7 @@ def main() -> None:
         "large": lambda: group.score_lengths(large).batch["rewards"],
         "everything": lambda: group.score_everything(large).batch["rewards"],
     }
-    answer |= medians(big, arguments.large_rounds)
+    answer |= medians(big, arguments.large_rounds, warm_up=5)  # until all of the store was written once
     answer |= {"bytes": size, "growth": memory_growth(big["large"])}
     print("ANSWER " + json.dumps(answer), flush=True)
     ray.shutdown()

@@ -44,6 +44,17 @@ def test_a_user_mistake_exits_with_2_and_no_traceback(recipe: Path, capsys: pyte
     assert "Traceback" not in err
 
 
+def test_a_check_reports_before_it_names_the_files_that_lack(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["check", str(recipe), "data.train_files=[nowhere.jsonl]"]
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert "steps a rollout" in out
+    assert "'nowhere.jsonl' does not exist" in err
+    assert cli.main([*words, "rollout.group_size=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "2 mistakes" in err and "nowhere.jsonl" in err
+
+
 def test_memory_that_does_not_fit_a_named_device_exits_with_2(recipe: Path, capsys: pytest.CaptureFixture[str]):
     words = ["check", str(recipe), "trainer.device=cuda"]
     assert cli.main([*words, "--gpu-memory", "2"]) == 2

@@ -87,8 +87,8 @@ def test_a_layout_that_does_not_fit_exits_with_2(recipe: Path, capsys: pytest.Ca
     assert "is a folder; name a file in it" in capsys.readouterr().err
 
 
-def test_a_plan_asks_for_no_room_to_generate(recipe: Path, capsys: pytest.CaptureFixture[str]):
-    words = [str(recipe), *STAGES, "rollout.kv_cache_bytes=1"]
+def test_a_plan_asks_for_neither_data_nor_room_to_generate(recipe: Path, capsys: pytest.CaptureFixture[str]):
+    words = [str(recipe), *STAGES, "rollout.kv_cache_bytes=1", "data.train_files=[nowhere.jsonl]"]
     assert cli.main(["reshard-plan", *words]) == 0
     assert cli.main(["check", *words]) == 2
     assert "does not hold one sequence" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from trainer.check.device import device_of
 from trainer.check.memory import rollout_width
 from trainer.config import Config
 from trainer.config.load import load_and_inspect
-from trainer.config.rules import device, layout
+from trainer.config.rules import device, files, layout
 from trainer.layout_line import training_line
 from trainer.traffic_report import SMALL_WORLD, traffic_report
 
@@ -24,7 +24,10 @@ from trainer.traffic_report import SMALL_WORLD, traffic_report
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     """Plans, proves the plan, prints its traffic and saves it where that is asked for."""
     loaded = load_and_inspect(
-        arguments.recipe, arguments.overrides, known_models=True, without={layout.context_parallel, device.kv_cache}
+        arguments.recipe,
+        arguments.overrides,
+        known_models=True,
+        without={layout.context_parallel, device.kv_cache, *files.RULES},
     )
     if arguments.save and not Path(arguments.save).parent.is_dir():
         raise ConfigError(f"--save {arguments.save}: there is no folder '{Path(arguments.save).parent}'; make it first")

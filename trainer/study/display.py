@@ -34,7 +34,7 @@ class StudyDisplay:
     ) -> None:
         self.console, self.clock = console or Console(), clock
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
-        self._begin, self._work_done, self._work_left = clock(), 0, sum(map(_work, to_do))
+        self._begin, self._work_done, self._work_left = clock(), 0, sum(run.work for run in to_do)
         self.bars = _make_bars(self.console) if self.console.is_terminal else None
         ended = len(runs) - len(to_do)
         self._all = self.bars.add_task("runs", total=len(runs), completed=ended, detail="") if self.bars else None
@@ -60,8 +60,8 @@ class StudyDisplay:
         if self.bars and view.task is not None and self._all is not None:
             self.bars.remove_task(view.task)
             self.bars.advance(self._all)
-        self._work_done += _work(run)
-        self._work_left -= _work(run)
+        self._work_done += run.work
+        self._work_left -= run.work
         if outcome.stopped is not None:
             self.note(f"{self._place(run)} {outcome.stopped.partition('. ')[0]}{self._time_left()}")
         elif outcome.error is None:
@@ -134,11 +134,6 @@ def short(error: str) -> str:
     """The first and the last line of a message, which may hold a traceback."""
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1].strip()}"
-
-
-def _work(run: PlannedRun) -> int:
-    """What a run costs beside others: generation and each pass over a rollout cost about the same."""
-    return run.config.trainer.total_steps * (1 + run.config.algorithm.iterations)
 
 
 def _make_bars(console: Console) -> Progress:

@@ -36,6 +36,11 @@ class PlannedRun:
         """Where its results go."""
         return RunDirectory(self.config.trainer.run_dir)
 
+    @property
+    def work(self) -> int:
+        """What the run costs beside others: generation and each pass over a rollout cost about the same."""
+        return self.config.trainer.total_steps * (1 + self.config.algorithm.iterations)
+
 
 def plan_study(study: Study) -> list[PlannedRun]:
     """The runs, first all cells with the first seed, then all with the next.
@@ -68,12 +73,7 @@ def plan_study(study: Study) -> list[PlannedRun]:
 def longest_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Of each seed the longest run first: of runs side by side, the last one then has least to do alone."""
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    return sorted(runs, key=lambda run: (seeds.index(run.seed), -_length(run.config)))
-
-
-def _length(config: Config) -> int:
-    """Generation counts as one pass more."""
-    return config.trainer.total_steps * (1 + config.algorithm.iterations)
+    return sorted(runs, key=lambda run: (seeds.index(run.seed), -run.work))
 
 
 def _of_mode(config: Config, mode: str) -> Config:

@@ -93,17 +93,29 @@ def processes_with(word: str) -> list[int]:
 
 
 def abandoned_shared_memory(before: set[str]) -> list[str]:
-    """Files in shared memory that are newer than ``before`` and that no living process has open or mapped."""
-    new = {name for name in os.listdir("/dev/shm") if name not in before}
-    in_use = "".join(_open_files(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return sorted(name for name in new if f"/dev/shm/{name}" not in in_use and Path("/dev/shm", name).exists())
+    """Files in shared memory that are newer than ``before`` and that no living process has open or mapped.
+
+    They are told by inode: a semaphore of another test is mapped under the name that it had before it was linked.
+    """
+    inodes = {name: _inode(Path("/dev/shm", name)) for name in os.listdir("/dev/shm") if name not in before}
+    in_use = set[int]().union(*(_shared_inodes(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
+    return sorted(name for name, inode in inodes.items() if inode not in in_use and Path("/dev/shm", name).exists())
 
 
-def _open_files(process: Path) -> str:
+def _shared_inodes(process: Path) -> set[int]:
     try:
-        return (process / "maps").read_text() + " ".join(os.readlink(link) for link in (process / "fd").iterdir())
+        maps = [line.split(maxsplit=5) for line in (process / "maps").read_text().splitlines()]
+        opened = [link for link in (process / "fd").iterdir() if os.readlink(link).startswith("/dev/shm/")]
+        return {int(fields[4]) for fields in maps if fields[-1].startswith("/dev/shm/")} | {*map(_inode, opened)}
     except OSError:  # it ended
-        return ""
+        return set()
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:  # it is gone
+        return -1
 
 
 def overrides(**settings: Any) -> list[str]:

@@ -84,6 +84,8 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
 def _rank_main(
     sender: Connection, rank: int, world_size: int, rendezvous: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
+    # A rank's locks would keep their names in shared memory, where another test looks for what a run has left.
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     torch.set_num_threads(1)
     try:

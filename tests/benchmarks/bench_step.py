@@ -1,6 +1,8 @@
 """A whole rollout and update step beside TRL's GRPOTrainer on the same two cores, at its best micro-batch: samples a second.
 
-    .venv/bin/python tests/benchmarks/bench_step.py [--steps 5] [--dtype float32] [--trl-micro-batches 16 32 64]
+    .venv/bin/python tests/benchmarks/bench_step.py [--rounds 2] [--steps 5] [--trl-micro-batches 16 32 64]
+
+Both sides take turns, ``--rounds`` times ``--steps`` steps each, so that a machine whose pace changes treats them alike.
 
 Both sides: Qwen2 shape, hidden 256, 6 layers, vocabulary 256 (4.8 million parameters, random), 64 prompts x 4, prompts of 32
 and exactly 128 new tokens, one iteration over one mini-batch, AdamW. Ours is the product's own step without the grading
@@ -115,41 +117,49 @@ def measure_ours(folder: Path, options: argparse.Namespace) -> list[dict[str, fl
         return [run_step(actors, step) for step in range(options.steps + 1)][1:]
 
 
-def measure_trl(micro_batch: int, steps: int) -> list[float]:
+def measure_trl(micro_batch: int, steps: int) -> list[dict[str, float]]:
     command = [peer_python("trl"), ROOT / "tests/benchmarks/peer_trl_step.py", "--steps", steps]
     command += ["--micro-batch", micro_batch]
     answer = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise SystemExit(answer.stderr)
-    return json.loads(answer.stdout.strip().splitlines()[-1])["seconds"]
+    return [{"step": seconds} for seconds in json.loads(answer.stdout.strip().splitlines()[-1])["seconds"]]
 
 
-def print_row(name: str, seconds: float, best: float | None) -> None:
-    ratio = "" if best is None else f"{best / seconds:12.2f}"
-    print(f"{name:28}{seconds:16.2f}{ROWS / seconds:12.1f}{ratio}", flush=True)
+def take_turns(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """Steps by system, ours under ``"ours"``."""
+    trl = {} if options.skip_peer else {f"TRL, micro-batch {size}": size for size in options.trl_micro_batches}
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in (*trl, "ours")}
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        for _ in range(options.rounds):
+            steps["ours"] += measure_ours(Path(folder), options)
+            for name, size in trl.items():
+                steps[name] += measure_trl(size, options.steps)
+    return steps
+
+
+def show(steps: dict[str, list[dict[str, float]]]) -> None:
+    medians = {name: statistics.median(step["step"] for step in own) for name, own in steps.items()}
+    best = min((seconds for name, seconds in medians.items() if name != "ours"), default=None)
+    print(f"{'':28}{'seconds a step':>16}{'fastest':>10}{'samples/s':>12}{'x best TRL':>12}")
+    for name, own in steps.items():
+        ratio = "" if best is None else f"{best / medians[name]:12.2f}"
+        fastest = min(step["step"] for step in own)
+        print(f"{name:28}{medians[name]:16.2f}{fastest:10.2f}{ROWS / medians[name]:12.1f}{ratio}")
+    for part in ("generate", "update", "reshard"):
+        print(f"{'  ' + part:28}{statistics.median(step[part] for step in steps['ours']):16.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--trl-micro-batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--skip-peer", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder))
-        ours = measure_ours(Path(folder), options)
-    medians = {name: statistics.median(step[name] for step in ours) for name in ours[0]}
-    print(f"{'':28}{'seconds a step':>16}{'samples/s':>12}{'x best TRL':>12}")
-    peers = [] if options.skip_peer else options.trl_micro_batches
-    trl = {size: statistics.median(measure_trl(size, options.steps)) for size in peers}
-    best = min(trl.values(), default=None)
-    for size, seconds in trl.items():
-        print_row(f"TRL, micro-batch {size}", seconds, best)
-    print_row(f"ours, {options.dtype}", medians["step"], best)
-    for name in ("generate", "update", "reshard"):
-        print(f"{'  ' + name:28}{medians[name]:16.2f}")
+    show(take_turns(parser.parse_args()))
 
 
 if __name__ == "__main__":

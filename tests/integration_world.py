@@ -9,6 +9,7 @@ from data_world import char_tokenizer, numbered_rows, write_rows
 from tiny_model import save_tiny_model
 
 END_TOKEN = 3
+SHARED_MEMORY = Path("/dev/shm")
 FATAL_LOSS = """
 import os
 import signal
@@ -97,25 +98,29 @@ def abandoned_shared_memory(before: set[str]) -> list[str]:
 
     They are told by inode: a semaphore of another test is mapped under the name that it had before it was linked.
     """
-    inodes = {name: _inode(Path("/dev/shm", name)) for name in os.listdir("/dev/shm") if name not in before}
+    inodes = {name: _shared_inode(SHARED_MEMORY / name) for name in os.listdir(SHARED_MEMORY) if name not in before}
     in_use = set[int]().union(*(_shared_inodes(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
-    return sorted(name for name, inode in inodes.items() if inode not in in_use and Path("/dev/shm", name).exists())
+    return sorted(name for name, inode in inodes.items() if inode not in in_use and (SHARED_MEMORY / name).exists())
 
 
 def _shared_inodes(process: Path) -> set[int]:
+    """Of the files in shared memory that a process has mapped or open."""
     try:
-        maps = [line.split(maxsplit=5) for line in (process / "maps").read_text().splitlines()]
-        opened = [link for link in (process / "fd").iterdir() if os.readlink(link).startswith("/dev/shm/")]
-        return {int(fields[4]) for fields in maps if fields[-1].startswith("/dev/shm/")} | {*map(_inode, opened)}
+        lines = [line.split(maxsplit=5) for line in (process / "maps").read_text().splitlines()]
+        opened = [_shared_inode(link) for link in (process / "fd").iterdir()]
     except OSError:  # it ended
         return set()
+    mapped = {int(fields[4]) for fields in lines if fields[-1].startswith(f"{SHARED_MEMORY}/")}
+    return mapped | {inode for inode in opened if inode is not None}
 
 
-def _inode(path: Path) -> int:
+def _shared_inode(path: Path) -> int | None:
+    """None for what is gone, or no file in shared memory."""
     try:
-        return path.stat().st_ino
-    except OSError:  # it is gone
-        return -1
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino if found.st_dev == SHARED_MEMORY.stat().st_dev else None
 
 
 def overrides(**settings: Any) -> list[str]:

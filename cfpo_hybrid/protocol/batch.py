@@ -20,8 +20,9 @@ from cfpo_hybrid.protocol.columns import (
     common_length,
     common_widths,
     padded_axis,
+    tensor_view,
 )
-from cfpo_hybrid.protocol.pickled import PickledColumns, PickledRows, pickled_columns, unpickled_columns
+from cfpo_hybrid.protocol.pickled import PickledColumns, PickledRows, pickled_columns
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -74,6 +75,17 @@ class DataProto:
         Raises:
             BatchError: the batch has no such column; the message names the stage that writes it.
         """
+        values = self.column(name)
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            values = self._local[name] = tensor_view(values)
+        return values
+
+    def column(self, name: str) -> Values:
+        """One column as it is held: numbers as a tensor, or as an array that no one has read as a tensor yet.
+
+        Raises:
+            BatchError: as for reading ``batch[name]``.
+        """
         if name in self._deferred:
             self._local[name] = self._deferred[name].gather(name, self._width_of(name))
             del self._deferred[name]
@@ -96,7 +108,7 @@ class DataProto:
 
     @property
     def local_columns(self) -> Mapping[str, Values]:
-        """Columns whose values are at hand."""
+        """Columns whose values are at hand; numbers that have not been read yet may be arrays."""
         return self._local
 
     @property
@@ -289,8 +301,9 @@ def _check_alike(batches: Sequence[DataProto], *, same_meta: bool) -> None:
     if not batches:
         raise BatchError("concat needs at least one batch")
     first = batches[0]
+    names = first._local.keys() | first._deferred.keys()
     for batch in batches[1:]:
-        if batch.column_names != first.column_names:
+        if batch._local.keys() | batch._deferred.keys() != names:
             raise BatchError(
                 f"cannot concat batches of different columns: {first.column_names} and {batch.column_names}"
             )
@@ -321,5 +334,7 @@ def unpickle(
     columns: PickledColumns, length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
 ) -> DataProto:
     """The batch that was pickled; it was checked when it was made."""
-    near, wide = unpickled_columns(PickledRows(columns, length, widths))
-    return DataProto._make(near, wide, length, widths, meta)
+    rows = PickledRows(columns, length, widths)
+    if not widths:
+        return DataProto._make({name: rows.column(name) for name in columns}, {}, length, widths, meta)
+    return DataProto.of_blocks(dict.fromkeys(columns, Block.whole(rows)), length, widths, meta)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.protocol.columns import Values, tensor_dtype
+from cfpo_hybrid.protocol.columns import Values, as_tensor, tensor_dtype
 
 
 class Part(Protocol):
@@ -23,8 +23,8 @@ class Part(Protocol):
         """Number of rows."""
         ...
 
-    def __getitem__(self, name: str) -> Values:
-        """One column, brought here if it is elsewhere."""
+    def column(self, name: str) -> Values:
+        """One column, brought here if it is elsewhere; numbers as a tensor or an array."""
         ...
 
 
@@ -35,7 +35,7 @@ class Block:
     Args:
         parts: where the values are.
         part_of_row: ``[batch]`` index into ``parts``, None when there is one part.
-        row_in_part: ``[batch]`` row of that part.
+        row_in_part: ``[batch]`` row of that part, None for all rows of the one part, in order.
 
     Example: ``parts=(a, b)``, ``part_of_row=[0, 1, 0]``, ``row_in_part=[2, 0, 1]`` is rows a[2], b[0], a[1].
     Indices are numpy arrays, since a small call spends its time on the overhead of every operation.
@@ -43,32 +43,32 @@ class Block:
 
     parts: tuple[Part, ...]
     part_of_row: np.ndarray | None
-    row_in_part: np.ndarray
+    row_in_part: np.ndarray | None
 
     @classmethod
     def whole(cls, part: Part) -> "Block":
         """All rows of one part, in order."""
-        return cls((part,), None, np.arange(len(part)))
+        return cls((part,), None, None)
 
     @classmethod
     def stack(cls, blocks: Sequence["Block"]) -> "Block":
         """The rows of several blocks, one block after the other."""
         if len(blocks) == 1:
             return blocks[0]
-        row_in_part = np.concatenate([block.row_in_part for block in blocks])
+        rows = [np.arange(len(block.parts[0])) if block.row_in_part is None else block.row_in_part for block in blocks]
         parts = tuple(part for block in blocks for part in block.parts)
         firsts = np.cumsum([0, *(len(block.parts) for block in blocks[:-1])])
-        part_of_row = np.repeat(firsts, [len(block.row_in_part) for block in blocks])
+        part_of_row = np.repeat(firsts, [len(chosen) for chosen in rows])
         if len(parts) > len(blocks):
             zero = np.zeros(1, dtype=np.int64)
             local = [zero if block.part_of_row is None else block.part_of_row for block in blocks]
-            sizes = [block.row_in_part.shape for block in blocks]
+            sizes = [chosen.shape for chosen in rows]
             part_of_row += np.concatenate([np.broadcast_to(*pair) for pair in zip(local, sizes, strict=True)])
-        return cls(parts, part_of_row, row_in_part)
+        return cls(parts, part_of_row, np.concatenate(rows))
 
     def take(self, indices: np.ndarray) -> "Block":
         """The rows ``indices`` of this block; parts that no row needs are dropped."""
-        rows = self.row_in_part[indices]
+        rows = indices if self.row_in_part is None else self.row_in_part[indices]
         if self.part_of_row is None:
             return Block(self.parts, None, rows)
         part_of_row = self.part_of_row[indices]
@@ -83,7 +83,9 @@ class Block:
 
         Rows of a single part that are wanted whole and in order are a view of it, without a copy.
         """
-        sources = [part[name] for part in self.parts]
+        sources = [part.column(name) for part in self.parts]
+        if self.row_in_part is None:
+            return _pad(sources[0], width)
         if self.part_of_row is None:
             return _pad(_take_rows(sources[0], self.row_in_part), width)
         if width is None:  # small: joined whole, then put in order
@@ -93,14 +95,15 @@ class Block:
         for index, source in enumerate(sources):
             positions = np.flatnonzero(self.part_of_row == index)
             chosen = _take_rows(source, self.row_in_part[positions])
-            result[torch.from_numpy(positions), : source.shape[1]] = torch.as_tensor(chosen)
+            result[torch.from_numpy(positions), : source.shape[1]] = as_tensor(chosen)
         return result
 
 
 def join(sources: Sequence[Values]) -> Values:
     """One column from several, row after row."""
-    tensors = [source for source in sources if isinstance(source, Tensor)]
-    return torch.cat(tensors) if tensors else np.concatenate(sources)
+    if any(isinstance(source, Tensor) for source in sources):
+        return torch.cat([as_tensor(source) for source in sources])
+    return np.concatenate(sources)
 
 
 def _take_rows(values: Values, rows: np.ndarray) -> Values:
@@ -115,6 +118,6 @@ def _ascending(rows: np.ndarray) -> bool:
 
 
 def _pad(values: Values, width: int | None) -> Values:
-    if width is None or isinstance(values, np.ndarray) or values.shape[1] == width:
+    if width is None or values.shape[1] == width:
         return values
-    return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+    return torch.nn.functional.pad(as_tensor(values), (0, width - values.shape[1]))

@@ -14,7 +14,7 @@ from cfpo_hybrid.protocol.schema import SCHEMA, Column
 from cfpo_hybrid.registry import nearest_name
 
 Values: TypeAlias = Tensor | np.ndarray
-"""One column: a tensor, or a one-axis numpy array of objects."""
+"""One column: a tensor, a one-axis numpy array of objects, or an array of numbers that becomes a tensor when it is read."""
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What metadata and the cells of object columns that go into a file may be."""
@@ -43,6 +43,12 @@ def tensor_dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise BatchError(f"column '{name}' holds Python objects, not tensors")
     return dtype
+
+
+@cache
+def array_dtype(name: str) -> np.dtype:
+    """The dtype of a tensor column as numpy names it."""
+    return torch.empty(0, dtype=tensor_dtype(name)).numpy().dtype
 
 
 @cache
@@ -160,6 +166,11 @@ def _as_tensor(name: str, values: Values | Sequence[object]) -> Tensor:
 def array_view(values: Values) -> np.ndarray:
     """The column as a contiguous numpy array in host memory, which is shared where the column already is one."""
     return values if isinstance(values, np.ndarray) else values.contiguous().numpy(force=True)
+
+
+def as_tensor(values: Values) -> Tensor:
+    """A column of numbers as a tensor, without a copy."""
+    return values if isinstance(values, Tensor) else tensor_view(values)
 
 
 def tensor_view(array: np.ndarray) -> Tensor:

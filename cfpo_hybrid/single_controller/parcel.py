@@ -17,7 +17,7 @@ from ray import ObjectRef, cloudpickle
 
 from cfpo_hybrid.protocol import DataProto, JsonValue
 from cfpo_hybrid.protocol.block import Block
-from cfpo_hybrid.protocol.columns import padded_axis
+from cfpo_hybrid.protocol.columns import Values, padded_axis
 from cfpo_hybrid.single_controller.split import Arguments
 
 INLINE_BYTES = 64 * 1024
@@ -33,8 +33,9 @@ class StoredPart:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, name: str) -> Any:
-        return ray.get(self.ref)[name]
+    def column(self, name: str) -> Values:
+        """One column, mapped here."""
+        return ray.get(self.ref).column(name)
 
 
 class _Reference(NamedTuple):
@@ -43,7 +44,7 @@ class _Reference(NamedTuple):
     names: tuple[str, ...]
     places: tuple[int, ...]
     part_of_row: np.ndarray | None
-    row_in_part: np.ndarray
+    row_in_part: np.ndarray | None
 
 
 class Parcel(NamedTuple):
@@ -95,7 +96,7 @@ def share(batch: DataProto) -> DataProto:
     """The batch with what of it is in this process put into the object store once, for all workers; small batches stay."""
     far = {name: block for name, block in batch.deferred.items() if _is_stored(block)}
     here = [name for name in batch.column_names if name not in far]
-    if _size({name: batch[name] for name in here}) <= INLINE_BYTES:
+    if _size({name: batch.column(name) for name in here}) <= INLINE_BYTES:
         return batch
     stored = batch.select(*here)
     block = Block.whole(StoredPart(ray.put(stored), len(stored), stored.widths))
@@ -119,7 +120,7 @@ def unpack(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
         beside: what Ray made of the references.
     """
     answers, indices, inline = pickle.loads(message)
-    rows = None if indices is None else np.frombuffer(indices, dtype=np.int64).copy()
+    rows = None if indices is None else np.frombuffer(bytearray(indices), dtype=np.int64)
     body, parts = (beside[0], beside[1:]) if inline is None else (inline, beside)
     method, args, kwargs = pickle.loads(body)
     values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]

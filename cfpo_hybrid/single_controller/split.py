@@ -126,7 +126,7 @@ def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
             )
     metas = [dict(result.meta) for result in results]
     gathered = DataProto.concat(results, meta={"replicas": metas} if any(metas) else {})
-    return gathered.take(np.argsort(np.concatenate(rows)))
+    return gathered.take(np.concatenate(rows).argsort())
 
 
 def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndarray]:

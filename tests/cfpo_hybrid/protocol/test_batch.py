@@ -1,6 +1,7 @@
 """DataProto: the schema is enforced, transforms are what they say, deferred columns equal gathered ones."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -143,6 +144,34 @@ def test_pickling_carries_tensors_out_of_band_and_gathers_what_was_deferred():
     back = pickle.loads(data, buffers=buffers)
     assert back["prompts"].equal(batch["prompts"]) and back["problem"].tolist() == batch["problem"].tolist()
     assert dict(back.meta) == {"step": 7}
+
+
+@pytest.mark.parametrize("width", [0, 3])  # of one value a row only, and with a token axis
+@pytest.mark.parametrize("rows", [0, 1, 5, 5000])  # as bytes, and as arrays out of band
+def test_a_pickled_batch_is_read_cut_and_joined_like_the_batch_itself(rows, width):
+    columns = {"rewards": torch.randn(rows), "truncated": torch.rand(rows) < 0.5, "seeds": torch.arange(rows)}
+    wide = {"prompts": torch.arange(rows * width).reshape(rows, width)} if width else {}
+    batch = DataProto({**columns, **wide, "problem": [f"problem {row}" for row in range(rows)]})
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
+    read_only = [memoryview(bytes(buffer.raw())) for buffer in buffers]  # as an object store gives them
+    order = torch.randperm(rows)
+
+    def restored() -> DataProto:
+        return pickle.loads(data, buffers=read_only)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for ours, theirs in [
+            (restored(), batch),
+            (restored().rows(order), batch.rows(order)),
+            (DataProto.concat([restored(), restored()]), DataProto.concat([batch, batch])),
+            (DataProto.concat([restored(), batch]).rows(order), DataProto.concat([batch, batch]).rows(order)),
+            (pickle.loads(pickle.dumps(restored())), batch),
+        ]:
+            assert ours.widths == theirs.widths and ours["problem"].tolist() == theirs["problem"].tolist()
+            assert all(isinstance(ours[name], torch.Tensor) for name in (*columns, *wide))
+            assert all(ours[name].equal(theirs[name]) for name in (*columns, *wide))
 
 
 def test_all_rows_in_order_are_a_view_without_a_copy():

@@ -335,6 +335,6 @@ def unpickle(
 ) -> DataProto:
     """The batch that was pickled; it was checked when it was made."""
     rows = PickledRows(columns, length, widths)
-    if not widths:
+    if not widths:  # one value a row: restoring them now costs less than keeping book of what is put off
         return DataProto._make({name: rows.column(name) for name in columns}, {}, length, widths, meta)
     return DataProto.of_blocks(dict.fromkeys(columns, Block.whole(rows)), length, widths, meta)

@@ -13,8 +13,9 @@ from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.models import model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.protocol import DataProto, balanced_partition
+from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.single_controller.split import split_rows
 from workers.config import ActorConfig, MegatronConfig, OptimizerConfig
 from workers.megatron.policy import MegatronPolicy
 
@@ -38,6 +39,7 @@ class Case:
     first_stage_layers: int | None = None
     chunks: int = 1
     grad_cosine: bool = False
+    share_prompts: bool = True
 
     def actor(self) -> ActorConfig:
         return ActorConfig(
@@ -98,16 +100,19 @@ def whole_weights(ranks: Iterable[tuple[Sequence[ShardSpec], Weights]], like: We
 
 
 def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
-    """Rows of uneven length; log-probs before the update are not those of the model, so ratios differ from 1."""
+    """Rows of uneven length, two or three to a prompt; log-probs before the update are not those of the model, so ratios
+    differ from 1."""
     generator = torch.Generator().manual_seed(seed)
-    prompt_lengths = torch.randint(1, 9, (rows,), generator=generator)
+    group_ids = torch.arange(rows) * 3 // 7
+    prompt_lengths = torch.randint(1, 9, (rows,), generator=generator)[group_ids]
     response_lengths = torch.randint(1, 13, (rows,), generator=generator)
     mask = torch.arange(12) < response_lengths.unsqueeze(1)
     mask[0, 0] = False  # a token inside the response that does not count
     noise = torch.randn(rows, 12, generator=generator)
     return DataProto(
         {
-            "prompts": torch.randint(vocab, (rows, 8), generator=generator),
+            "prompts": torch.randint(vocab, (rows, 8), generator=generator)[group_ids],
+            "group_ids": group_ids,
             "prompt_lengths": prompt_lengths,
             "responses": torch.randint(vocab, (rows, 12), generator=generator),
             "response_lengths": response_lengths,
@@ -129,4 +134,4 @@ def objective(**options: Any) -> PolicyObjective:
 def rows_of_rank(batch: DataProto, policy: MegatronPolicy) -> DataProto:
     """This dp rank's share of a mini-batch."""
     place = policy.groups
-    return batch.rows(balanced_partition(batch.num_tokens, place.layout.dp)[place.coordinate.dp])
+    return batch.take(split_rows(batch, place.layout.dp)[place.coordinate.dp])

@@ -52,6 +52,50 @@ def partition_rows(weights: np.ndarray, num_parts: int, strata: np.ndarray | Non
     return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
+def partition_groups(
+    prompts: np.ndarray, responses: np.ndarray, groups: np.ndarray, num_parts: int, strata: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Cuts rows of which those of one group and part share the work of their prompt.
+
+    Groups stay whole, unless the heaviest part is lighter when rows are dealt one by one.
+
+    Args:
+        prompts: ``[batch]`` tokens of each row's prompt.
+        responses: ``[batch]`` tokens of each response.
+        groups: ``[batch]`` the same number for rows with the same prompt.
+        num_parts: number of parts.
+        strata: as in :func:`balanced_partition`; a group with rows of two counts as two.
+
+    Returns:
+        Row indices of each part, ascending.
+
+    Example: prompts [9, 9, 9, 9], responses [1, 2, 3, 4], groups [0, 0, 1, 1], two parts -> rows [2, 3] and [0, 1]:
+    16 and 12 tokens, where single rows would make [0, 3] and [1, 2], 23 each.
+    """
+    labels = np.zeros_like(groups) if strata is None else np.unique(strata, return_inverse=True)[1]
+    keys = np.unique(groups, return_inverse=True)[1] * (labels.max(initial=0) + 1) + labels
+    _, first, group_of_row = np.unique(keys, return_index=True, return_inverse=True)
+    weights = np.bincount(group_of_row, weights=responses).astype(np.int64) + prompts[first]
+    groups_of_part = partition_rows(weights, num_parts, labels[first])
+    part_of_group = np.empty(len(first), dtype=np.int64)
+    for part, members in enumerate(groups_of_part):
+        part_of_group[members] = part
+    part_of_row = part_of_group[group_of_row]
+    whole = [np.flatnonzero(part_of_row == part) for part in range(num_parts)]
+    single = partition_rows(prompts + responses, num_parts, labels)
+
+    def heaviest(parts: list[np.ndarray]) -> int:
+        """Of each stratum, added up: strata are worked on one after the other, all parts at once."""
+        num_strata, most = labels.max(initial=0) + 1, 0
+        for part in parts:
+            heads = part[np.unique(group_of_row[part], return_index=True)[1]]
+            load = np.bincount(labels[part], weights=responses[part], minlength=num_strata)
+            most = np.maximum(most, load + np.bincount(labels[heads], weights=prompts[heads], minlength=num_strata))
+        return int(np.sum(most))
+
+    return whole if heaviest(whole) <= heaviest(single) else single
+
+
 def contiguous_rows(num_rows: int, num_parts: int) -> list[np.ndarray]:
     """Cuts rows into contiguous parts whose numbers of rows differ by one at most."""
     size, larger = divmod(num_rows, num_parts)

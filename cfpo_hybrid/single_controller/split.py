@@ -9,7 +9,7 @@ import numpy as np
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.protocol.partition import contiguous_rows, partition_rows
+from cfpo_hybrid.protocol.partition import contiguous_rows, partition_groups, partition_rows
 from cfpo_hybrid.single_controller.dispatch import Dispatch
 
 
@@ -98,11 +98,14 @@ def plan_call(mode: Dispatch, replicas: Replicas, arguments: Arguments) -> CallP
 
 
 def split_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
-    """The rows of each data-parallel rank: even in tokens when responses exist, contiguous before that."""
+    """The rows of each data-parallel rank: even in tokens when responses exist, contiguous before that; groups whole."""
     if "response_lengths" not in batch:
         return contiguous_rows(len(batch), num_parts)
     strata = batch["mini_batch"].numpy() if "mini_batch" in batch else None
-    return partition_rows(batch.num_tokens.numpy(), num_parts, strata)
+    if "group_ids" not in batch:
+        return partition_rows(batch.num_tokens.numpy(), num_parts, strata)
+    prompts, responses = batch["prompt_lengths"].numpy(), batch["response_lengths"].numpy()
+    return partition_groups(prompts, responses, batch["group_ids"].numpy(), num_parts, strata)
 
 
 def collect(plan: CallPlan, results: Sequence[Any]) -> Any:

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import ModelShape
+from workers.megatron.shared_prompts import SharedPrompts
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "PackedSequences"], Tensor]
-"""(query ``[token, head, dim]``, key and value ``[token, kv head, dim]``, sequences) -> ``[token, head, dim]``."""
+"""(query ``[position, head, dim]``, key and value ``[position, kv head, dim]``, sequences) -> ``[position, head, dim]``."""
 
 
 @dataclass
@@ -34,16 +35,20 @@ class PackedSequences(PackedSeqParams):
     """What every layer needs to know of the sequences in a micro-batch.
 
     Args:
-        lengths: tokens of each sequence.
+        lengths: positions of each sequence.
         cos: ``[token, 1, head_dim / 2]`` of each token's position and each frequency.
         sin: likewise.
-        slots: ``[token]`` place of each token when sequences are padded to the longest; None when all are equally long.
+        slots: ``[position]`` place of each position when sequences are padded to the longest; None when all are equally
+            long.
+        shared: how prompts that several sequences have in common become positions of each; None when there are none, and
+            every token is a position.
     """
 
     lengths: tuple[int, ...] = ()
     cos: Tensor = field(default_factory=torch.Tensor)
     sin: Tensor = field(default_factory=torch.Tensor)
     slots: Tensor | None = None
+    shared: SharedPrompts | None = None
 
     @property
     def longest(self) -> int:
@@ -67,13 +72,15 @@ class Rotary:
         self.frequencies = _scaled(1.0 / shape.rope_theta**exponents, shape).to(device)
         self.dtype, self.device = dtype, device
 
-    def sequences(self, lengths: tuple[int, ...]) -> PackedSequences:
+    def sequences(self, lengths: tuple[int, ...], shared: SharedPrompts | None = None) -> PackedSequences:
         """The tables for sequences of these lengths, packed in this order."""
         counts = torch.tensor(lengths, dtype=torch.int64)
         ends = torch.cumsum(counts, dim=0)
         row = torch.repeat_interleave(torch.arange(len(lengths)), counts)
         positions = torch.arange(int(counts.sum())) - (ends - counts)[row]
-        angles = torch.outer(positions.to(self.device, torch.float32), self.frequencies)
+        of_tokens = positions.to(self.device, torch.float32)
+        of_tokens = of_tokens if shared is None else of_tokens[shared.owners]
+        angles = torch.outer(of_tokens, self.frequencies)
         longest = max(lengths)
         uneven = min(lengths) != longest
         bounds = F.pad(ends, (1, 0)).to(self.device, torch.int32)
@@ -87,6 +94,7 @@ class Rotary:
             cos=angles.cos().to(self.dtype).unsqueeze(1),
             sin=angles.sin().to(self.dtype).unsqueeze(1),
             slots=(row * longest + positions).to(self.device) if uneven else None,
+            shared=shared,
         )
 
 
@@ -107,10 +115,13 @@ class PackedAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, *_: Any, packed_seq_params: PackedSequences, **__: Any
     ) -> Tensor:
         """Rotates and attends; ``[token, head, dim]`` in and out."""
-        sequences = packed_seq_params
+        sequences, shared = packed_seq_params, packed_seq_params.shared
         query = _Rotate.apply(query, sequences.cos, sequences.sin)
         key = _Rotate.apply(key, sequences.cos, sequences.sin)
-        return self.kernel(query, key, value, sequences)
+        if shared is None:
+            return self.kernel(query, key, value, sequences)
+        spread = (shared.spread(tensor) for tensor in (query, key, value))
+        return shared.collect(self.kernel(*spread, sequences))
 
 
 def choose_kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:

@@ -4,7 +4,8 @@
     tokens      p p p r r    p p r r r r  (x)      x = filler up to a multiple of tp, for sequence parallelism
     predictors      ^ ^        ^ ^ ^ ^             positions whose hidden state predicts a response token
 
-Which rows form a micro-batch depends on their lengths and order alone, so that ``log_probs`` and ``update`` of the same
+Rows of one group follow each other, and their prompt is packed once: see :mod:`workers.megatron.shared_prompts`. Which
+rows form a micro-batch depends on their lengths, groups and order alone, so that ``log_probs`` and ``update`` of the same
 rows compute the same numbers, bit for bit.
 """
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
+from workers.megatron.shared_prompts import SharedPrompts, first_with_prompt, ragged, share_prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,12 +25,13 @@ class MicroBatch:
 
     Args:
         tokens: ``[token]`` ids of prompt and response, with filler at the end.
-        lengths: tokens of each row; the filler counts as the last row's tail, which nothing looks at.
+        lengths: prompt and response tokens of each row; the filler counts as the last row's tail, which nothing looks at.
         predictors: ``[response token]`` position in ``tokens`` whose hidden state predicts it.
         targets: ``[response token]`` ids.
         sequence_ids: ``[response token]`` row within the micro-batch, from 0.
         cells: ``[response token]`` place in a flattened padded ``[batch, response]`` column.
         rows: ``[row]`` index of each row in the batch.
+        shared: how attention sees prompts that several rows have in common; None when there are none.
     """
 
     tokens: Tensor
@@ -38,6 +41,7 @@ class MicroBatch:
     sequence_ids: Tensor
     cells: Tensor
     rows: Tensor
+    shared: SharedPrompts | None = None
 
     def pick(self, column: Tensor) -> Tensor:
         """The response tokens' values of a padded ``[batch, response]`` or a ``[batch]`` column, packed."""
@@ -51,14 +55,15 @@ def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.devi
 
     Args:
         batch: with prompts, responses and their lengths; where it has ``mini_batch``, no micro-batch mixes two of them.
-        max_tokens: token budget of a micro-batch; a longer row gets one of its own.
+        max_tokens: token budget of a micro-batch, shared prompts counted in each row; a longer row gets one of its own.
         multiple: packed lengths are filled up to a multiple of this.
         device: where the micro-batches shall be.
     """
-    has_mini_batches = "mini_batch" in batch
-    plan = plan_micro_batches(batch.num_tokens, max_tokens, batch["mini_batch"] if has_mini_batches else None)
+    strata = batch["mini_batch"] if "mini_batch" in batch else None
+    leaders = first_with_prompt(batch)
+    plan = plan_micro_batches(batch.num_tokens, max_tokens, leaders, strata)
     columns = {name: batch[name] for name in ("prompts", "prompt_lengths", "responses", "response_lengths")}
-    return [_pack_rows(columns, rows, multiple, device) for rows in plan]
+    return [_pack_rows(columns | {"leaders": leaders}, rows, multiple, device) for rows in plan]
 
 
 def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -> MicroBatch:
@@ -75,19 +80,26 @@ def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -
     )
 
 
-def plan_micro_batches(num_tokens: Tensor, max_tokens: int, strata: Tensor | None = None) -> list[Tensor]:
-    """Row indices of each micro-batch, longest rows first.
+def plan_micro_batches(
+    num_tokens: Tensor, max_tokens: int, leaders: Tensor | None = None, strata: Tensor | None = None
+) -> list[Tensor]:
+    """Row indices of each micro-batch: the groups with the longest rows first, and in each the longest row.
 
     Rows of like length go together, which wastes least where attention pads them.
 
     Args:
         num_tokens: ``[batch]`` tokens of each row.
         max_tokens: budget.
-        strata: ``[batch]`` labels that may not be mixed; handled in ascending order.
+        leaders: ``[batch]`` the same row for all rows of a group; by default each row is a group.
+        strata: ``[batch]`` labels that may not be mixed; handled in ascending order. No group has rows of two.
 
     Example: tokens [3, 9, 4, 5], budget 9 -> rows [1], [3, 2], [0].
     """
     order = torch.argsort(num_tokens, descending=True, stable=True)
+    if leaders is not None:
+        longest = torch.zeros_like(num_tokens).scatter_reduce_(0, leaders, num_tokens, "amax")[leaders]
+        order = order[torch.argsort(leaders[order], stable=True)]
+        order = order[torch.argsort(longest[order], descending=True, stable=True)]
     if strata is not None:
         order = order[torch.argsort(strata[order], stable=True)]
     sizes = num_tokens[order].tolist()
@@ -118,32 +130,27 @@ def unpack(
 def _pack_rows(columns: dict[str, Tensor], rows: Tensor, multiple: int, device: torch.device) -> MicroBatch:
     prompt_lengths, response_lengths = columns["prompt_lengths"][rows], columns["response_lengths"][rows]
     lengths = prompt_lengths + response_lengths
-    sequence_of_token, position = _ragged(lengths)
-    offset = position - prompt_lengths[sequence_of_token]
+    sequence_of_position, place = ragged(lengths)
+    offset = place - prompt_lengths[sequence_of_position]
     # One table of prompt and response columns side by side, read at the place of each real token.
     table = torch.cat([columns["prompts"][rows], columns["responses"][rows]], dim=1)
-    column = torch.where(offset < 0, position, columns["prompts"].shape[1] + offset)
-    tokens = table[sequence_of_token, column]
+    column = torch.where(offset < 0, place, columns["prompts"].shape[1] + offset)
+    shared = share_prompts(columns["leaders"][rows], prompt_lengths, lengths)
+    tokens = table[sequence_of_position, column][shared.owners]
     filler = -len(tokens) % multiple
     row_lengths = lengths.tolist()
     row_lengths[-1] += filler
 
-    sequence_ids, response_position = _ragged(response_lengths)
+    sequence_ids, response_place = ragged(response_lengths)
     first = torch.cumsum(lengths, dim=0) - response_lengths
     width = columns["responses"].shape[1]
     return MicroBatch(
         tokens=torch.nn.functional.pad(tokens, (0, filler)).to(device),
         lengths=tuple(row_lengths),
-        predictors=(first[sequence_ids] + response_position - 1).to(device),
-        targets=columns["responses"][rows[sequence_ids], response_position].to(device),
+        predictors=shared.sources[first[sequence_ids] + response_place - 1].to(device),
+        targets=columns["responses"][rows[sequence_ids], response_place].to(device),
         sequence_ids=sequence_ids.to(device),
-        cells=(rows[sequence_ids] * width + response_position).to(device),
+        cells=(rows[sequence_ids] * width + response_place).to(device),
         rows=rows.to(device),
+        shared=shared.with_filler(filler).to(device) if len(shared.copies) else None,
     )
-
-
-def _ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For rows of these lengths laid end to end: (row of each element, its position within the row)."""
-    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    starts = torch.cumsum(lengths, dim=0) - lengths
-    return row, torch.arange(len(row)) - starts[row]

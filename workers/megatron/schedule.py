@@ -76,7 +76,7 @@ def _run(
             input_ids=micro_batch.tokens.unsqueeze(0),
             position_ids=None,
             attention_mask=None,
-            packed_seq_params=policy.rotary.sequences(micro_batch.lengths),
+            packed_seq_params=policy.rotary.sequences(micro_batch.lengths, micro_batch.shared),
         )
         return hidden, partial(finish, policy, micro_batch)
 

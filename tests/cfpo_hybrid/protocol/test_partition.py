@@ -2,13 +2,14 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfpo_hybrid.protocol import balanced_partition
-from cfpo_hybrid.protocol.partition import contiguous_rows
+from cfpo_hybrid.protocol.partition import contiguous_rows, partition_groups
 
 
 def imbalance(weights: torch.Tensor, parts: list[torch.Tensor]) -> float:
@@ -56,6 +57,47 @@ def test_leftovers_of_strata_do_not_pile_up_on_one_part():
     # Four mini-batches of three equal rows over two parts: each leaves one part a row ahead, in turn.
     parts = balanced_partition(torch.full((12,), 5), 2, torch.arange(12) // 3)
     assert [len(part) for part in parts] == [6, 6]
+
+
+def slowest_stratum_sum(parts, prompts, responses, groups, strata) -> int:
+    """Tokens of the heaviest part, prompts of a group counted once a part; strata one after the other."""
+    total = 0
+    for stratum in set(strata.tolist()):
+        loads = []
+        for part in parts:
+            rows = [row for row in part.tolist() if strata[row] == stratum]
+            shared = {groups[row]: prompts[row] for row in rows}
+            loads.append(sum(responses[row] for row in rows) + sum(shared.values()))
+        total += max(loads)
+    return int(total)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 6), st.integers(1, 3), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_groups_are_cut_only_where_that_is_lighter(num_groups, size, num_parts, num_strata, seed):
+    random = np.random.default_rng(seed)
+    groups = random.permutation(np.repeat(np.arange(num_groups) * 7, size))
+    strata, prompts = groups // 7 % num_strata, 1 + groups % 31
+    responses = random.integers(1, 60, len(groups))
+    parts = partition_groups(prompts, responses, groups, num_parts, strata)
+    assert len(parts) == num_parts
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+    assert all(part.tolist() == sorted(part.tolist()) for part in parts)
+    rows = balanced_partition(torch.from_numpy(prompts + responses), num_parts, torch.from_numpy(strata))
+    single = [part.numpy() for part in rows]
+    arguments = prompts, responses, groups, strata
+    if all(part.tolist() == other.tolist() for part, other in zip(parts, single, strict=True)):
+        return
+    assert slowest_stratum_sum(parts, *arguments) <= slowest_stratum_sum(single, *arguments)
+    holders = {(int(group), place) for place, part in enumerate(parts) for group in groups[part]}
+    assert len(holders) == num_groups
+
+
+def test_groups_worked_example_and_no_rows():
+    prompts, responses, groups = np.full(4, 9), np.array([1, 2, 3, 4]), np.array([0, 0, 1, 1])
+    assert [part.tolist() for part in partition_groups(prompts, responses, groups, 2)] == [[2, 3], [0, 1]]
+    nothing = np.zeros(0, dtype=np.int64)
+    assert [len(part) for part in partition_groups(nothing, nothing, nothing, 3)] == [0, 0, 0]
 
 
 def test_a_large_batch_is_cut_in_well_under_a_second():

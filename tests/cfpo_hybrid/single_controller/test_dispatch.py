@@ -70,6 +70,16 @@ def test_split_is_contiguous_before_generation_and_even_in_tokens_after_it():
         assert set(by_mini_batch["mini_batch"][rows].tolist()) == {0, 1}
 
 
+def test_a_group_stays_whole_where_that_is_lighter():
+    batch = make_batch().with_columns(group_ids=torch.tensor([0, 1, 0, 1, 2, 2]))
+    batch = batch.with_columns(prompt_lengths=torch.full((6,), 8), response_lengths=torch.tensor([3, 1, 3, 1, 2, 2]))
+    whole = [set(batch["group_ids"][rows].tolist()) for rows in split_rows(batch, 3)]
+    assert sorted(map(sorted, whole)) == [[0], [1], [2]]
+    # One group for two ranks: one of them would have nothing to do.
+    alone = batch.with_columns(group_ids=torch.zeros(6, dtype=torch.int64))
+    assert [len(rows) for rows in split_rows(alone, 2)] == [3, 3]
+
+
 def test_peers_of_a_replica_get_the_same_arguments_and_every_dp_rank_runs_even_without_rows():
     layout = ParallelLayout(dp=2, pp=2, tp=2)
     plan = plan_call(Dispatch.SPLIT_BY_DP, Replicas.of_layout(layout), Arguments((make_batch(1), 3), {}))

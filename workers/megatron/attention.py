@@ -120,8 +120,7 @@ class PackedAttention(nn.Module):
         key = _Rotate.apply(key, sequences.cos, sequences.sin)
         if shared is None:
             return self.kernel(query, key, value, sequences)
-        spread = (shared.spread(tensor) for tensor in (query, key, value))
-        return shared.collect(self.kernel(*spread, sequences))
+        return shared.collect(self.kernel(shared.spread(query), shared.spread(key), shared.spread(value), sequences))
 
 
 def choose_kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel:

@@ -86,8 +86,10 @@ class _Collect(torch.autograd.Function):
 
 
 def first_with_prompt(batch: DataProto) -> Tensor:
-    """``[batch]`` the first row with each row's prompt, of its mini-batch where the batch has any; without
-    ``group_ids`` each row is its own."""
+    """``[batch]`` the first row with each row's prompt, of the same mini-batch where the batch has any.
+
+    Without ``group_ids`` each row is its own.
+    """
     rows = torch.arange(len(batch))
     if "group_ids" not in batch:
         return rows

@@ -90,7 +90,8 @@ class ActorConfig:
     lr: float = 1e-6
     """Peak learning rate."""
     micro_batch_tokens: int = 16384
-    """Tokens (prompt and response) packed into one micro-batch, per dp rank; a longer sequence gets one of its own."""
+    """Tokens (prompt and response) of the rows in one micro-batch, per dp rank; a longer row gets one of its own. A prompt
+    that rows share is packed once and counts in each."""
     dtype: str = "auto"
     """"float32", "bfloat16" or "auto": bfloat16 on a GPU, float32 on a CPU. Master weights and gradients are fp32."""
     attention: str = "auto"

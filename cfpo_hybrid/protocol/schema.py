@@ -35,7 +35,9 @@ SCHEMA: dict[str, Column] = {
         torch.int64, ("batch", "prompt"), "data", ("rollout", "megatron"), "prompt token ids, right-padded"
     ),
     "prompt_lengths": Column(torch.int64, ("batch",), "data", ("rollout", "megatron"), "real tokens of each prompt"),
-    "group_ids": Column(torch.int64, ("batch",), "data", ("advantage",), "index of the prompt in the rollout batch"),
+    "group_ids": Column(
+        torch.int64, ("batch",), "data", ("advantage", "megatron"), "index of the prompt in the rollout batch"
+    ),
     "sample_ids": Column(torch.int64, ("batch",), "data", ("rollout",), "index of the response within its group"),
     "seeds": Column(
         torch.int64, ("batch",), "data", ("rollout",), "sampling seed from (run seed, step, prompt, sample)"

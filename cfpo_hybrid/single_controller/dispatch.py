@@ -15,7 +15,8 @@
 
 SPLIT_BY_DP puts batches that the replicas return back into the driver's row order (``meta["replicas"]`` lists what each
 replica wrote into its metadata); any other result comes as a list, one a replica. A batch whose response lengths are
-known is split by tokens, each mini-batch evenly by itself; a batch that has yet to be generated is cut into contiguous
+known is split by tokens, each mini-batch evenly by itself, the responses of one prompt together unless that makes the
+slowest replica slower, so that the prompt is computed once; a batch that has yet to be generated is cut into contiguous
 runs of rows, so that the responses of one prompt share a replica's prefix cache.
 """
 

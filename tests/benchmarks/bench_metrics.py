@@ -40,8 +40,7 @@ from workers.megatron.mini_batch_loss import MiniBatchLoss  # noqa: E402
 from workers.megatron.policy import MegatronPolicy  # noqa: E402
 
 
-def make_policy() -> MegatronPolicy:
-    actor = ActorConfig(lr=1e-5, micro_batch_tokens=2048, optimizer=OptimizerConfig(grad_cosine=True))
+def make_policy(actor: ActorConfig) -> MegatronPolicy:
     policy = MegatronPolicy(
         model_shape(model_config().to_dict()),
         actor,
@@ -114,7 +113,7 @@ def timed_step(update: Callable[[], object]) -> dict[str, float]:
 
 def measure(rounds: int, rows: int) -> tuple[dict[str, float], float]:
     """Medians of the parts and the whole of a step, and of a step without metrics."""
-    policy = make_policy()
+    policy = make_policy(ActorConfig(lr=1e-5, micro_batch_tokens=2048, optimizer=OptimizerConfig(grad_cosine=True)))
     batch = make_batch(rows, policy)
     plain = PolicyObjective(loss=build_policy_loss("cfpo"))
     corrected = PolicyObjective(

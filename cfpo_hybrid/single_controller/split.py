@@ -102,7 +102,7 @@ def split_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
     if "response_lengths" not in batch:
         return contiguous_rows(len(batch), num_parts)
     strata = batch["mini_batch"].numpy() if "mini_batch" in batch else None
-    if "group_ids" not in batch:
+    if "group_ids" not in batch or "prompt_lengths" not in batch:
         return partition_rows(batch.num_tokens.numpy(), num_parts, strata)
     prompts, responses = batch["prompt_lengths"].numpy(), batch["response_lengths"].numpy()
     return partition_groups(prompts, responses, batch["group_ids"].numpy(), num_parts, strata)

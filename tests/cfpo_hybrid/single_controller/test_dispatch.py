@@ -75,6 +75,8 @@ def test_a_group_stays_whole_where_that_is_lighter():
     batch = batch.with_columns(prompt_lengths=torch.full((6,), 8), response_lengths=torch.tensor([3, 1, 3, 1, 2, 2]))
     whole = [set(batch["group_ids"][rows].tolist()) for rows in split_rows(batch, 3)]
     assert sorted(map(sorted, whole)) == [[0], [1], [2]]
+    # Without their prompts rows of a group have nothing in common.
+    assert sorted(len(rows) for rows in split_rows(batch.select("response_lengths", "group_ids"), 2)) == [3, 3]
     # One group for two ranks: one of them would have nothing to do.
     alone = batch.with_columns(group_ids=torch.zeros(6, dtype=torch.int64))
     assert [len(rows) for rows in split_rows(alone, 2)] == [3, 3]

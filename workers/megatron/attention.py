@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import ModelShape
+from workers.megatron.row_index import gather_rows, ragged, scatter_rows
 from workers.megatron.shared_prompts import SharedPrompts
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "PackedSequences"], Tensor]
@@ -75,15 +76,12 @@ class Rotary:
     def sequences(self, lengths: tuple[int, ...], shared: SharedPrompts | None = None) -> PackedSequences:
         """The tables for sequences of these lengths, packed in this order."""
         counts = torch.tensor(lengths, dtype=torch.int64)
-        ends = torch.cumsum(counts, dim=0)
-        row = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-        positions = torch.arange(int(counts.sum())) - (ends - counts)[row]
-        of_tokens = positions.to(self.device, torch.float32)
-        of_tokens = of_tokens if shared is None else of_tokens[shared.owners]
-        angles = torch.outer(of_tokens, self.frequencies)
+        row, place = ragged(counts)
+        places = place.to(self.device, torch.float32)
+        angles = torch.outer(places if shared is None else places[shared.owners], self.frequencies)
         longest = max(lengths)
         uneven = min(lengths) != longest
-        bounds = F.pad(ends, (1, 0)).to(self.device, torch.int32)
+        bounds = F.pad(counts.cumsum(dim=0), (1, 0)).to(self.device, torch.int32)
         return PackedSequences(
             qkv_format="thd",
             cu_seqlens_q=bounds,
@@ -93,7 +91,7 @@ class Rotary:
             lengths=lengths,
             cos=angles.cos().to(self.dtype).unsqueeze(1),
             sin=angles.sin().to(self.dtype).unsqueeze(1),
-            slots=(row * longest + positions).to(self.device) if uneven else None,
+            slots=(row * longest + place).to(self.device) if uneven else None,
             shared=shared,
         )
 
@@ -172,42 +170,13 @@ def _padded_sdpa(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSeq
     enable_gqa = query.shape[1] != key.shape[1]
     attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=enable_gqa)
     flat = attended.transpose(1, 2).reshape(shape[0] * shape[1], *query.shape[1:])
-    return flat if sequences.slots is None else _Gather.apply(flat, sequences.slots)
+    return flat if sequences.slots is None else gather_rows(flat, sequences.slots)
 
 
 def _pad(packed: Tensor, slots: Tensor | None, shape: tuple[int, int]) -> Tensor:
     if slots is not None:
-        packed = _Scatter.apply(packed, slots, shape[0] * shape[1])
+        packed = scatter_rows(packed, slots, shape[0] * shape[1])
     return packed.reshape(*shape, *packed.shape[1:])
-
-
-class _Scatter(torch.autograd.Function):
-    """Rows to their slots in a table of zeros. Slots differ, so its gradient is a plain gather."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, slots: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(slots)
-        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, slots, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (slots,) = ctx.saved_tensors
-        return grads[0].index_select(0, slots), None, None
-
-
-class _Gather(torch.autograd.Function):
-    """Inverse of :class:`_Scatter`; torch's own gradient of a gather adds atomically and is far slower."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
-        ctx.size = table.shape[0]
-        return table.index_select(0, slots)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (slots,) = ctx.saved_tensors
-        return grads[0].new_zeros(ctx.size, *grads[0].shape[1:]).index_copy_(0, slots, grads[0]), None
 
 
 class _Rotate(torch.autograd.Function):

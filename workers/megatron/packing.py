@@ -2,7 +2,7 @@
 
     rows       [p p p r r]  [p p r r r r]          p = prompt token, r = response token
     tokens      p p p r r    p p r r r r  (x)      x = filler up to a multiple of tp, for sequence parallelism
-    predictors      ^ ^        ^ ^ ^ ^             positions whose hidden state predicts a response token
+    predictors      ^ ^        ^ ^ ^ ^             tokens whose hidden state predicts a response token
 
 Rows of one group follow each other, and their prompt is packed once: see :mod:`workers.megatron.shared_prompts`. Which
 rows form a micro-batch depends on their lengths, groups and order alone, so that ``log_probs`` and ``update`` of the same
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
-from workers.megatron.shared_prompts import SharedPrompts, first_with_prompt, ragged, share_prompts
+from workers.megatron.row_index import ragged
+from workers.megatron.shared_prompts import SharedPrompts, first_with_prompt, share_prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +27,7 @@ class MicroBatch:
     Args:
         tokens: ``[token]`` ids of prompt and response, with filler at the end.
         lengths: prompt and response tokens of each row; the filler counts as the last row's tail, which nothing looks at.
-        predictors: ``[response token]`` position in ``tokens`` whose hidden state predicts it.
+        predictors: ``[response token]`` index into ``tokens``: whose hidden state predicts it.
         targets: ``[response token]`` ids.
         sequence_ids: ``[response token]`` row within the micro-batch, from 0.
         cells: ``[response token]`` place in a flattened padded ``[batch, response]`` column.
@@ -63,7 +64,7 @@ def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.devi
     leaders = first_with_prompt(batch)
     plan = plan_micro_batches(batch.num_tokens, max_tokens, leaders, strata)
     columns = {name: batch[name] for name in ("prompts", "prompt_lengths", "responses", "response_lengths")}
-    return [_pack_rows(columns | {"leaders": leaders}, rows, multiple, device) for rows in plan]
+    return [_pack_rows(columns, rows, leaders[rows], multiple, device) for rows in plan]
 
 
 def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -> MicroBatch:
@@ -127,7 +128,9 @@ def unpack(
     return padded.view(shape)
 
 
-def _pack_rows(columns: dict[str, Tensor], rows: Tensor, multiple: int, device: torch.device) -> MicroBatch:
+def _pack_rows(
+    columns: dict[str, Tensor], rows: Tensor, leaders: Tensor, multiple: int, device: torch.device
+) -> MicroBatch:
     prompt_lengths, response_lengths = columns["prompt_lengths"][rows], columns["response_lengths"][rows]
     lengths = prompt_lengths + response_lengths
     sequence_of_position, place = ragged(lengths)
@@ -135,7 +138,7 @@ def _pack_rows(columns: dict[str, Tensor], rows: Tensor, multiple: int, device: 
     # One table of prompt and response columns side by side, read at the place of each real token.
     table = torch.cat([columns["prompts"][rows], columns["responses"][rows]], dim=1)
     column = torch.where(offset < 0, place, columns["prompts"].shape[1] + offset)
-    shared = share_prompts(columns["leaders"][rows], prompt_lengths, lengths)
+    shared = share_prompts(leaders, prompt_lengths, lengths)
     tokens = table[sequence_of_position, column][shared.owners]
     filler = -len(tokens) % multiple
     row_lengths = lengths.tolist()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
+from workers.megatron.row_index import gather_rows, ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class SharedPrompts:
 
     def collect(self, positions: Tensor) -> Tensor:
         """``[position, ...]`` -> ``[token, ...]``; what stands at a copy is dropped."""
-        return _Collect.apply(positions, self)
+        return gather_rows(positions, self.owners)
 
     def with_filler(self, count: int) -> "SharedPrompts":
         """With so many more tokens at the end, each a position of its own."""
@@ -68,21 +69,6 @@ class _Spread(torch.autograd.Function):
         total = grads[0].index_select(0, shared.owners).float()
         copies = grads[0].index_select(0, shared.copies).float()
         return total.index_add_(0, shared.sources[shared.copies], copies).to(grads[0].dtype), None
-
-
-class _Collect(torch.autograd.Function):
-    """Owners differ, so the gradient is a plain copy; torch's own would add atomically."""
-
-    @staticmethod
-    def forward(ctx: Any, positions: Tensor, shared: SharedPrompts) -> Tensor:
-        ctx.shared = shared
-        return positions.index_select(0, shared.owners)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        shared: SharedPrompts = ctx.shared
-        spread = grads[0].new_zeros(len(shared.sources), *grads[0].shape[1:])
-        return spread.index_copy_(0, shared.owners, grads[0]), None
 
 
 def first_with_prompt(batch: DataProto) -> Tensor:
@@ -120,10 +106,3 @@ def share_prompts(leaders: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> S
     owner = torch.where(is_copy, starts[head[row]] + place, torch.arange(len(place)))
     sources = (torch.cumsum(~is_copy, dim=0) - 1)[owner]
     return SharedPrompts(sources, torch.nonzero(~is_copy).flatten(), torch.nonzero(is_copy).flatten())
-
-
-def ragged(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For rows of these lengths laid end to end: (row of each element, its place within the row)."""
-    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    starts = torch.cumsum(lengths, dim=0) - lengths
-    return row, torch.arange(len(row)) - starts[row]

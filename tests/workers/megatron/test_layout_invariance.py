@@ -70,8 +70,8 @@ CASES: dict[int, dict[str, Case]] = {
 }
 # Old and rollout log-probs differ by 0.1 nats a token: some weights are truncated, a response is rejected.
 CORRECTION = RolloutCorrection(mode="truncate", upper=1.1, reject_lower=0.95)
-# Of the rollout. Near 1 the ratios of these batches reach e^4, and an ulp between the weights after the first step alone can
-# move the second gradient norm by more than 1e-5.
+# Of the rollout. At 0.7 the second gradient norm is thirty times as large, and an ulp between the weights after the first
+# step alone can move it by more than 1e-5.
 TEMPERATURE = 2.0
 NAMES = [name for cases in CASES.values() for name in cases if name != "reference"]
 

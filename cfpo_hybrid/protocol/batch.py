@@ -3,17 +3,18 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.protocol.block import Block, join
+from cfpo_hybrid.protocol.block import Block
 from cfpo_hybrid.protocol.columns import (
     JsonValue,
     Values,
+    array_dtype,
     checked_column,
     checked_meta,
     column_of,
@@ -22,10 +23,14 @@ from cfpo_hybrid.protocol.columns import (
     padded_axis,
     tensor_view,
 )
-from cfpo_hybrid.protocol.pickled import PickledColumns, PickledRows, pickled_columns
+from cfpo_hybrid.protocol.pickled import Held, pickled, restored
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
+
+
+BatchState: TypeAlias = tuple[dict[str, Held], int, Mapping[str, int], Mapping[str, JsonValue]]
+"""Columns, number of rows, widths and metadata of a batch."""
 
 
 class DataProto:
@@ -36,9 +41,12 @@ class DataProto:
     and that are gathered when the column is read for the first time. A batch that came from workers holds its wide
     columns so; the driver passes it on without ever having touched them.
 
+    Columns are held as numpy arrays in host memory, which moving a batch between processes handles at a fraction of the
+    cost of tensors; reading one gives a tensor over the same memory.
+
     Args:
-        columns: values by name; numbers as tensors (or numpy arrays, whose memory is shared), objects as an object
-            array or a list of one value a row.
+        columns: values by name; numbers as tensors or arrays, whose memory is shared, objects as an object array or a
+            list of one value a row.
         meta: JSON values that belong to the batch as a whole.
 
     Example: ``DataProto({"prompts": tensor [4, 7], "prompt_lengths": tensor [4], "problem": ["1+1", ...]})``
@@ -49,17 +57,19 @@ class DataProto:
 
     __slots__ = ("_deferred", "_length", "_local", "_meta", "_widths")
 
-    _local: dict[str, Values]
+    _local: dict[str, Held]
     _deferred: dict[str, Block]
     _length: int
-    _widths: dict[str, int]
-    _meta: dict[str, JsonValue]
+    _widths: Mapping[str, int]
+    _meta: Mapping[str, JsonValue]
 
     def __init__(
         self, columns: Mapping[str, Values | Sequence[object]], meta: Mapping[str, JsonValue] | None = None
     ) -> None:
         checked = {name: checked_column(name, values) for name, values in columns.items()}
-        self._assign(checked, {}, common_length(checked), common_widths(checked, {}), checked_meta(meta or {}))
+        self._local, self._deferred = dict[str, Held](checked), {}
+        self._length, self._widths = common_length(checked), common_widths(checked, {})
+        self._meta = checked_meta(meta or {})
 
     # --- reading
 
@@ -70,31 +80,24 @@ class DataProto:
         return name in self._local or name in self._deferred
 
     def __getitem__(self, name: str) -> Any:
-        """One column: a Tensor, or a numpy object array. A deferred column is gathered now and kept.
+        """One column: a tensor over the batch's memory, or a numpy object array.
 
         Raises:
             BatchError: the batch has no such column; the message names the stage that writes it.
         """
-        values = self.column(name)
-        if isinstance(values, np.ndarray) and values.dtype != object:
-            values = self._local[name] = tensor_view(values)
-        return values
+        array = self.column(name)
+        return array if array.dtype.hasobject else tensor_view(array)
 
-    def column(self, name: str) -> Values:
-        """One column as it is held: numbers as a tensor, or as an array that no one has read as a tensor yet.
+    def column(self, name: str) -> np.ndarray:
+        """One column as the array it is held as. A deferred column is gathered now and kept.
 
         Raises:
             BatchError: as for reading ``batch[name]``.
         """
-        if name in self._deferred:
-            self._local[name] = self._deferred[name].gather(name, self._width_of(name))
-            del self._deferred[name]
-        if name in self._local:
-            return self._local[name]
-        raise BatchError(
-            f"the batch has no column '{name}', which the stage '{column_of(name).writer}' writes; "
-            f"it has {', '.join(self.column_names)}"
-        )
+        held = self._held(name)
+        if isinstance(held, bytes):
+            held = self._local[name] = restored(name, held, self._length, self._widths)
+        return held
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -107,9 +110,14 @@ class DataProto:
         return self._deferred
 
     @property
-    def local_columns(self) -> Mapping[str, Values]:
-        """Columns whose values are at hand; numbers that have not been read yet may be arrays."""
-        return self._local
+    def local_columns(self) -> Mapping[str, np.ndarray]:
+        """Columns whose values are at hand."""
+        return {name: self.column(name) for name in self._local}
+
+    @property
+    def local_bytes(self) -> int:
+        """Memory of the columns whose values are at hand; of Python objects only the references."""
+        return sum(len(held) if isinstance(held, bytes) else held.nbytes for held in self._local.values())
 
     @property
     def tensors(self) -> "TensorDict":
@@ -146,16 +154,15 @@ class DataProto:
         checked = {name: checked_column(name, values) for name, values in columns.items()}
         kept = {name: values for name, values in self._local.items() if name not in checked}
         deferred = {name: block for name, block in self._deferred.items() if name not in checked}
-        merged = {**kept, **checked}
-        known = _widths_of(deferred, self._widths)
         if checked and common_length(checked) != self._length:
             raise BatchError(f"new columns have {common_length(checked)} rows, the batch has {self._length}")
-        return self._make(merged, deferred, self._length, common_widths(merged, known), self._meta)
+        widths = common_widths(checked, _widths_of((*kept, *deferred), self._widths))
+        return self._make({**kept, **checked}, deferred, self._length, widths, self._meta)
 
     def with_meta(self, **meta: JsonValue) -> "DataProto":
         """A batch with these metadata added or replaced."""
         merged = {**self._meta, **checked_meta(meta)}
-        return self._make(self._local, self._deferred, self._length, self._widths, merged)
+        return self._make(dict(self._local), dict(self._deferred), self._length, self._widths, merged)
 
     def without(self, *names: str) -> "DataProto":
         """A batch that lacks these columns; each must be there."""
@@ -185,14 +192,14 @@ class DataProto:
         widths = {axis: other.widths.get(axis, width) for axis, width in self._widths.items()}
         if widths != self._widths:
             raise BatchError(f"cannot merge batches of widths {dict(other.widths)} and {self._widths}")
-        local, deferred = self._local | dict(other.local_columns), self._deferred | dict(other.deferred)
+        local, deferred = self._local | other._local, self._deferred | other._deferred
         return self._make(local, deferred, self._length, {**other.widths, **self._widths}, self._meta)
 
     def fetch(self, *names: str) -> "DataProto":
         """These columns (all by default) with every value at hand in this process."""
         batch = self.select(*(names or self.column_names))
         for name in batch.column_names:
-            batch[name]
+            batch.column(name)
         return batch
 
     def rows(self, indices: Tensor | np.ndarray | Sequence[int]) -> "DataProto":
@@ -225,7 +232,12 @@ class DataProto:
         return self.rows(np.arange(self._length).repeat(times))
 
     @classmethod
-    def concat(cls, batches: Sequence["DataProto"], meta: Mapping[str, JsonValue] | None = None) -> "DataProto":
+    def concat(
+        cls,
+        batches: Sequence["DataProto"],
+        meta: Mapping[str, JsonValue] | None = None,
+        places: Sequence[np.ndarray] | None = None,
+    ) -> "DataProto":
         """The rows of all batches; narrower prompts and responses are right-padded to the widest.
 
         Columns of one value a row are joined now if they are at hand, the others when they are read.
@@ -233,59 +245,69 @@ class DataProto:
         Args:
             batches: batches of the same columns.
             meta: metadata of the result; by default the batches' own, which must agree then.
+            places: for each batch, ``[its rows]`` int64: where they stand in the result, each place once; by default one
+                batch after the other.
 
         Raises:
             BatchError: no batch, columns that differ, or metadata that differ.
         """
         _check_alike(batches, same_meta=meta is None)
-        local = {
-            name: join([batch._local[name] for batch in batches])
+        local: dict[str, Held] = {
+            name: _joined(batches, name, places)
             for name in batches[0]._local
             if padded_axis(name) is None and all(name in batch._local for batch in batches)
         }
-        deferred = _stacked(batches, [name for name in batches[0].column_names if name not in local])
+        deferred = _stacked(batches, [name for name in batches[0].column_names if name not in local], places)
         widths = {axis: max(batch.widths[axis] for batch in batches) for axis in batches[0].widths}
         chosen = dict(batches[0].meta) if meta is None else checked_meta(meta)
         return cls._make(local, deferred, sum(len(batch) for batch in batches), widths, chosen)
 
-    @classmethod
-    def of_blocks(
-        cls, blocks: Mapping[str, Block], length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
-    ) -> "DataProto":
-        """A batch whose columns all lie elsewhere; for the code that moves batches between processes."""
-        return cls._make({}, blocks, length, widths, meta)
+    # --- to other processes
 
-    # --- pickling
+    def state(self, names: Iterable[str] | None = None) -> BatchState:
+        """These columns (by default those at hand) as plain values, with the rows, widths and metadata of the whole batch.
+
+        Plain values are what travels in small calls: looking a class up costs pickle more than the batch does.
+        """
+        held = self._local if names is None else {name: self._held(name) for name in names}
+        return {name: pickled(values) for name, values in held.items()}, self._length, self._widths, self._meta
+
+    @classmethod
+    def of_state(cls, state: BatchState, deferred: dict[str, Block] | None = None) -> "DataProto":
+        """The batch of that state, with columns that lie elsewhere; nothing is checked again."""
+        columns, length, widths, meta = state
+        return cls._make(columns, deferred or {}, length, widths, meta)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        local = self.fetch().local_columns if self._deferred else self._local
-        return unpickle, (pickled_columns(local), self._length, self._widths, self._meta)
+        return from_state, (self.state(self.column_names),)
 
     # --- private
 
     @classmethod
     def _make(
         cls,
-        local: Mapping[str, Values],
-        deferred: Mapping[str, Block],
+        local: dict[str, Held],
+        deferred: dict[str, Block],
         length: int,
         widths: Mapping[str, int],
         meta: Mapping[str, JsonValue],
     ) -> "DataProto":
         batch = cls.__new__(cls)
-        batch._assign(local, deferred, length, widths, meta)
+        batch._local, batch._deferred = local, deferred
+        batch._length, batch._widths, batch._meta = length, widths, meta
         return batch
 
-    def _assign(
-        self,
-        local: Mapping[str, Values],
-        deferred: Mapping[str, Block],
-        length: int,
-        widths: Mapping[str, int],
-        meta: Mapping[str, JsonValue],
-    ) -> None:
-        self._local, self._deferred = dict(local), dict(deferred)
-        self._length, self._widths, self._meta = length, dict(widths), dict(meta)
+    def _held(self, name: str) -> Held:
+        """One column at hand, be it bytes still."""
+        if name in self._deferred:
+            self._local[name] = self._deferred[name].gather(name, self._width_of(name))
+            del self._deferred[name]
+        if name in self._local:
+            return self._local[name]
+        raise BatchError(
+            f"the batch has no column '{name}', which the stage '{column_of(name).writer}' writes; "
+            f"it has {', '.join(self.column_names)}"
+        )
 
     def _width_of(self, name: str) -> int | None:
         axis = padded_axis(name)
@@ -301,9 +323,9 @@ def _check_alike(batches: Sequence[DataProto], *, same_meta: bool) -> None:
     if not batches:
         raise BatchError("concat needs at least one batch")
     first = batches[0]
-    names = first._local.keys() | first._deferred.keys()
+    names = first._local.keys() | first._deferred
     for batch in batches[1:]:
-        if batch._local.keys() | batch._deferred.keys() != names:
+        if batch._local.keys() | batch._deferred != names:
             raise BatchError(
                 f"cannot concat batches of different columns: {first.column_names} and {batch.column_names}"
             )
@@ -311,16 +333,22 @@ def _check_alike(batches: Sequence[DataProto], *, same_meta: bool) -> None:
             raise BatchError(f"cannot concat batches of different meta: {first.meta} and {batch.meta}")
 
 
-def _stacked(batches: Sequence[DataProto], names: Sequence[str]) -> dict[str, Block]:
-    """The rows of these columns, batch after batch; columns that lie in the same places share their block."""
-    own = [Block.whole(batch) for batch in batches] if names else []
+def _stacked(
+    batches: Sequence[DataProto], names: Sequence[str], places: Sequence[np.ndarray] | None
+) -> dict[str, Block]:
+    """These columns of all batches; those that lie in the same places share their block."""
+    if not names:
+        return {}
+    order = None if places is None else np.concatenate(places).argsort()
+    own = [Block.whole(batch) for batch in batches]
     stacked: dict[tuple[int, ...], Block] = {}
     deferred: dict[str, Block] = {}
     for name in names:
         sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
         key = tuple(map(id, sources))
         if key not in stacked:
-            stacked[key] = Block.stack(sources)
+            block = Block.stack(sources)
+            stacked[key] = block if order is None else block.take(order)
         deferred[name] = stacked[key]
     return deferred
 
@@ -330,11 +358,16 @@ def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int
     return {axis: width for axis, width in widths.items() if axis in axes}
 
 
-def unpickle(
-    columns: PickledColumns, length: int, widths: Mapping[str, int], meta: Mapping[str, JsonValue]
-) -> DataProto:
-    """The batch that was pickled; it was checked when it was made."""
-    rows = PickledRows(columns, length, widths)
-    if not widths:  # one value a row: restoring them now costs less than keeping book of what is put off
-        return DataProto._make({name: rows.column(name) for name in columns}, {}, length, widths, meta)
-    return DataProto.of_blocks(dict.fromkeys(columns, Block.whole(rows)), length, widths, meta)
+def _joined(batches: Sequence[DataProto], name: str, places: Sequence[np.ndarray] | None) -> np.ndarray:
+    """One column of one value a row, of all batches."""
+    if places is None:
+        return np.concatenate([batch.column(name) for batch in batches])
+    joined = np.empty(sum(map(len, batches)), array_dtype(name))
+    for batch, rows in zip(batches, places, strict=True):
+        joined[rows] = batch.column(name)
+    return joined
+
+
+def from_state(state: BatchState) -> DataProto:
+    """:meth:`DataProto.of_state`, by a name that pickle finds."""
+    return DataProto.of_state(state)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cfpo_hybrid.protocol.columns import Values, as_tensor, tensor_dtype
+from cfpo_hybrid.protocol.columns import array_dtype
 
 
 class Part(Protocol):
@@ -23,12 +21,12 @@ class Part(Protocol):
         """Number of rows."""
         ...
 
-    def column(self, name: str) -> Values:
-        """One column, brought here if it is elsewhere; numbers as a tensor or an array."""
+    def column(self, name: str) -> np.ndarray:
+        """One column, brought here if it is elsewhere."""
         ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Block:
     """Which row of which part becomes which row of a batch, for any number of columns at once.
 
@@ -78,7 +76,7 @@ class Block:
         parts = tuple(part for part, keep in zip(self.parts, needed, strict=True) if keep) or self.parts[:1]
         return Block(parts, (np.cumsum(needed) - 1)[part_of_row] if len(parts) > 1 else None, rows)
 
-    def gather(self, name: str, width: int | None) -> Values:
+    def gather(self, name: str, width: int | None) -> np.ndarray:
         """One column, right-padded with zeros to ``width`` when it has a token axis.
 
         Rows of a single part that are wanted whole and in order are a view of it, without a copy.
@@ -90,34 +88,28 @@ class Block:
             return _pad(_take_rows(sources[0], self.row_in_part), width)
         if width is None:  # small: joined whole, then put in order
             starts = np.cumsum([0, *(len(part) for part in self.parts[:-1])])
-            return _take_rows(join(sources), starts[self.part_of_row] + self.row_in_part)
-        result = torch.zeros((len(self.row_in_part), width), dtype=tensor_dtype(name))
+            return _take_rows(np.concatenate(sources), starts[self.part_of_row] + self.row_in_part)
+        result = np.zeros((len(self.row_in_part), width), array_dtype(name))
         for index, source in enumerate(sources):
             positions = np.flatnonzero(self.part_of_row == index)
-            chosen = _take_rows(source, self.row_in_part[positions])
-            result[torch.from_numpy(positions), : source.shape[1]] = as_tensor(chosen)
+            result[positions, : source.shape[1]] = _take_rows(source, self.row_in_part[positions])
         return result
 
 
-def join(sources: Sequence[Values]) -> Values:
-    """One column from several, row after row."""
-    if any(isinstance(source, Tensor) for source in sources):
-        return torch.cat([as_tensor(source) for source in sources])
-    return np.concatenate(sources)
-
-
-def _take_rows(values: Values, rows: np.ndarray) -> Values:
+def _take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     size = len(rows)
-    if size == values.shape[0] and (size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and _ascending(rows))):
+    if size == len(values) and (size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and _ascending(rows))):
         return values
-    return values[rows] if isinstance(values, np.ndarray) else values.index_select(0, torch.from_numpy(rows))
+    return values[rows]
 
 
 def _ascending(rows: np.ndarray) -> bool:
     return bool((rows == np.arange(len(rows))).all())
 
 
-def _pad(values: Values, width: int | None) -> Values:
+def _pad(values: np.ndarray, width: int | None) -> np.ndarray:
     if width is None or values.shape[1] == width:
         return values
-    return torch.nn.functional.pad(as_tensor(values), (0, width - values.shape[1]))
+    padded = np.zeros((len(values), width), values.dtype)
+    padded[:, : values.shape[1]] = values
+    return padded

@@ -14,7 +14,7 @@ from cfpo_hybrid.protocol.schema import SCHEMA, Column
 from cfpo_hybrid.registry import nearest_name
 
 Values: TypeAlias = Tensor | np.ndarray
-"""One column: a tensor, a one-axis numpy array of objects, or an array of numbers that becomes a tensor when it is read."""
+"""One column as it is given and read: a tensor, or a one-axis numpy array of objects. Batches hold both as arrays."""
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 """What metadata and the cells of object columns that go into a file may be."""
@@ -37,18 +37,10 @@ def column_of(name: str) -> Column:
 
 
 @cache
-def tensor_dtype(name: str) -> torch.dtype:
-    """The dtype of a tensor column."""
-    dtype = column_of(name).dtype
-    if not isinstance(dtype, torch.dtype):
-        raise BatchError(f"column '{name}' holds Python objects, not tensors")
-    return dtype
-
-
-@cache
 def array_dtype(name: str) -> np.dtype:
-    """The dtype of a tensor column as numpy names it."""
-    return torch.empty(0, dtype=tensor_dtype(name)).numpy().dtype
+    """The dtype of a column as numpy names it."""
+    dtype = column_of(name).dtype
+    return torch.empty(0, dtype=dtype).numpy().dtype if isinstance(dtype, torch.dtype) else np.dtype(object)
 
 
 @cache
@@ -58,33 +50,24 @@ def padded_axis(name: str) -> str | None:
     return axes[1] if len(axes) > 1 else None
 
 
-def checked_column(name: str, values: Values | Sequence[object]) -> Values:
-    """The column as a tensor or object array, once dtype and number of axes agree with the schema.
+def checked_column(name: str, values: Values | Sequence[object]) -> np.ndarray:
+    """The column as an array, once dtype and number of axes agree with the schema.
 
-    A numpy array of numbers becomes a tensor that shares its memory; a list becomes an object array.
+    The memory of tensors and arrays is shared, that of a device copied to the host; a list becomes an object array.
 
     Raises:
         BatchError: unknown name, wrong dtype or wrong number of axes.
     """
     column = column_of(name)
-    if column.dtype is object:
-        values = _as_object_array(name, values)
-        found: object = values.dtype
-        matches = values.dtype == object
-    else:
-        values = _as_tensor(name, values)
-        found = values.dtype
-        matches = values.dtype == column.dtype
-    if not matches:
-        raise BatchError(f"column '{name}' has dtype {found}; the schema asks for {column.dtype}; convert it first")
-    if values.ndim != len(column.axes):
+    array = _object_array(name, values) if column.dtype is object else _number_array(name, values, column)
+    if array.ndim != len(column.axes):
         raise BatchError(
-            f"column '{name}' has shape {list(values.shape)}; the schema asks for the axes [{', '.join(column.axes)}]"
+            f"column '{name}' has shape {list(array.shape)}; the schema asks for the axes [{', '.join(column.axes)}]"
         )
-    return values
+    return array
 
 
-def common_length(columns: Mapping[str, Values]) -> int:
+def common_length(columns: Mapping[str, np.ndarray]) -> int:
     """The number of rows all columns share.
 
     Raises:
@@ -98,7 +81,7 @@ def common_length(columns: Mapping[str, Values]) -> int:
     return next(iter(lengths.values()))
 
 
-def common_widths(columns: Mapping[str, Values], known: Mapping[str, int]) -> dict[str, int]:
+def common_widths(columns: Mapping[str, np.ndarray], known: Mapping[str, int]) -> dict[str, int]:
     """Width of the prompt and response axes, as all columns and the ``known`` widths agree on.
 
     Raises:
@@ -144,33 +127,34 @@ def _check_json(place: str, value: object) -> None:
         )
 
 
-def _as_object_array(name: str, values: Values | Sequence[object]) -> np.ndarray:
-    if isinstance(values, np.ndarray):
-        return values
+def _object_array(name: str, values: Values | Sequence[object]) -> np.ndarray:
     if isinstance(values, Tensor):
         raise BatchError(f"column '{name}' is a tensor; the schema asks for one Python object a row")
+    if isinstance(values, np.ndarray):
+        if values.dtype != object:
+            raise _wrong_dtype(name, values.dtype)
+        return values
     array = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):  # not array[:] = values, which would spread nested lists over axes
         array[row] = value
     return array
 
 
-def _as_tensor(name: str, values: Values | Sequence[object]) -> Tensor:
+def _number_array(name: str, values: Values | Sequence[object], column: Column) -> np.ndarray:
     if isinstance(values, Tensor):
-        return values
+        if values.dtype != column.dtype:
+            raise _wrong_dtype(name, values.dtype)
+        return values.numpy(force=True)
     if not isinstance(values, np.ndarray) or values.dtype == object:
         raise BatchError(f"column '{name}' is a {type(values).__name__}; the schema asks for a tensor")
-    return tensor_view(values)
+    if values.dtype != array_dtype(name):
+        raise _wrong_dtype(name, values.dtype)
+    return values
 
 
-def array_view(values: Values) -> np.ndarray:
-    """The column as a contiguous numpy array in host memory, which is shared where the column already is one."""
-    return values if isinstance(values, np.ndarray) else values.contiguous().numpy(force=True)
-
-
-def as_tensor(values: Values) -> Tensor:
-    """A column of numbers as a tensor, without a copy."""
-    return values if isinstance(values, Tensor) else tensor_view(values)
+def _wrong_dtype(name: str, found: object) -> BatchError:
+    wanted = column_of(name).dtype
+    return BatchError(f"column '{name}' has dtype {found}; the schema asks for {wanted}; convert it first")
 
 
 def tensor_view(array: np.ndarray) -> Tensor:

@@ -1,13 +1,13 @@
 """Rows to workers: how a batch is cut so that every part has about the same number of tokens."""
 
-import heapq
+from collections.abc import Sequence
+from heapq import heapreplace
+from itertools import groupby
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
-def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = None) -> list[Tensor]:
+def balanced_partition(weights: np.ndarray, num_parts: int, strata: np.ndarray | None = None) -> list[np.ndarray]:
     """Cuts rows into parts of nearly equal total weight.
 
     Longest-processing-time rule: rows by descending weight, each to the part that is lightest so far; the heaviest
@@ -15,41 +15,60 @@ def balanced_partition(weights: Tensor, num_parts: int, strata: Tensor | None = 
     anomalies"). Numbers of rows may differ between parts. O(n log n).
 
     Args:
-        weights: ``[batch]`` cost of each row, e.g. its tokens.
+        weights: ``[batch]`` whole numbers, the cost of each row, e.g. its tokens.
         num_parts: number of parts.
         strata: ``[batch]`` int64 label of each row; the rows of each label are spread evenly by themselves, e.g. every
             mini-batch over the data-parallel ranks.
 
     Returns:
-        Row indices of each part, ascending; a part may be empty when there are fewer rows than parts.
+        Row indices of each part, ascending, int64; a part may be empty when there are fewer rows than parts.
 
     Example: weights [5, 4, 3, 2], two parts -> rows [0, 3] and [1, 2], 7 each.
     """
-    labels = None if strata is None else strata.numpy()
-    return [torch.from_numpy(part) for part in partition_rows(weights.numpy(), num_parts, labels)]
-
-
-def partition_rows(weights: np.ndarray, num_parts: int, strata: np.ndarray | None = None) -> list[np.ndarray]:
-    """:func:`balanced_partition` on numpy arrays."""
-    loads, labels = weights.tolist(), [0] * len(weights) if strata is None else strata.tolist()
-    order = sorted(range(len(loads)), key=loads.__getitem__, reverse=True)
-    order.sort(key=labels.__getitem__)  # stable: heavy rows first within each stratum
+    loads = weights.tolist()
+    heavy_first = sorted(range(len(loads)), key=loads.__getitem__, reverse=True)
     parts: list[list[int]] = [[] for _ in range(num_parts)]
-    totals = [0.0] * num_parts
-    heap: list[tuple[float, int, int]] = []
-    ranked: list[int] = []
-    label_before: int | None = None
-    for row in order:
-        # Each stratum starts even; ties go to the part that earlier strata left lightest.
-        if labels[row] != label_before:
+    if strata is None:
+        _deal(heavy_first, loads, parts)
+    else:
+        label_of = strata.tolist().__getitem__
+        totals = [0] * num_parts
+        for _, stratum in groupby(sorted(heavy_first, key=label_of), label_of):
+            # Each stratum starts even; ties go to the part that earlier strata left lightest.
             ranked = sorted(range(num_parts), key=totals.__getitem__)
-            heap = [(0.0, 0, place) for place in range(num_parts)]
-            label_before = labels[row]
-        load, count, place = heap[0]
-        heapq.heapreplace(heap, (load + loads[row], count + 1, place))
-        parts[ranked[place]].append(row)
-        totals[ranked[place]] += loads[row]
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+            added = _deal(list(stratum), loads, [parts[place] for place in ranked])
+            for place, load in zip(ranked, added, strict=True):
+                totals[place] += load
+    return _arrays(parts)
+
+
+def _deal(heavy_first: Sequence[int], loads: Sequence[int], parts: Sequence[list[int]]) -> list[int]:
+    """Gives rows out, each to the part with the least load of these rows, then the fewest of them, then the first.
+
+    Returns:
+        What was added to the load of each part.
+    """
+    # Load, number of rows and place of a part in one whole number: a heap of tuples takes half as long again.
+    num_parts = len(parts)
+    of_load = num_parts * (len(heavy_first) + 1)
+    heap = list(range(num_parts))
+    for row in heavy_first:
+        lightest = heap[0]
+        heapreplace(heap, lightest + loads[row] * of_load + num_parts)
+        parts[lightest % num_parts].append(row)
+    added = [0] * num_parts
+    for key in heap:
+        added[key % num_parts] = key // of_load
+    return added
+
+
+def _arrays(parts: Sequence[list[int]]) -> list[np.ndarray]:
+    rows = np.array([row for part in parts for row in sorted(part)], dtype=np.int64)
+    arrays, start = [], 0
+    for part in parts:
+        arrays.append(rows[start : start + len(part)])
+        start += len(part)
+    return arrays
 
 
 def partition_groups(
@@ -76,13 +95,13 @@ def partition_groups(
     keys = np.unique(groups, return_inverse=True)[1] * (labels.max(initial=0) + 1) + labels
     _, first, group_of_row = np.unique(keys, return_index=True, return_inverse=True)
     weights = np.bincount(group_of_row, weights=responses).astype(np.int64) + prompts[first]
-    groups_of_part = partition_rows(weights, num_parts, labels[first])
+    groups_of_part = balanced_partition(weights, num_parts, labels[first])
     part_of_group = np.empty(len(first), dtype=np.int64)
     for part, members in enumerate(groups_of_part):
         part_of_group[members] = part
     part_of_row = part_of_group[group_of_row]
     whole = [np.flatnonzero(part_of_row == part) for part in range(num_parts)]
-    single = partition_rows(prompts + responses, num_parts, labels)
+    single = balanced_partition(prompts + responses, num_parts, labels)
 
     def heaviest(parts: list[np.ndarray]) -> int:
         """Of each stratum, added up: strata are worked on one after the other, all parts at once."""

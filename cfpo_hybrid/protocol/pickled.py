@@ -1,49 +1,30 @@
-"""Columns inside a pickle: large ones as numpy arrays, which travel out of band without a copy, small ones as bytes.
+"""Columns on their way to another process: large ones as arrays, which go out of band, small ones as bytes.
 
 Pickling a numpy array costs some thirty microseconds however small it is, its bytes one; a small call between driver
-and workers spends its time on just that. So columns become tensors again only when they are read.
+and workers spends its time on just that. So bytes become an array again only when the column is read.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from cfpo_hybrid.protocol.columns import Values, array_dtype, array_view, padded_axis
+from cfpo_hybrid.protocol.columns import array_dtype, padded_axis
 
 _SMALL_BYTES = 16 * 1024
-"""Tensors up to this size go as bytes; the schema, the number of rows and the widths tell what they are."""
 
-PickledColumns: TypeAlias = dict[str, np.ndarray | bytes]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PickledRows:
-    """The rows of a batch as they came: a part whose columns are restored when they are read."""
-
-    columns: PickledColumns
-    length: int
-    widths: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return self.length
-
-    def column(self, name: str) -> np.ndarray:
-        """One column as an array."""
-        stored = self.columns[name]
-        if isinstance(stored, np.ndarray):
-            return stored
-        axis = padded_axis(name)
-        shape = (self.length,) if axis is None else (self.length, self.widths[axis])
-        return np.ndarray(shape, array_dtype(name), bytearray(stored))
+Held: TypeAlias = np.ndarray | bytes
+"""A column inside a batch: its array, or the bytes it came as; the schema, the rows and the widths tell their shape."""
 
 
-def pickled_columns(columns: Mapping[str, Values]) -> PickledColumns:
-    """The columns as pickle is to see them."""
-    return {name: _pickled(values) for name, values in columns.items()}
+def pickled(values: Held) -> Held:
+    """The column as pickle is to see it."""
+    if isinstance(values, bytes) or values.nbytes > _SMALL_BYTES or values.dtype.hasobject:
+        return values
+    return values.tobytes()
 
 
-def _pickled(values: Values) -> np.ndarray | bytes:
-    array = array_view(values)
-    return array.tobytes() if array.nbytes <= _SMALL_BYTES and array.dtype != object else array
+def restored(name: str, data: bytes, length: int, widths: Mapping[str, int]) -> np.ndarray:
+    """The array of a column from the bytes it came as; writable, as torch wants it."""
+    axis = padded_axis(name)
+    return np.ndarray((length,) if axis is None else (length, widths[axis]), array_dtype(name), bytearray(data))

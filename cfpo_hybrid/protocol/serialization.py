@@ -15,7 +15,7 @@ import numpy as np
 
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol.batch import DataProto
-from cfpo_hybrid.protocol.columns import Values, array_view
+from cfpo_hybrid.protocol.columns import Values
 
 _MAGIC = b"CFPOBAT1"
 _ALIGNMENT = 64
@@ -33,10 +33,10 @@ def to_bytes(batch: DataProto) -> bytes:
     objects: dict[str, list[object]] = {}
     offset = 0
     for name, values in batch.fetch().local_columns.items():
-        if isinstance(values, np.ndarray):
+        if values.dtype == object:
             objects[name] = values.tolist()
             continue
-        array = array_view(values)
+        array = np.ascontiguousarray(values)
         tensors.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
         buffers.append(array)
         offset += _aligned(array.nbytes)

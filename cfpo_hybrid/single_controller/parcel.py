@@ -8,20 +8,27 @@ lives, and the driver gets the reference.
 """
 
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import ray
 from ray import ObjectRef, cloudpickle
 
-from cfpo_hybrid.protocol import DataProto, JsonValue
+from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol.batch import BatchState
 from cfpo_hybrid.protocol.block import Block
-from cfpo_hybrid.protocol.columns import Values, padded_axis
+from cfpo_hybrid.protocol.columns import padded_axis
 from cfpo_hybrid.single_controller.split import Arguments
 
 INLINE_BYTES = 64 * 1024
 """Columns up to this size in all go inside the message, where a copy costs less than a trip to the object store."""
+
+
+_HEAD = struct.Struct("<qq")
+"""Begins a message: whether the rank answers, and how many row indices follow, each an int64, before the body."""
+_ALL_ROWS = -1
 
 
 class StoredPart:
@@ -33,7 +40,7 @@ class StoredPart:
     def __len__(self) -> int:
         return self.length
 
-    def column(self, name: str) -> Values:
+    def column(self, name: str) -> np.ndarray:
         """One column, mapped here."""
         return ray.get(self.ref).column(name)
 
@@ -47,20 +54,18 @@ class _Reference(NamedTuple):
     row_in_part: np.ndarray | None
 
 
-class Parcel(NamedTuple):
-    """A batch on its way to a worker, some columns of which lie in the object store."""
-
-    local: DataProto | None
-    references: tuple[_Reference, ...]
-    length: int
-    widths: Mapping[str, int]
-    meta: Mapping[str, JsonValue]
+Parcel: TypeAlias = tuple[BatchState, tuple[_Reference, ...]]
+"""A batch on its way to a worker: what of it travels in the message, and which columns lie in the store."""
 
 
 class Call(NamedTuple):
-    """A call on its way to all ranks: its body pickled once, and the stored parts that its parcels refer to."""
+    """A call on its way to all ranks: its body pickled once, and the stored parts that its parcels refer to.
 
-    body: "bytes | ObjectRef[bytes]"
+    A body beyond the size of a message is in the object store, ``body`` empty and ``far_body`` its reference.
+    """
+
+    body: bytes
+    far_body: "tuple[ObjectRef[bytes]] | tuple[()]"
     parts: tuple[StoredPart, ...]
     blocks: tuple[Block, ...]
 
@@ -71,45 +76,47 @@ class Call(NamedTuple):
             rows: that the rank works on, None for all; parts that they do not touch are left out, None in their place.
             answers: whether the driver collects the rank's result.
         """
-        inline = isinstance(self.body, bytes)
-        indices = None if rows is None else rows.tobytes()  # bytes pickle faster than a small array
-        message = pickle.dumps((answers, indices, self.body if inline else None), protocol=5)
-        refs: list[Any] = [part.ref for part in self.parts]
-        if rows is not None and self.parts:
-            needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
-            refs = [part.ref if id(part) in needed else None for part in self.parts]
-        return [message, *refs] if inline else [message, self.body, *refs]
+        if rows is None:
+            message = _HEAD.pack(answers, _ALL_ROWS) + self.body
+            return [message, *self.far_body, *[part.ref for part in self.parts]]
+        message = b"".join((_HEAD.pack(answers, len(rows)), rows.tobytes(), self.body))
+        needed = {id(part) for block in self.blocks for part in block.take(rows).parts}
+        return [message, *self.far_body, *[part.ref if id(part) in needed else None for part in self.parts]]
 
 
 class BatchReply(NamedTuple):
     """A batch on its way back whose wide columns stay in the object store."""
 
-    small: DataProto | None
+    small: BatchState
     wide: "ObjectRef[DataProto]"
     wide_names: tuple[str, ...]
-    length: int
-    widths: Mapping[str, int]
-    meta: Mapping[str, JsonValue]
 
 
 def share(batch: DataProto) -> DataProto:
     """The batch with what of it is in this process put into the object store once, for all workers; small batches stay."""
-    far = {name: block for name, block in batch.deferred.items() if _is_stored(block)}
-    here = [name for name in batch.column_names if name not in far]
-    if _size({name: batch.column(name) for name in here}) <= INLINE_BYTES:
+    for name in [name for name, block in batch.deferred.items() if not _is_stored(block)]:
+        batch.column(name)  # rows of another batch of this process, gathered here
+    if batch.local_bytes <= INLINE_BYTES:
         return batch
-    stored = batch.select(*here)
+    stored = batch.select(*batch.local_columns)
     block = Block.whole(StoredPart(ray.put(stored), len(stored), stored.widths))
-    return DataProto.of_blocks({**far, **dict.fromkeys(here, block)}, len(batch), batch.widths, batch.meta)
+    blocks = {**batch.deferred, **dict.fromkeys(stored.column_names, block)}
+    return DataProto.of_state(batch.state(()), blocks)
 
 
 def pack(method: str, arguments: Arguments) -> Call:
     """On the driver: the call of a method, for all ranks; batches were shared before."""
     parts: list[StoredPart] = []
     blocks: list[Block] = []
-    packed = arguments.map_batches(lambda batch: _pack_batch(batch, parts, blocks))
-    body = _dumps((method, packed.args, packed.kwargs))
-    return Call(body if len(body) <= INLINE_BYTES else ray.put(body), tuple(parts), tuple(blocks))
+    values: list[Any] = [*arguments.args, *arguments.kwargs.values()]
+    parcels: dict[int, Parcel] = {}
+    for place, value in enumerate(values):
+        if isinstance(value, DataProto):
+            values[place], parcels[place] = None, _pack_batch(value, parts, blocks)
+    body = _dumps((method, values, tuple(arguments.kwargs), parcels))
+    if len(body) <= INLINE_BYTES:
+        return Call(body, (), tuple(parts), tuple(blocks))
+    return Call(b"", (ray.put(body),), tuple(parts), tuple(blocks))
 
 
 def unpack(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
@@ -119,33 +126,41 @@ def unpack(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
         message: see :meth:`Call.arguments_for`.
         beside: what Ray made of the references.
     """
-    answers, indices, inline = pickle.loads(message)
-    rows = None if indices is None else np.frombuffer(bytearray(indices), dtype=np.int64)
-    body, parts = (beside[0], beside[1:]) if inline is None else (inline, beside)
-    method, args, kwargs = pickle.loads(body)
-    values = [_unpack_value(value, rows, parts) for value in (*args, *kwargs.values())]
-    return method, answers, Arguments(tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True)))
+    answers, num_rows = _HEAD.unpack_from(message)
+    rows, start = None, _HEAD.size
+    if num_rows != _ALL_ROWS:
+        rows = np.frombuffer(message, np.int64, num_rows, start)
+        start += rows.nbytes
+    body, parts = (memoryview(message)[start:], beside) if start < len(message) else (beside[0], beside[1:])
+    method, values, names, parcels = pickle.loads(body)
+    for place, parcel in parcels.items():
+        batch = _unpack_batch(parcel, parts)
+        values[place] = batch if rows is None else batch.take(rows)
+    first_named = len(values) - len(names)
+    named = dict(zip(names, values[first_named:], strict=True))
+    return method, bool(answers), Arguments(tuple(values[:first_named]), named)
 
 
 def pack_reply(result: Any) -> Any:
     """On the worker: what it returns to Ray."""
     if not isinstance(result, DataProto):
-        return _dumps(result)
-    wide = {name: result[name] for name in result.column_names if padded_axis(name) is not None}
-    if _size(wide) <= INLINE_BYTES:
-        return _dumps(result)
+        return _dumps((False, result))
+    wide = [name for name in result.column_names if padded_axis(name) is not None]
+    stored = result.select(*wide).fetch() if wide else None
+    if stored is None or stored.local_bytes <= INLINE_BYTES:
+        return _dumps((True, result.state(result.column_names)))
     small = [name for name in result.column_names if name not in wide]
-    near, far = result.select(*small) if small else None, ray.put(result.select(*wide))
-    return BatchReply(near, far, tuple(wide), len(result), dict(result.widths), dict(result.meta))
+    return BatchReply(result.state(small), ray.put(stored), tuple(wide))
 
 
 def unpack_reply(reply: Any) -> Any:
     """On the driver: the result, the wide columns of a batch left where they are."""
-    if not isinstance(reply, BatchReply):
-        return pickle.loads(reply)
-    block = Block.whole(StoredPart(reply.wide, reply.length, reply.widths))
-    far = DataProto.of_blocks(dict.fromkeys(reply.wide_names, block), reply.length, reply.widths, reply.meta)
-    return far if reply.small is None else far.merge(reply.small)
+    if isinstance(reply, BatchReply):
+        _, length, widths, _ = reply.small
+        block = Block.whole(StoredPart(reply.wide, length, widths))
+        return DataProto.of_state(reply.small, dict.fromkeys(reply.wide_names, block))
+    is_batch, value = pickle.loads(reply)
+    return DataProto.of_state(value) if is_batch else value
 
 
 def _dumps(value: Any) -> bytes:
@@ -161,27 +176,12 @@ def _is_stored(block: Block) -> bool:
     return all(isinstance(part, StoredPart) for part in block.parts)
 
 
-def _size(columns: Mapping[str, Any]) -> int:
-    return sum(values.nbytes for values in columns.values())
-
-
-def _pack_batch(batch: DataProto, parts: list[StoredPart], blocks: list[Block]) -> Parcel | DataProto:
+def _pack_batch(batch: DataProto, parts: list[StoredPart], blocks: list[Block]) -> Parcel:
     names_of: dict[Block, list[str]] = {}
     for name, block in batch.deferred.items():
-        if _is_stored(block):
-            names_of.setdefault(block, []).append(name)
-    if not names_of:
-        return batch
+        names_of.setdefault(block, []).append(name)
     blocks.extend(names_of)
-    far = {name for names in names_of.values() for name in names}
-    near = [name for name in batch.column_names if name not in far]
-    return Parcel(
-        local=batch.select(*near) if near else None,
-        references=tuple(_reference(block, tuple(names), parts) for block, names in names_of.items()),
-        length=len(batch),
-        widths=dict(batch.widths),
-        meta=dict(batch.meta),
-    )
+    return batch.state(), tuple(_reference(block, tuple(names), parts) for block, names in names_of.items())
 
 
 def _reference(block: Block, names: tuple[str, ...], parts: list[StoredPart]) -> _Reference:
@@ -192,17 +192,11 @@ def _reference(block: Block, names: tuple[str, ...], parts: list[StoredPart]) ->
     return _Reference(names, places, block.part_of_row, block.row_in_part)
 
 
-def _unpack_value(value: Any, rows: np.ndarray | None, parts: Sequence[Any]) -> Any:
-    if isinstance(value, Parcel):
-        value = _unpack_parcel(value, parts)
-    return value.take(rows) if rows is not None and isinstance(value, DataProto) else value
-
-
-def _unpack_parcel(parcel: Parcel, parts: Sequence[Any]) -> DataProto:
-    blocks: dict[str, Block] = {}
-    for reference in parcel.references:
+def _unpack_batch(parcel: Parcel, parts: Sequence[Any]) -> DataProto:
+    state, references = parcel
+    deferred: dict[str, Block] = {}
+    for reference in references:
         chosen = tuple(parts[place] for place in reference.places)
         block = Block(chosen, reference.part_of_row, reference.row_in_part)
-        blocks.update(dict.fromkeys(reference.names, block))
-    far = DataProto.of_blocks(blocks, parcel.length, parcel.widths, parcel.meta)
-    return far if parcel.local is None else far.merge(parcel.local)
+        deferred.update(dict.fromkeys(reference.names, block))
+    return DataProto.of_state(state, deferred)

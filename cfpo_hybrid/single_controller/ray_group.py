@@ -46,13 +46,13 @@ class _Call:
 
     def poll(self, seconds: float) -> bool:
         """Reads the answers that are there within that time; True when all are."""
-        unread = {ref: rank for rank, ref in self.replies.items() if rank not in self.outcomes}
-        if not unread:
-            return True
-        if len(unread) == len(self.replies):
+        if not self.outcomes:
             if self._read_all(seconds):
                 return True
             seconds = 0.0
+        unread = {ref: rank for rank, ref in self.replies.items() if rank not in self.outcomes}
+        if not unread:
+            return True
         ready, pending = ray.wait(list(unread), num_returns=len(unread), timeout=seconds)
         for ref in ready:
             self.outcomes[unread[ref]] = self._read(unread[ref], ref)

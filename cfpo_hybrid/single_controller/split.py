@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.protocol.partition import contiguous_rows, partition_groups, partition_rows
+from cfpo_hybrid.protocol.partition import balanced_partition, contiguous_rows, partition_groups
 from cfpo_hybrid.single_controller.dispatch import Dispatch
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Positional and named arguments of one call on one rank."""
 
     args: tuple[Any, ...]
@@ -58,8 +57,7 @@ class Replicas:
         return sum(map(len, self.ranks))
 
 
-@dataclass(frozen=True, slots=True)
-class CallPlan:
+class CallPlan(NamedTuple):
     """One call on the group: who runs it with what, and whose answers count.
 
     Args:
@@ -101,11 +99,14 @@ def split_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
     """The rows of each data-parallel rank: even in tokens when responses exist, contiguous before that; groups whole."""
     if "response_lengths" not in batch:
         return contiguous_rows(len(batch), num_parts)
-    strata = batch["mini_batch"].numpy() if "mini_batch" in batch else None
-    if "group_ids" not in batch or "prompt_lengths" not in batch:
-        return partition_rows(batch.num_tokens.numpy(), num_parts, strata)
-    prompts, responses = batch["prompt_lengths"].numpy(), batch["response_lengths"].numpy()
-    return partition_groups(prompts, responses, batch["group_ids"].numpy(), num_parts, strata)
+    responses = batch.column("response_lengths")
+    strata = batch.column("mini_batch") if "mini_batch" in batch else None
+    if "prompt_lengths" not in batch:
+        return balanced_partition(responses, num_parts, strata)
+    prompts = batch.column("prompt_lengths")
+    if "group_ids" not in batch:
+        return balanced_partition(prompts + responses, num_parts, strata)
+    return partition_groups(prompts, responses, batch.column("group_ids"), num_parts, strata)
 
 
 def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
@@ -118,18 +119,18 @@ def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
         return list(results)
     if plan.mode is not Dispatch.SPLIT_BY_DP:
         return results[0]
-    if not all(isinstance(result, DataProto) for result in results):
+    batches = [result for result in results if isinstance(result, DataProto)]
+    if len(batches) < len(results):
         return list(results)
-    rows = [plan.rows[rank] for rank in plan.answering]
-    for rank, given, result in zip(plan.answering, rows, results, strict=True):
-        if len(result) != len(given):
+    places = [plan.rows[rank] for rank in plan.answering]
+    for rank, given, batch in zip(plan.answering, places, batches, strict=True):
+        if len(batch) != len(given):
             raise DispatchError(
-                f"rank {rank} was given {len(given)} rows and returned {len(result)}; a method that is split by dp "
+                f"rank {rank} was given {len(given)} rows and returned {len(batch)}; a method that is split by dp "
                 f"returns one row for each row it was given"
             )
-    metas = [dict(result.meta) for result in results]
-    gathered = DataProto.concat(results, meta={"replicas": metas} if any(metas) else {})
-    return gathered.take(np.concatenate(rows).argsort())
+    metas = [batch.meta for batch in batches]
+    return DataProto.concat(batches, {"replicas": [dict(meta) for meta in metas]} if any(metas) else {}, places)
 
 
 def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndarray]:
@@ -139,7 +140,5 @@ def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndar
         raise DispatchError(
             f"a call that is split by dp needs batches of one length among its arguments; got lengths {sorted(lengths)}"
         )
-    rows: dict[int, np.ndarray] = {}
-    for chosen, ranks in zip(split_rows(batches[0], len(replicas.ranks)), replicas.ranks, strict=True):
-        rows.update(dict.fromkeys(ranks, chosen))
-    return rows
+    parts = split_rows(batches[0], len(replicas.ranks))
+    return {rank: rows for rows, ranks in zip(parts, replicas.ranks, strict=True) for rank in ranks}

@@ -3,7 +3,8 @@
     .venv/bin/python tests/benchmarks/bench_controller.py
 
 Every system runs on a Ray cluster of its own with four CPU actors, one system after the other, and takes turns with a
-bare Ray fan-out to the same actors; small calls are compared by their ratio to that. verl 0.9.1 lives in an environment
+bare Ray fan-out to the same actors; small calls are compared by their ratio to that, large ones also by that to a bare
+put of the same columns with a bare call that carries them. verl 0.9.1 lives in an environment
 of its own (see peers.py) and runs twice: with its default serialisation and with its faster numpy one.
 """
 
@@ -64,6 +65,10 @@ def make_batch(rows: int, positions: int) -> DataProto:
     )
 
 
+def ignore(_actor: object, _columns: dict[str, np.ndarray]) -> None:
+    """What the bare actors do with columns that Ray brought them."""
+
+
 def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
     ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, object_store_memory=3 * 2**30)
     layouts = {"train": ParallelLayout(dp=WORKERS)}
@@ -80,11 +85,17 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
             "tiny": lambda: group.run(ImportableScorer.score_lengths, tiny)["rewards"],
         }
         answer = medians(small, arguments.small_rounds)
-        arrays = {name: values.numpy() for name, values in large.local_columns.items()}
+        arrays = large.local_columns
         copies = {name: values.copy() for name, values in arrays.items()}
+
+        def put_and_call() -> None:
+            columns = ray.put(arrays)
+            ray.get([host.__ray_call__.remote(ignore, columns) for host in group.hosts])
+
         big = {
             "copy": lambda: [np.copyto(copies[name], values) for name, values in arrays.items()],
             "put": lambda: ray.put(arrays),
+            "put and call": put_and_call,
             "large": lambda: group.run(ImportableScorer.score_lengths, large)["rewards"],
             "everything": lambda: group.run(ImportableScorer.score_everything, large)["rewards"],
         }
@@ -119,9 +130,12 @@ def show(systems: dict[str, dict[str, float]]) -> None:
         ("large batch, MB", lambda a: f"{a['bytes'] / 1e6:.0f}"),
         ("a plain copy of its bytes in memory, ms", lambda a: f"{limit * 1e3:.1f}"),
         ("bare ray.put of the same bytes, ms", lambda a: f"{a['put'] * 1e3:.1f}"),
+        ("bare ray.put and a bare call with it, ms", lambda a: f"{a['put and call'] * 1e3:.1f}"),
+        ("  GB/s", lambda a: f"{a['bytes'] / a['put and call'] / 1e9:.2f}"),
         ("out, score column back, ms", lambda a: f"{a['large'] * 1e3:.1f}"),
         ("  GB/s", lambda a: f"{a['bytes'] / a['large'] / 1e9:.2f}"),
         ("  times the plain copy", lambda a: f"{a['large'] / limit:.2f}"),
+        ("  times the bare put and call", lambda a: f"{a['large'] / a['put and call']:.2f}"),
         ("the same, workers read every column, ms", lambda a: f"{a['everything'] * 1e3:.1f}"),
         ("  GB/s", lambda a: f"{a['bytes'] / a['everything'] / 1e9:.2f}"),
         ("driver's memory grows by, batches", lambda a: f"{a['growth'] / a['bytes']:.2f}"),

@@ -23,9 +23,7 @@ def test_rows_of_a_batch_at_hand_are_shared_as_the_batch_itself_is(monkeypatch: 
     batch = DataProto({"prompts": torch.arange(4 * width).view(4, width), "prompt_lengths": torch.full((4,), width)})
     near = batch.rows([3, 1])  # nothing is gathered yet
     far = DataProto({"responses": torch.zeros(2, 3, dtype=torch.int64)})
-    shared = parcel.share(
-        near.merge(DataProto.of_blocks({"responses": Block.whole(LocalPart(far))}, 2, far.widths, {}))
-    )
+    shared = parcel.share(near.merge(DataProto.of_state(far.state(()), {"responses": Block.whole(LocalPart(far))})))
     assert all(isinstance(part, parcel.StoredPart) for block in shared.deferred.values() for part in block.parts)
     assert set(shared.deferred) == {"prompts", "prompt_lengths", "responses"} and len(put) == 1
     assert put[0].column_names == ("prompt_lengths", "prompts") and put[0]["prompts"].equal(batch["prompts"][[3, 1]])
@@ -38,7 +36,7 @@ def test_wide_columns_of_the_message_join_those_of_the_store(rows: list[int] | N
     near = DataProto({"prompts": torch.arange(6).view(3, 2), "prompt_lengths": torch.tensor([2, 1, 2])})
     far = DataProto({"responses": torch.arange(12).view(3, 4)})
     block = Block.whole(LocalPart(far))
-    batch = near.merge(DataProto.of_blocks({"responses": block}, 3, far.widths, {}))
+    batch = near.merge(DataProto.of_state(far.state(()), {"responses": block}))
     call = parcel.pack("score", Arguments((batch,), {}))
     wanted = None if rows is None else torch.tensor(rows).numpy()
     method, answers, arguments = parcel.unpack(*call.arguments_for(wanted, answers=True))

@@ -75,10 +75,11 @@ def common_length(columns: Mapping[str, np.ndarray]) -> int:
     """
     if not columns:
         raise BatchError("a batch needs at least one column, else its number of rows is unknown")
-    lengths = {name: values.shape[0] for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise BatchError(f"columns differ in their number of rows: {lengths}")
-    return next(iter(lengths.values()))
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        by_name = {name: len(values) for name, values in columns.items()}
+        raise BatchError(f"columns differ in their number of rows: {by_name}")
+    return lengths.pop()
 
 
 def common_widths(columns: Mapping[str, np.ndarray], known: Mapping[str, int]) -> dict[str, int]:

@@ -19,9 +19,9 @@ Held: TypeAlias = np.ndarray | bytes
 
 def pickled(values: Held) -> Held:
     """The column as pickle is to see it."""
-    if isinstance(values, bytes) or values.nbytes > _SMALL_BYTES or values.dtype.hasobject:
+    if isinstance(values, bytes) or values.dtype.hasobject:
         return values
-    return values.tobytes()
+    return values.tobytes() if values.nbytes <= _SMALL_BYTES else np.ascontiguousarray(values)
 
 
 def restored(name: str, data: bytes, length: int, widths: Mapping[str, int]) -> np.ndarray:

@@ -145,11 +145,12 @@ def pack_reply(result: Any) -> Any:
     """On the worker: what it returns to Ray."""
     if not isinstance(result, DataProto):
         return _dumps((False, result))
-    wide = [name for name in result.column_names if padded_axis(name) is not None]
+    names = result.column_names
+    wide = [name for name in names if padded_axis(name) is not None]
     stored = result.select(*wide).fetch() if wide else None
     if stored is None or stored.local_bytes <= INLINE_BYTES:
-        return _dumps((True, result.state(result.column_names)))
-    small = [name for name in result.column_names if name not in wide]
+        return _dumps((True, result.state(names)))
+    small = [name for name in names if name not in wide]
     return BatchReply(result.state(small), ray.put(stored), tuple(wide))
 
 

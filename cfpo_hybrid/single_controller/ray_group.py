@@ -143,6 +143,7 @@ class RayWorkerGroup(WorkerGroup):
         self.places: list[Place] = []
         self._reservation: PlacementGroup | None = None
         self.hosts: list[Any] = []
+        self._execute: list[Any] = []
         self._calls: list[_Call] = []
         self._error: WorkerError | None = None
 
@@ -165,7 +166,7 @@ class RayWorkerGroup(WorkerGroup):
         replies: dict[int, ObjectRef] = {}
         for rank in plan.ranks:
             carried = call.arguments_for(plan.rows.get(rank), answers=rank in plan.answering)
-            replies[rank] = self.hosts[rank].execute.remote(*carried)
+            replies[rank] = self._execute[rank].remote(*carried)
         return _RayFuture(self, self._begin(method, replies), plan)
 
     def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _Call:
@@ -215,6 +216,7 @@ class RayWorkerGroup(WorkerGroup):
         for rank in range(pool.world_size):
             node = node_of(self._reservation, rank // pool.workers_per_node)
             self.hosts.append(actor.options(scheduling_strategy=node).remote(rank))
+        self._execute = [host.execute for host in self.hosts]  # Ray makes a method anew whenever it is read
         self.places = self._on_all("start", lambda host, _: host.place.remote())
 
     def _build(self, args: tuple[Any, ...]) -> None:
@@ -236,7 +238,7 @@ class RayWorkerGroup(WorkerGroup):
 
     def _stop(self, reason: str) -> None:
         self._stopped = self._stopped or reason
-        hosts, self.hosts, self._calls = self.hosts, [], []
+        hosts, self.hosts, self._execute, self._calls = self.hosts, [], [], []
         for host in hosts:
             ray.kill(host, no_restart=True)
         if self._reservation is not None:

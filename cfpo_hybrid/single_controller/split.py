@@ -37,10 +37,12 @@ class Replicas:
     Args:
         ranks: of each replica; they receive the same rows.
         answering: the one rank of each replica whose result is collected.
+        everyone: all ranks of the layout, ascending.
     """
 
     ranks: tuple[tuple[int, ...], ...]
     answering: tuple[int, ...]
+    everyone: tuple[int, ...]
 
     @classmethod
     def of_layout(cls, layout: ParallelLayout) -> "Replicas":
@@ -49,12 +51,7 @@ class Replicas:
         for rank in range(layout.world_size):
             ranks[layout.coordinate(rank).dp].append(rank)
         answering = tuple(layout.output_rank_of_dp(dp) for dp in range(layout.dp))
-        return cls(tuple(map(tuple, ranks)), answering)
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return sum(map(len, self.ranks))
+        return cls(tuple(map(tuple, ranks)), answering, tuple(range(layout.world_size)))
 
 
 class CallPlan(NamedTuple):
@@ -89,7 +86,7 @@ def plan_call(mode: Dispatch, replicas: Replicas, arguments: Arguments) -> CallP
     """
     if mode is Dispatch.RANK_ZERO:
         return CallPlan(mode, arguments, (0,), (0,), {})
-    everyone = tuple(range(replicas.world_size))
+    everyone = replicas.everyone
     if mode is Dispatch.SPLIT_BY_DP:
         return CallPlan(mode, arguments, everyone, replicas.answering, _rows_by_rank(replicas, arguments))
     return CallPlan(mode, arguments, everyone, everyone if mode is Dispatch.ALL else (0,), {})

@@ -36,6 +36,8 @@ def test_reads_columns_and_keeps_tensors_in_a_tensordict():
     [
         ({"reward": torch.zeros(2)}, "did you mean 'rewards'"),
         ({"rewards": torch.zeros(2, dtype=torch.float64)}, "dtype torch.float64"),
+        ({"rewards": np.zeros(2)}, "dtype float64"),
+        ({"problem": np.zeros(2)}, "dtype float64"),
         ({"rewards": torch.zeros(2, 3)}, r"shape \[2, 3\]"),
         ({"rewards": torch.zeros(2), "truncated": torch.zeros(3, dtype=torch.bool)}, "number of rows"),
         (
@@ -107,6 +109,19 @@ def test_concat_pads_to_the_widest_and_undoes_a_split():
         assert np.array_equal(np.asarray(together[name]), np.asarray(whole[name])), name
 
 
+@pytest.mark.parametrize("travelled", [False, True])
+def test_concat_puts_rows_in_their_places(travelled):
+    whole = make_batch(5)
+    places = [np.array([4, 1]), np.array([], dtype=np.int64), np.array([0, 2, 3])]
+    parts = [whole.rows(rows) for rows in places]
+    if travelled:
+        parts = [pickle.loads(pickle.dumps(part)) for part in parts]
+    together = DataProto.concat(parts, places=places)
+    assert together.meta == whole.meta
+    for name in whole.column_names:
+        assert np.array_equal(together.column(name), whole.column(name)), name
+
+
 def test_concat_needs_the_same_columns_and_metadata():
     with pytest.raises(errors.BatchError, match="different columns"):
         DataProto.concat([make_batch(), make_batch().without("problem")])
@@ -172,6 +187,20 @@ def test_a_pickled_batch_is_read_cut_and_joined_like_the_batch_itself(rows, widt
             assert ours.widths == theirs.widths and ours["problem"].tolist() == theirs["problem"].tolist()
             assert all(isinstance(ours[name], torch.Tensor) for name in (*columns, *wide))
             assert all(ours[name].equal(theirs[name]) for name in (*columns, *wide))
+
+
+def test_a_column_that_is_a_slice_travels_out_of_band_too():
+    batch = DataProto({"prompts": torch.arange(64 * 256).view(64, 256)[:, ::2]})
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(batch, protocol=5, buffer_callback=buffers.append)
+    assert len(data) < 4096 and pickle.loads(data, buffers=buffers)["prompts"].equal(batch["prompts"])
+
+
+def test_reading_gives_a_tensor_over_the_memory_that_was_given():
+    tensor, array = torch.ones(3), np.ones(3, dtype=np.float32)
+    assert DataProto({"rewards": tensor})["rewards"].data_ptr() == tensor.data_ptr()
+    assert DataProto({"rewards": array})["rewards"].data_ptr() == array.ctypes.data
+    assert DataProto({"rewards": array}).column("rewards") is array
 
 
 def test_all_rows_in_order_are_a_view_without_a_copy():

@@ -45,3 +45,16 @@ def test_wide_columns_of_the_message_join_those_of_the_store(rows: list[int] | N
     chosen = rows or [0, 1, 2]
     for name in batch.column_names:
         assert found[name].equal(batch[name][chosen]) if name != "responses" else found[name].equal(far[name][chosen])
+
+
+def test_large_arguments_that_are_no_batch_are_stored_once_for_all_ranks(monkeypatch: pytest.MonkeyPatch):
+    put: list[bytes] = []
+    monkeypatch.setattr(parcel.ray, "put", lambda body: put.append(body) or body)
+    text, batch = "x" * 2 * parcel.INLINE_BYTES, DataProto({"rewards": torch.arange(4.0)})
+    call = parcel.pack("score", Arguments((text,), {"batch": batch, "scale": 2.0}))
+    for rows, answers in ([3, 0], True), ([1], False):
+        message, stored = call.arguments_for(torch.tensor(rows).numpy(), answers)
+        method, asked, arguments = parcel.unpack(message, stored)
+        assert (method, asked, arguments.args, arguments.kwargs["scale"]) == ("score", answers, (text,), 2.0)
+        assert arguments.kwargs["batch"]["rewards"].tolist() == rows and len(message) < 4096
+    assert len(put) == 1

@@ -35,6 +35,10 @@ class Scorer(Worker):
         return DataProto.from_dict({"rewards": sum(column.float().sum(-1) for column in batch.batch.values())})
 
 
+def ignore(_actor: object, _columns: object) -> None:
+    """What the bare actors do with columns that Ray brought them."""
+
+
 def make_batch(rows: int, positions: int) -> DataProto:
     """The six columns that verl's trainer sends to the actor, and the lengths."""
     prompt, response = positions // 7, positions - positions // 7
@@ -80,8 +84,14 @@ def main() -> None:
     }
     answer = medians(small, arguments.small_rounds)
     arrays = {name: values.numpy() for name, values in large.batch.items()}
+
+    def put_and_call() -> None:
+        columns = ray.put(arrays)
+        ray.get([actor.__ray_call__.remote(ignore, columns) for actor in group.workers])
+
     big = {
         "put": lambda: ray.put(arrays),
+        "put and call": put_and_call,
         "large": lambda: group.score_lengths(large).batch["rewards"],
         "everything": lambda: group.score_everything(large).batch["rewards"],
     }

@@ -26,7 +26,7 @@ class Part(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Block:
     """Which row of which part becomes which row of a batch, for any number of columns at once.
 

@@ -26,20 +26,17 @@ def balanced_partition(weights: np.ndarray, num_parts: int, strata: np.ndarray |
     Example: weights [5, 4, 3, 2], two parts -> rows [0, 3] and [1, 2], 7 each.
     """
     loads = weights.tolist()
+    label_of = ([0] * len(loads) if strata is None else strata.tolist()).__getitem__
     heavy_first = sorted(range(len(loads)), key=loads.__getitem__, reverse=True)
     parts: list[list[int]] = [[] for _ in range(num_parts)]
-    if strata is None:
-        _deal(heavy_first, loads, parts)
-    else:
-        label_of = strata.tolist().__getitem__
-        totals = [0] * num_parts
-        for _, stratum in groupby(sorted(heavy_first, key=label_of), label_of):
-            # Each stratum starts even; ties go to the part that earlier strata left lightest.
-            ranked = sorted(range(num_parts), key=totals.__getitem__)
-            added = _deal(list(stratum), loads, [parts[place] for place in ranked])
-            for place, load in zip(ranked, added, strict=True):
-                totals[place] += load
-    return _arrays(parts)
+    totals = [0] * num_parts
+    for _, stratum in groupby(sorted(heavy_first, key=label_of), label_of):
+        # Each stratum starts even; ties go to the part that earlier strata left lightest.
+        ranked = sorted(range(num_parts), key=totals.__getitem__)
+        added = _deal(list(stratum), loads, [parts[place] for place in ranked])
+        for place, load in zip(ranked, added, strict=True):
+            totals[place] += load
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
 
 
 def _deal(heavy_first: Sequence[int], loads: Sequence[int], parts: Sequence[list[int]]) -> list[int]:
@@ -60,15 +57,6 @@ def _deal(heavy_first: Sequence[int], loads: Sequence[int], parts: Sequence[list
     for key in heap:
         added[key % num_parts] = key // of_load
     return added
-
-
-def _arrays(parts: Sequence[list[int]]) -> list[np.ndarray]:
-    rows = np.array([row for part in parts for row in sorted(part)], dtype=np.int64)
-    arrays, start = [], 0
-    for part in parts:
-        arrays.append(rows[start : start + len(part)])
-        start += len(part)
-    return arrays
 
 
 def partition_groups(

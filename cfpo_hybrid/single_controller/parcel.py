@@ -24,8 +24,6 @@ from cfpo_hybrid.single_controller.split import Arguments
 
 INLINE_BYTES = 64 * 1024
 """Columns up to this size in all go inside the message, where a copy costs less than a trip to the object store."""
-
-
 _HEAD = struct.Struct("<qq")
 """Begins a message: whether the rank answers, and how many row indices follow, each an int64, before the body."""
 _ALL_ROWS = -1
@@ -98,7 +96,7 @@ def share(batch: DataProto) -> DataProto:
         batch.column(name)  # rows of another batch of this process, gathered here
     if batch.local_bytes <= INLINE_BYTES:
         return batch
-    stored = batch.select(*batch.local_columns)
+    stored = batch.select(*(name for name in batch.column_names if name not in batch.deferred))
     block = Block.whole(StoredPart(ray.put(stored), len(stored), stored.widths))
     blocks = {**batch.deferred, **dict.fromkeys(stored.column_names, block)}
     return DataProto.of_state(batch.state(()), blocks)
@@ -189,7 +187,8 @@ def _reference(block: Block, names: tuple[str, ...], parts: list[StoredPart]) ->
     for part in block.parts:
         if isinstance(part, StoredPart) and part not in parts:
             parts.append(part)
-    places = tuple(place for wanted in block.parts for place, part in enumerate(parts) if part is wanted)
+    place_of = {id(part): place for place, part in enumerate(parts)}
+    places = tuple(place_of[id(part)] for part in block.parts)
     return _Reference(names, places, block.part_of_row, block.row_in_part)
 
 

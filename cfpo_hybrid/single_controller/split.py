@@ -97,13 +97,11 @@ def split_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
     if "response_lengths" not in batch:
         return contiguous_rows(len(batch), num_parts)
     responses = batch.column("response_lengths")
+    prompts = batch.column("prompt_lengths") if "prompt_lengths" in batch else np.zeros_like(responses)
     strata = batch.column("mini_batch") if "mini_batch" in batch else None
-    if "prompt_lengths" not in batch:
-        return balanced_partition(responses, num_parts, strata)
-    prompts = batch.column("prompt_lengths")
-    if "group_ids" not in batch:
-        return balanced_partition(prompts + responses, num_parts, strata)
-    return partition_groups(prompts, responses, batch.column("group_ids"), num_parts, strata)
+    if "group_ids" in batch and "prompt_lengths" in batch:
+        return partition_groups(prompts, responses, batch.column("group_ids"), num_parts, strata)
+    return balanced_partition(prompts + responses, num_parts, strata)
 
 
 def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
@@ -126,8 +124,8 @@ def collect(plan: CallPlan, results: Sequence[Any]) -> Any:
                 f"rank {rank} was given {len(given)} rows and returned {len(batch)}; a method that is split by dp "
                 f"returns one row for each row it was given"
             )
-    metas = [batch.meta for batch in batches]
-    return DataProto.concat(batches, {"replicas": [dict(meta) for meta in metas]} if any(metas) else {}, places)
+    metas = [dict(batch.meta) for batch in batches]
+    return DataProto.concat(batches, {"replicas": metas} if any(metas) else {}, places)
 
 
 def _rows_by_rank(replicas: Replicas, arguments: Arguments) -> dict[int, np.ndarray]:

@@ -4,8 +4,8 @@
 
 Every system runs on a Ray cluster of its own with four CPU actors, one system after the other, and takes turns with a
 bare Ray fan-out to the same actors; small calls are compared by their ratio to that, large ones also by that to a bare
-put of the same columns with a bare call that carries them. verl 0.9.1 lives in an environment
-of its own (see peers.py) and runs twice: with its default serialisation and with its faster numpy one.
+put of the same columns with a bare call that carries them. verl 0.9.1 lives in an environment of its own (see peers.py)
+and runs twice: with its default serialisation and with its faster numpy one.
 """
 
 import argparse

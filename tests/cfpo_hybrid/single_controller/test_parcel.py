@@ -1,5 +1,6 @@
 """What a worker unpacks is what the driver packed, wherever its columns lie."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,7 +39,7 @@ def test_wide_columns_of_the_message_join_those_of_the_store(rows: list[int] | N
     block = Block.whole(LocalPart(far))
     batch = near.merge(DataProto.of_state(far.state(()), {"responses": block}))
     call = parcel.pack("score", Arguments((batch,), {}))
-    wanted = None if rows is None else torch.tensor(rows).numpy()
+    wanted = None if rows is None else np.array(rows)
     method, answers, arguments = parcel.unpack(*call.arguments_for(wanted, answers=True))
     (found,) = arguments.args
     assert (method, answers, found.column_names) == ("score", True, batch.column_names)
@@ -53,7 +54,7 @@ def test_large_arguments_that_are_no_batch_are_stored_once_for_all_ranks(monkeyp
     text, batch = "x" * 2 * parcel.INLINE_BYTES, DataProto({"rewards": torch.arange(4.0)})
     call = parcel.pack("score", Arguments((text,), {"batch": batch, "scale": 2.0}))
     for rows, answers in ([3, 0], True), ([1], False):
-        message, stored = call.arguments_for(torch.tensor(rows).numpy(), answers)
+        message, stored = call.arguments_for(np.array(rows), answers)
         method, asked, arguments = parcel.unpack(message, stored)
         assert (method, asked, arguments.args, arguments.kwargs["scale"]) == ("score", answers, (text,), 2.0)
         assert arguments.kwargs["batch"]["rewards"].tolist() == rows and len(message) < 4096

@@ -18,11 +18,11 @@ def advantages_of(batch: DataProto, algorithm: AlgorithmConfig, kl_coef: float) 
     Args:
         batch: with rewards, group_ids and response_lengths, ref_kl where the reward carries the KL penalty, and
             greedy_rewards where the estimator needs them.
-        algorithm: which estimator, and which penalties.
-        kl_coef: weight of the KL penalty.
+        algorithm: which estimator, and the over-long penalty.
+        kl_coef: weight of the KL penalty in the reward; 0 takes none.
     """
     rewards = batch["rewards"] - overlong_penalty(batch, algorithm)
-    if algorithm.kl_in_reward:
+    if kl_coef > 0:
         rewards = rewards - kl_coef * batch["ref_kl"]
     estimator = build_advantage(algorithm.advantage, **algorithm.advantage_knobs)
     return estimator(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
@@ -80,7 +79,6 @@ class LiveEngines:
             prompts: its training prompts.
             on_stage: is told the name of each stage as it begins.
         """
-        loss = build_policy_loss(config.policy_loss.name, **config.policy_loss.knobs)
         return Session(
             config=config,
             actors=self.actors,
@@ -88,8 +86,6 @@ class LiveEngines:
             prompts=prompts,
             timer=StageTimer(on_enter=on_stage),
             kl=initial_kl(config.algorithm),
-            loss_takes_statistics=loss.needs_statistics,
-            loss_reads_reference="ref_log_probs" in loss.needs,
         )
 
 

@@ -6,7 +6,7 @@ from trainer.collapse_watch import CollapseWatch
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
 from trainer.progress import StepProgress
-from trainer.record import batch_to_keep, step_metrics, trip_metrics
+from trainer.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run_dir import RunDirectory, step_name
 from trainer.session import Session, StepReport, checkpoint_layout
 from trainer.step import train_step
@@ -55,14 +55,15 @@ class TrainingLoop:
             WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
         """
         trainer = self.config.trainer
+        first_reshard = reshard_metrics(self.session.take_reshards())
         if first_step == 0 and trainer.val_before_train:
-            self._log(0, self._validate(0) | self.session.timer.collect())
+            self._log(0, self._validate(0) | first_reshard | self.session.timer.collect())
         for step in range(first_step, trainer.total_steps):
             report = train_step(self.session, step)
             trips = self._record(report)
             stops = [trip for trip in trips if trip.action == "stop"]
             if stops or self._is_due(trainer.save_every, step + 1):
-                self._save(step + 1, report.sync.trained_version)
+                self._save(step + 1, report.policy_version)
             if stops:
                 raise WatchStop(self._farewell(step + 1, stops))
         if trainer.export_final:
@@ -78,9 +79,9 @@ class TrainingLoop:
         if self._is_due(self.config.trainer.generations_every, step):
             texts = self.session.graders.run(RewardWorker.decode, report.batch)
             self.run.write_generations(step, generation_rows(report.batch, texts))
-        metrics = step_metrics(report, self.session.timer.collect()) | validation
+        metrics = step_metrics(report, self.session.take_reshards(), self.session.timer.collect()) | validation
         trips = [*report.trips, *self.watch.look(metrics)]
-        left_out = self.config.updates_per_step - len(report.updates)
+        left_out = self.session.plan.optimizer_steps - len(report.updates)
         self._log(step, metrics | trip_metrics(trips, left_out))
         self._tell(step, trips)
         self._keep_batch(report, trips)

@@ -13,17 +13,20 @@ from trainer.metrics import (
     throughput_metrics,
 )
 from trainer.session import StepReport
-from workers.reports import Trip
+from workers.reports import SyncReport, Trip
 
 
-def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict[str, float]:
+def step_metrics(
+    report: StepReport, reshards: Sequence[SyncReport], stage_seconds: Mapping[str, float]
+) -> dict[str, float]:
     """The metrics of a rollout step under the names of docs/run_directory.md.
 
     Args:
         report: of the step.
+        reshards: all that it took, validation included.
         stage_seconds: ``time/<stage>`` and ``time/step``.
     """
-    batch, sync = report.batch, report.sync
+    batch = report.batch
     tokens = int(batch.num_tokens.sum())
     metrics = {
         **reward_metrics(batch["rewards"], batch["group_ids"]),
@@ -33,17 +36,29 @@ def step_metrics(report: StepReport, stage_seconds: Mapping[str, float]) -> dict
         **average_updates([update.metrics for update in report.updates]),
         **throughput_metrics(tokens, len(batch), rollout_step_seconds(stage_seconds)),
         **stage_seconds,
-        "reshard/seconds": sync.seconds,
-        **{f"reshard/seconds_{part}": seconds for part, seconds in sync.parts.items()},
-        "reshard/bytes": float(sync.bytes_total),
-        "reshard/bytes_moved": float(sync.bytes_moved),
-        "policy_version": float(sync.trained_version),
+        **reshard_metrics(reshards),
+        "policy_version": float(report.policy_version),
     }
     ref_kl = mean_ref_kl(batch)
     if ref_kl is not None:
         metrics |= {"rollout/ref_kl": ref_kl, "actor/kl_coef": report.kl_coef}
-    if sync.probe_difference is not None:
-        metrics["reshard/probe_difference"] = sync.probe_difference
+    return metrics
+
+
+def reshard_metrics(reshards: Sequence[SyncReport]) -> dict[str, float]:
+    """Time and bytes of some reshards together, the largest difference on the probe, and their number where it is not 1."""
+    parts = {part for sync in reshards for part in sync.parts}
+    metrics = {
+        "reshard/seconds": sum(sync.seconds for sync in reshards),
+        **{f"reshard/seconds_{part}": sum(sync.parts.get(part, 0.0) for sync in reshards) for part in sorted(parts)},
+        "reshard/bytes": float(sum(sync.bytes_total for sync in reshards)),
+        "reshard/bytes_moved": float(sum(sync.bytes_moved for sync in reshards)),
+    }
+    differences = [sync.probe_difference for sync in reshards if sync.probe_difference is not None]
+    if differences:
+        metrics["reshard/probe_difference"] = max(differences)
+    if len(reshards) != 1:
+        metrics["reshard/count"] = float(len(reshards))
     return metrics
 
 

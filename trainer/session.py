@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import WorkerGroup
@@ -22,6 +21,7 @@ from workers.reports import SyncReport, Trip, UpdateRecord
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
+from workers.step_plan import StepPlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ class StepReport:
         metrics: of the data and of the rounds of generation.
         updates: each optimizer step.
         trips: limits that an optimizer step crossed.
-        sync: the reshard at the end.
+        policy_version: rollout steps whose updates the policy in training has seen.
     """
 
     step: int
@@ -46,7 +46,7 @@ class StepReport:
     metrics: dict[str, float]
     updates: list[UpdateRecord]
     trips: list[Trip]
-    sync: SyncReport
+    policy_version: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,9 +60,9 @@ class Session:
         prompts: training prompts.
         timer: seconds by stage.
         kl: the weight of the KL penalty, which may be steered.
-        loss_takes_statistics: the policy loss needs old_log_probs of the whole mini-batch before its update.
-        loss_reads_reference: the policy loss itself needs ref_log_probs.
         prompts_consumed: prompts drawn so far, the place in the data.
+        rollout_lag: rollout steps by which the weights in vLLM are older than the policy in training.
+        reshards: reports that are not recorded yet, the oldest first.
     """
 
     config: Config
@@ -71,39 +71,56 @@ class Session:
     prompts: TrainPrompts
     timer: StageTimer
     kl: KlController
-    loss_takes_statistics: bool = False
-    loss_reads_reference: bool = False
     prompts_consumed: int = 0
+    rollout_lag: int = 0
+    reshards: list[SyncReport] = field(default_factory=list)
+
+    @property
+    def plan(self) -> StepPlan:
+        """What a rollout step does."""
+        return self.config.plan
 
     @property
     def timed(self) -> Callable[[str], AbstractContextManager[None]]:
         """Adds the time of a block to a stage."""
         return self.timer.timed
 
-    @property
-    def needs_log_probs(self) -> bool:
-        """Whether step 4 has something to add: the only optimizer step of a rollout trains the policy that sampled, so its
-        ratio is 1 without a pass for old_log_probs, unless the rollout lags behind. Those of the rollout need none either.
-        The pass also says how much truncated sampling keeps.
-        """
-        algorithm = self.config.algorithm
-        of_the_reference = algorithm.kl_coef > 0 or self.loss_reads_reference
-        if algorithm.old_log_probs == "rollout":
-            return of_the_reference
-        off_policy = self.config.updates_per_step > 1 or algorithm.weight_lag > 0
-        of_the_batch = self.loss_takes_statistics or self.config.rollout.truncates
-        return off_policy or of_the_batch or of_the_reference
+    def reshard(self, *, probe: bool, newest: bool = False) -> SyncReport:
+        """Moves the weights into vLLM, which is awake then while Megatron sleeps; keeps the report for the record.
 
-    @property
-    def needs_greedy_rewards(self) -> bool:
-        """Whether the advantage compares a response with the greedy one to the same prompt."""
-        return "greedy_rewards" in ADVANTAGES.get(self.config.algorithm.advantage).needs
+        Args:
+            probe: proves that both engines hold the same weights.
+            newest: the policy in training, also where rollouts lag behind it.
+        """
+        report = self.actors.run(HybridWorker.sync_weights, probe, newest)
+        self.rollout_lag = report.weight_lag
+        self.reshards.append(report)
+        return report
+
+    def take_reshards(self) -> list[SyncReport]:
+        """The reports of all reshards since the last call."""
+        taken, self.reshards = self.reshards, []
+        return taken
+
+    def probe_is_due(self, step: int) -> bool:
+        """Whether the reshard after so many rollout steps is proven on the probe; that before the first one always is."""
+        every = self.config.rollout.probe_every
+        return step == 0 or (every > 0 and step % every == 0)
+
+    @contextmanager
+    def newest_weights(self) -> Iterator[None]:
+        """For validation: the policy in training generates, also where the weights in vLLM lag behind it."""
+        if not self.rollout_lag:
+            yield
+            return
+        self.reshard(probe=False, newest=True)
+        yield
+        self.reshard(probe=False)
 
     @property
     def kl_meta(self) -> dict[str, float]:
         """What the workers need to be told of the KL penalty: its weight in the loss, where that is steered."""
-        algorithm = self.config.algorithm
-        return {} if algorithm.kl_in_reward or algorithm.kl_target is None else {"kl_coef": self.kl.coef}
+        return {"kl_coef": self.kl.coef} if self.plan.kl_in_loss and self.kl.target is not None else {}
 
     def adjust_kl(self, batch: DataProto) -> float:
         """Steers the weight of the KL penalty by the KL of this rollout, and returns the weight it was trained with."""
@@ -111,16 +128,6 @@ class Session:
         if kl is not None:
             self.kl = self.kl.after(kl, len(batch))
         return used
-
-    @contextmanager
-    def newest_weights(self) -> Iterator[None]:
-        """For validation: the policy in training generates, also where rollouts lag behind it."""
-        if not self.config.algorithm.weight_lag:
-            yield
-            return
-        self.actors.run(HybridWorker.sync_weights, True)
-        yield
-        self.actors.run(HybridWorker.sync_weights)
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -185,6 +192,7 @@ def hybrid_settings(config: Config) -> HybridSettings:
         algorithm=config.algorithm,
         policy_loss=config.policy_loss,
         watch=config.watch,
+        plan=config.plan,
         train_layout=config.train_layout,
         rollout_layout=config.rollout_layout,
         max_prompt_length=config.data.max_prompt_length,

@@ -9,27 +9,30 @@ from workers.hybrid_worker import HybridWorker
 
 
 def train_step(session: Session, step: int) -> StepReport:
-    """Runs rollout step ``step``, counted from 0, and returns what happened."""
-    algorithm, timed, actors = session.config.algorithm, session.timed, session.actors
+    """Runs rollout step ``step``, counted from 0, and returns what happened; vLLM is awake before and after it."""
+    algorithm, plan, timed, actors = session.config.algorithm, session.plan, session.timed, session.actors
     rollout = sample_rollout(session, step)  # 1 data, 2 generate, 3 reward
     # Dealt before step 4, whose pass then cuts the rows as the update will: ratios of the first optimizer step are 1.
     tokens = rollout.batch.num_tokens if algorithm.balance_mini_batches else None
-    seed, ratio = session.config.trainer.seed, algorithm.batch_ratio
-    mini_batch = assign_mini_batches(rollout.batch["group_ids"], ratio, seed, step, tokens)
+    mini_batch = assign_mini_batches(
+        rollout.batch["group_ids"], plan.batch_ratio, session.config.trainer.seed, step, tokens
+    )
     batch = rollout.batch.with_columns(mini_batch=mini_batch)
-    if session.needs_greedy_rewards:
+    if plan.greedy_baseline:
         with timed("greedy_baseline"):
             batch = batch.with_columns(greedy_rewards=greedy_rewards(session, batch))
-    if session.needs_log_probs:
+    with timed("wake_training"):
+        actors.run(HybridWorker.wake_training)
+    if plan.log_prob_pass:
         with timed("old_log_probs"):  # 4
             batch = batch.merge(actors.run(HybridWorker.compute_log_probs, batch))
     with timed("advantages"):  # 5
-        advantages = advantages_of(batch, algorithm, session.kl.coef)
+        advantages = advantages_of(batch, algorithm, session.kl.coef if plan.kl_in_reward else 0.0)
         batch = batch.with_columns(advantages=advantages).with_meta(**session.kl_meta)
     with timed("update"):  # 6
         update = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
-        sync = actors.run(HybridWorker.sync_weights)
+        sync = session.reshard(probe=session.probe_is_due(step + 1))
     kl_coef = session.adjust_kl(batch)
     # 8 is TrainingLoop's
     return StepReport(
@@ -40,5 +43,5 @@ def train_step(session: Session, step: int) -> StepReport:
         metrics=rollout.metrics,
         updates=update.updates,
         trips=update.trips,
-        sync=sync,
+        policy_version=sync.trained_version,
     )

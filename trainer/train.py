@@ -77,7 +77,7 @@ def train(config: Config) -> None:
     run = prepare_run(config)
     trainer = config.trainer
     with RunProgress(trainer.total_steps, first_step=run.resume.step, bar=trainer.progress) as progress:
-        progress.note(f"{config.policy_loss.name}: {pressure_line(config)}")
+        progress.note(f"{config.policy_loss.name}: {pressure_line(config.plan)}")
         progress.stage("start")
         with open_engines(config) as engines:
             run_in(engines, run, progress)
@@ -124,7 +124,8 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
         version = resume.state.policy_version if resume.state else 0
         with session.timed("start"):
-            first_sync = session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
+            session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
+            first_sync = session.reshard(probe=True)
         progress.note(f"vLLM and Megatron agree on the probe to {first_sync.probe_difference:.1e} nats")
         loop = TrainingLoop(
             session, run.directory, run.store, tracker=tracker, progress=progress, validation=run.validation

@@ -210,6 +210,11 @@ class AlgorithmConfig:
     log_prob_noise: float = 0.0
     """Standard deviation in nats of Gaussian noise on the rollout's log-probs. For experiments, likewise."""
 
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps a rollout batch: iterations x batch ratio."""
+        return self.iterations * self.batch_ratio
+
 
 @dataclass(frozen=True)
 class PolicyLossConfig:

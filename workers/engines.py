@@ -11,21 +11,24 @@ from workers.config import ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import load_hf
 from workers.megatron.kept_mass import Truncation
 from workers.megatron.policy import MegatronPolicy
+from workers.probe import Probe, rounding
 from workers.rollout.engine import RolloutEngine
 from workers.rollout.stop_tokens import stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 from workers.settings import HybridSettings
-from workers.weight_sync import WeightSync
+from workers.weight_check import WeightCheck
+from workers.weight_receiver import weight_receiver
+from workers.weight_sync import WeightSync, host_memory
 
 
 def build_objective(settings: HybridSettings) -> PolicyObjective:
     """What the actor minimises, with the loss of that name, a user's own included."""
-    algorithm, chosen = settings.algorithm, settings.policy_loss
+    algorithm, chosen, plan = settings.algorithm, settings.policy_loss, settings.plan
     load_plugins(chosen.plugins)
     return PolicyObjective(
         loss=build_policy_loss(chosen.name, **chosen.knobs),
         aggregation=algorithm.loss_aggregation,
-        kl_coef=0.0 if algorithm.kl_in_reward else algorithm.kl_coef,
+        kl_coef=algorithm.kl_coef if plan.kl_in_loss else 0.0,
         kl_estimator=algorithm.kl_estimator,
         entropy_coef=algorithm.entropy_coef,
         correction=algorithm.rollout_correction,
@@ -33,7 +36,7 @@ def build_objective(settings: HybridSettings) -> PolicyObjective:
 
 
 def build_policy(settings: HybridSettings, context: WorkerContext, device: torch.device) -> MegatronPolicy:
-    """The Megatron rank with the weights of ``model.path``."""
+    """The Megatron rank with the weights of ``model.path``, and their frozen copy where the plan has a reference."""
     rollout = settings.rollout
     policy = MegatronPolicy(
         shape_of(settings.model),
@@ -44,16 +47,18 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         seed=settings.seed,
         total_optimizer_steps=settings.total_optimizer_steps,
         temperature=rollout.temperature,
-        weight_lag=settings.algorithm.weight_lag,
+        weight_lag=settings.plan.weight_lag,
         truncation=Truncation(top_p=rollout.top_p, top_k=rollout.top_k) if rollout.truncates else None,
     )
     folder = model_folder(settings.model.path, settings.model.revision)
     load_hf(folder, policy.specs(), policy.parameters_by_name())
     policy.weights_changed()
+    if settings.plan.reference:
+        policy.build_reference()
     return policy
 
 
-def build_generation(settings: HybridSettings, context: WorkerContext, device: torch.device) -> VllmEngine:
+def build_generation(settings: HybridSettings, context: WorkerContext, device: torch.device) -> RolloutEngine:
     """The vLLM rank of a hybrid worker; its weights come by resharding."""
     return build_engine(
         settings.model,
@@ -67,7 +72,19 @@ def build_generation(settings: HybridSettings, context: WorkerContext, device: t
 
 def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightSync:
     """The way from one engine to the other."""
-    return WeightSync(policy, engine, settings)
+    rollout = settings.rollout
+    host = host_memory(settings)
+    return WeightSync(
+        policy,
+        engine,
+        receiver=weight_receiver(policy, engine, settings, host),
+        check=WeightCheck(policy, engine, settings),
+        # vLLM always samples one token more than it scores.
+        probe=Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1),
+        tolerance=rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype),
+        stops=rollout.probe_action == "stop",
+        host=host,
+    )
 
 
 def build_engine(
@@ -78,7 +95,7 @@ def build_engine(
     dtype: torch.dtype,
     device: torch.device,
     max_model_len: int,
-) -> VllmEngine:
+) -> RolloutEngine:
     """A vLLM rank with weights yet to be written; collective over the world.
 
     Args:

@@ -6,6 +6,7 @@ from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.weight_plan import Handover
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
+from workers.step_plan import StepPlan
 from workers.watch_config import WatchConfig
 
 
@@ -14,6 +15,7 @@ class HybridSettings:
     """Everything the two engines of a worker are built from.
 
     Args:
+        plan: what a rollout step does.
         train_layout: Megatron's ranks.
         rollout_layout: vLLM's ranks, over the same world; pp = cp = 1.
         max_prompt_length: tokens.
@@ -30,6 +32,7 @@ class HybridSettings:
     algorithm: AlgorithmConfig
     policy_loss: PolicyLossConfig
     watch: WatchConfig
+    plan: StepPlan
     train_layout: ParallelLayout
     rollout_layout: ParallelLayout
     max_prompt_length: int

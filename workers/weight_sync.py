@@ -12,12 +12,12 @@ from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
 from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
 from workers.megatron.policy import MegatronPolicy
-from workers.probe import Probe, largest_difference, mismatch, rounding
+from workers.probe import Probe, largest_difference, mismatch
 from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
 from workers.weight_check import WeightCheck, WeightDifferences
-from workers.weight_receiver import WeightReceiver, weight_receiver
+from workers.weight_receiver import WeightReceiver
 
 logger = logging.getLogger(__name__)
 
@@ -28,78 +28,85 @@ class WeightSync:
     Args:
         policy: the engine that trains.
         engine: the engine that generates.
-        settings: layouts, bucket size, how often the probe is due, and what a mismatch leads to.
+        receiver: writes the weights of the first into the second.
+        check: names the tensors that differ, after a probe that failed.
+        probe: what both engines score.
+        tolerance: largest difference in nats on the probe.
+        stops: a larger one ends the run; otherwise it is only logged.
+        host: memory shared with other ranks, if any.
     """
 
-    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
-        self.policy, self.engine = policy, engine
-        self.host = _host_memory(settings)
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings, self.host)
-        self.check = WeightCheck(policy, engine, settings)
-        # vLLM always samples one token more than it scores.
-        self.probe = Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
-        self.probe_every, self.probe_action = settings.rollout.probe_every, settings.rollout.probe_action
-        self.tolerance = settings.rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype)
-        self.syncs = 0
+    def __init__(
+        self,
+        policy: MegatronPolicy,
+        engine: RolloutEngine,
+        *,
+        receiver: WeightReceiver,
+        check: WeightCheck,
+        probe: Probe,
+        tolerance: float,
+        stops: bool,
+        host: HostMemory | None = None,
+    ) -> None:
+        self._policy, self._engine, self._receiver = policy, engine, receiver
+        self._check, self._probe, self._host = check, probe, host
+        self._tolerance, self._stops = tolerance, stops
 
-    def run(self, policy_version: int, *, newest: bool = False) -> SyncReport:
+    def run(self, policy_version: int, *, probe: bool, newest: bool = False) -> SyncReport:
         """Wakes vLLM's weights, writes them, puts Megatron to sleep and wakes the KV cache.
 
         Args:
             policy_version: rollout steps whose updates the policy in training has seen.
-            newest: writes its weights also where ``algorithm.weight_lag`` asks for older ones.
+            probe: has both engines score the probe.
+            newest: writes the weights in training also where the rollout lags behind them.
 
         Raises:
-            ReshardError: the engines disagree on the probe, and ``rollout.probe_action`` is "stop".
+            ReshardError: the engines disagree on the probe, and that shall stop the run.
         """
         started = time.perf_counter()
-        self.policy.onload(training=False)
-        self.engine.wake_weights()
-        lag = 0 if newest else self.policy.lagged.steps
-        with self.policy.lagged.in_place(lag):
-            stats = self.receiver.receive()
-            self.engine.finish_update()
-            expected = self.probe.of_policy(self.policy) if self._probe_is_due() else None
-        self.policy.offload()
-        self.engine.wake_kv_cache()
+        self._policy.onload(training=False)
+        self._engine.wake_weights()
+        lag = 0 if newest else self._policy.lagged.steps
+        with self._policy.lagged.in_place(lag):
+            stats = self._receiver.receive()
+            self._engine.finish_update()
+            expected = self._probe.of_policy(self._policy) if probe else None
+        self._policy.offload()
+        self._engine.wake_kv_cache()
         difference = None if expected is None else self._prove(expected, policy_version - lag, lag)
-        self.syncs += 1
         seconds = time.perf_counter() - started
         report = _over_all_ranks(policy_version - lag, seconds, stats, difference)
         return replace(report, weight_lag=lag)
 
     def close(self) -> None:
         """Leaves the memory that is shared with other ranks."""
-        if self.host:
-            self.host.close()
-
-    def _probe_is_due(self) -> bool:
-        return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
+        if self._host:
+            self._host.close()
 
     def _prove(self, expected: Tensor, policy_version: int, lag: int) -> float:
-        difference = largest_difference(expected, self.probe.of_engine(self.engine))
-        if difference > self.tolerance:
+        difference = largest_difference(expected, self._probe.of_engine(self._engine))
+        if difference > self._tolerance:
             message = (
-                f"{mismatch(difference, self.tolerance, policy_version)}: {_verdict(self._differing_weights(lag))}"
+                f"{mismatch(difference, self._tolerance, policy_version)}: {_verdict(self._differing_weights(lag))}"
             )
-            if self.probe_action == "stop":
+            if self._stops:
                 raise ReshardError(message)
             logger.warning(message)
         return difference
 
     def _differing_weights(self, lag: int) -> WeightDifferences:
         # The order of waking again: on a device both engines' weights may not fit beside the KV cache.
-        self.engine.sleep_kv_cache()
-        self.policy.onload(training=False)
-        with self.policy.lagged.in_place(lag):
-            differences = self.check.run()
-        self.policy.offload()
-        self.engine.wake_kv_cache()
+        self._engine.sleep_kv_cache()
+        self._policy.onload(training=False)
+        with self._policy.lagged.in_place(lag):
+            differences = self._check.run()
+        self._policy.offload()
+        self._engine.wake_kv_cache()
         return differences
 
 
-def _host_memory(settings: HybridSettings) -> HostMemory | None:
-    """On a GPU NCCL finds the shortest way by itself."""
+def host_memory(settings: HybridSettings) -> HostMemory | None:
+    """What the ranks of a machine exchange weights through; on a GPU NCCL finds the shortest way by itself."""
     if settings.device != "cpu":
         return None
     return join_host(settings.ranks_per_node, min(SLOT_BYTES, settings.rollout.bucket_bytes // SLOTS))

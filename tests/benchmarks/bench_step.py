@@ -98,9 +98,10 @@ def run_step(actors, step: int) -> dict[str, float]:
     rewards = torch.rand(ROWS, generator=torch.Generator().manual_seed(step))
     advantages = compute_advantages("grpo", rewards, batch["group_ids"])
     batch = batch.with_columns(advantages=advantages, mini_batch=torch.zeros(ROWS, dtype=torch.int64))
+    actors.run(HybridWorker.wake_training)
     actors.run(HybridWorker.update_policy, batch)
     marks.append(time.perf_counter())
-    actors.run(HybridWorker.sync_weights)
+    actors.run(HybridWorker.sync_weights, False)
     marks.append(time.perf_counter())
     return {
         "generate": marks[1] - marks[0],
@@ -114,6 +115,7 @@ def measure_ours(folder: Path, options: argparse.Namespace) -> list[dict[str, fl
     config = make_config(folder, options.dtype, options.micro_batch_tokens)
     with ray_cluster(config.trainer, "cpu"), start_actors(config) as actors:
         actors.run(HybridWorker.begin_run, hybrid_settings(config))
+        actors.run(HybridWorker.sync_weights, True)
         return [run_step(actors, step) for step in range(options.steps + 1)][1:]
 
 

@@ -81,7 +81,7 @@ def test_several_nodes(size: str, math: list[str]):
 @pytest.mark.usefixtures("offline")
 def test_words_after_the_loss_override_the_recipe(math: list[str]):
     words = launch("run_1.5b.sh", "cfpo", "algorithm.iterations=8", "algorithm.batch_ratio=2", COMMAND="check")
-    assert check(words, math).config.updates_per_step == 16
+    assert check(words, math).config.algorithm.updates_per_step == 16
 
 
 @pytest.mark.parametrize("wrong", [{"GPUS": "3"}, {"VARIANT": "chat"}])

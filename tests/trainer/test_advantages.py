@@ -23,10 +23,9 @@ def batch_of(**columns):
 def test_the_reward_carries_the_kl_penalty_when_told_to():
     # Rewards 1 - 0.5 * 2 = 0 and 0 - 0.5 * 1 = -0.5: centred on -0.25.
     batch = batch_of(ref_kl=torch.tensor([2.0, 1.0]))
-    in_reward = AlgorithmConfig(advantage="grpo_no_std", kl_coef=0.5, kl_in_reward=True)
-    assert advantages_of(batch, in_reward, 0.5).tolist() == [0.25, -0.25]
-    in_loss = AlgorithmConfig(advantage="grpo_no_std", kl_coef=0.5)
-    assert advantages_of(batch, in_loss, 0.5).tolist() == [0.5, -0.5]
+    algorithm = AlgorithmConfig(advantage="grpo_no_std")
+    assert advantages_of(batch, algorithm, 0.5).tolist() == [0.25, -0.25]
+    assert advantages_of(batch, algorithm, 0.0).tolist() == [0.5, -0.5]  # the penalty is in the loss, or nowhere
     # 3 nats over 4 tokens
     assert mean_ref_kl(batch) == 0.75
     assert mean_ref_kl(batch_of()) is None

@@ -17,10 +17,8 @@ from trainer.metrics import StageTimer
 from trainer.run_dir import RunDirectory
 from trainer.session import Session, StepReport
 from workers.hybrid_worker import HybridWorker
-from workers.reports import SyncReport, Trip, UpdateRecord
+from workers.reports import Trip, UpdateRecord
 from workers.watch_config import WatchConfig
-
-SYNC = SyncReport(policy_version=1, seconds=0.1, parts={}, bytes_total=1, bytes_moved=0, probe_difference=None)
 
 
 def trip(action: str) -> Trip:
@@ -48,7 +46,7 @@ def report_of(step: int, actions: tuple[str, ...]) -> StepReport:
     updates = [UpdateRecord(0, 0, {"actor/loss": 0.5, "actor/entropy": 1.0})]
     trips = [trip(action) for action in actions]
     return StepReport(
-        step=step, batch=batch, kl_coef=0.0, reward_meta=[], metrics={}, updates=updates, trips=trips, sync=SYNC
+        step=step, batch=batch, kl_coef=0.0, reward_meta=[], metrics={}, updates=updates, trips=trips, policy_version=1
     )
 
 
@@ -149,7 +147,7 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
 
 def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        loop, "step_metrics", lambda report, seconds: {"reward/groups_all_wrong": float(report.step > 0)}
+        loop, "step_metrics", lambda report, reshards, seconds: {"reward/groups_all_wrong": float(report.step > 0)}
     )
     log, run = run_loop(tmp_path, monkeypatch, [()] * 6, zero_reward_streak=2)
     assert [line["step"] for line in log.lines] == [1, 2, 3]

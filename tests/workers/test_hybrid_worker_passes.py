@@ -12,11 +12,13 @@ from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, build_policy_loss, re
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
-from workers.config import AlgorithmConfig
-from workers.hybrid_worker import HybridWorker, Phase
+from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
+from workers.hybrid_worker import HybridWorker
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.pass_watch import PassWatch
+from workers.phases import Phase
 from workers.rollout.engine import SamplingSettings
+from workers.step_plan import StepPlan
 from workers.watch_config import WatchConfig
 
 
@@ -48,15 +50,19 @@ class FakePolicy:
 
 @pytest.fixture
 def worker(monkeypatch):
-    def make(kls=(), watch=None, **algorithm):
+    def make(kls=(), watch=None, phase=Phase.TRAINING, loss="cfpo", **options):
         monkeypatch.setattr(hybrid_worker, "PassWatch", functools.partial(PassWatch, agree=list))
-        settings = SimpleNamespace(
-            algorithm=AlgorithmConfig(**algorithm), watch=watch or WatchConfig(), max_response_length=3
-        )
+        algorithm = AlgorithmConfig(**options)
         made = HybridWorker(SimpleNamespace(rank=0))  # type: ignore[arg-type]
-        made.settings = settings
+        made.settings = SimpleNamespace(
+            algorithm=algorithm,
+            plan=StepPlan.of(algorithm, PolicyLossConfig(name=loss), RolloutConfig()),
+            watch=watch or WatchConfig(),
+            max_response_length=3,
+        )
         made.policy = FakePolicy(list(kls))
-        made.objective = PolicyObjective(loss=build_policy_loss("cfpo"))
+        made.objective = PolicyObjective(loss=build_policy_loss(loss))
+        made.phase = phase
         return made
 
     return make
@@ -96,8 +102,7 @@ def test_a_gradient_that_is_not_finite_is_left_to_the_watch(worker, action, take
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_truncated_responses_may_be_left_out_of_the_loss(worker, masked):
-    made = worker(mask_truncated=masked)
-    made.phase = Phase.GENERATING
+    made = worker(phase=Phase.GENERATING, mask_truncated=masked)
     answer = DataProto(
         {
             "response_mask": torch.tensor([[True, True, True], [True, True, False]]),
@@ -118,8 +123,7 @@ def test_truncated_responses_may_be_left_out_of_the_loss(worker, masked):
     ],
 )
 def test_a_loss_gets_the_reference_that_it_needs(worker, loss, old, present):
-    made = worker(old_log_probs=old)
-    made.objective = PolicyObjective(loss=build_policy_loss(loss))
+    made = worker(loss=loss, old_log_probs=old)
     batch = {"responses": torch.zeros(1, 2, dtype=torch.int64), "response_lengths": torch.tensor([2])}
     answer = made.compute_log_probs(DataProto(batch | {"rollout_log_probs": torch.full((1, 2), -1.0)}))
     assert ("ref_log_probs" in answer) is present

@@ -67,17 +67,21 @@ def world_of_one(tmp_path):
     dist.destroy_process_group()
 
 
-def make_sync(recorder: Recorder, probe_every: int = 2, probe_action: str = "stop") -> WeightSync:
-    sync = WeightSync.__new__(WeightSync)
-    sync.policy, sync.engine, sync.receiver, sync.probe = recorder, recorder, recorder, recorder  # pyright: ignore
-    sync.check = recorder  # pyright: ignore
-    sync.probe_every, sync.probe_action, sync.tolerance, sync.syncs = probe_every, probe_action, 1e-4, 0
-    return sync
+def make_sync(recorder: Recorder, probe_action: str = "stop") -> WeightSync:
+    return WeightSync(
+        recorder,  # type: ignore[arg-type]
+        recorder,  # type: ignore[arg-type]
+        receiver=recorder,
+        check=recorder,  # type: ignore[arg-type]
+        probe=recorder,  # type: ignore[arg-type]
+        tolerance=1e-4,
+        stops=probe_action == "stop",
+    )
 
 
 def test_weights_wake_first_and_the_cache_last():
     recorder = Recorder()
-    report = make_sync(recorder).run(policy_version=7)
+    report = make_sync(recorder).run(policy_version=7, probe=True)
     assert recorder.calls == [
         "policy.onload(training=False)",
         "engine.wake_weights",
@@ -97,26 +101,25 @@ def test_a_rollout_that_lags_behind_gets_older_weights():
     sync, reports = make_sync(recorder), []
     for version in range(4):
         recorder.version.fill_(version)
-        reports.append(sync.run(policy_version=version))
+        reports.append(sync.run(policy_version=version, probe=True))
         recorder.lagged.remember()
-    reports.append(sync.run(policy_version=3, newest=True))
+    reports.append(sync.run(policy_version=3, probe=True, newest=True))
     assert recorder.received == [report.policy_version for report in reports] == [0, 0, 0, 1, 3]
     assert [report.weight_lag for report in reports] == [0, 1, 2, 2, 0]
     assert reports[3].trained_version == 3
 
 
-def test_the_probe_is_due_at_first_and_every_so_often():
-    sync = make_sync(Recorder(), probe_every=2)
-    assert [sync.run(version).probe_difference is not None for version in range(5)] == [True, False, True, False, True]
-    only_first = make_sync(Recorder(), probe_every=0)
-    assert [only_first.run(version).probe_difference is not None for version in range(3)] == [True, False, False]
+def test_without_a_probe_no_engine_scores():
+    recorder = Recorder(engine_offset=1.0)
+    assert make_sync(recorder).run(policy_version=1, probe=False).probe_difference is None
+    assert not {"probe policy", "probe engine"} & set(recorder.calls)
 
 
 def test_engines_that_disagree_stop_the_run_and_name_the_tensors():
     recorder = Recorder(engine_offset=0.01)
     recorder.differences = WeightDifferences(1, (TensorDifference("model.norm.weight", 3, "norm.weight", 0.5),))
     with pytest.raises(ReshardError, match=r"policy version 4 .* differ by 0\.01 nats .*model\.norm\.weight on rank 3"):
-        make_sync(recorder).run(policy_version=4)
+        make_sync(recorder).run(policy_version=4, probe=True)
     assert recorder.calls[-6:] == [
         "probe engine",
         "engine.sleep_kv_cache",
@@ -126,12 +129,12 @@ def test_engines_that_disagree_stop_the_run_and_name_the_tensors():
         "engine.wake_kv_cache",
     ]
     with pytest.raises(ReshardError, match="inf nats"):
-        make_sync(Recorder(engine_offset=float("inf"))).run(policy_version=0)
+        make_sync(Recorder(engine_offset=float("inf"))).run(policy_version=0, probe=True)
 
 
 def test_weights_that_agree_are_said_to(caplog):
     with pytest.raises(ReshardError, match=r"the weights agree; the engines compute differently.*probe_action=warn"):
-        make_sync(Recorder(engine_offset=0.01)).run(policy_version=0)
-    report = make_sync(Recorder(engine_offset=0.01), probe_action="warn").run(policy_version=0)
+        make_sync(Recorder(engine_offset=0.01)).run(policy_version=0, probe=True)
+    report = make_sync(Recorder(engine_offset=0.01), probe_action="warn").run(policy_version=0, probe=True)
     assert report.probe_difference == pytest.approx(0.01)
     assert "the weights agree" in caplog.text

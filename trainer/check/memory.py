@@ -6,7 +6,7 @@ With P parameters on the rank (its tp shard of its pp stage), e bytes a number (
     optimizer    bf16: 12 P (fp32 master copy and two moments), fp32: 8 P; divided by dp with the distributed optimizer
                  (table of theoretical memory in Megatron-core's "Distributed Optimizer" guide: 6 + 12/d, 8 + 8/d);
                  what belongs to experts is divided by the ranks that hold the same ones, tp dp / ep
-    reference    e P when algorithm.kl_coef > 0 or the policy loss needs ref_log_probs
+    reference    e P where the step plan has one
     kept         4 P, divided as the optimizer's, when actor.optimizer.grad_cosine keeps a gradient
     older        k e P in host memory with algorithm.weight_lag = k, and e P more while older weights are in the model
                  and the current ones in the host's: at each reshard and for the old log-probs
@@ -32,7 +32,6 @@ host's memory is estimated apart; on a CPU the host's memory is the device's.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
 from trainer.config.root import Config
@@ -44,10 +43,10 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class MemoryPhase:
     """A phase of a step and what lies on the device in it, in bytes.
 
-    Example: ``Phase("update", {"weights": 3, "gradients": 6})`` has total 9.
+    Example: ``MemoryPhase("update", {"weights": 3, "gradients": 6})`` has total 9.
     """
 
     name: str
@@ -63,12 +62,12 @@ class Phase:
 class MemoryEstimate:
     """Phases of a step on the fullest rank, what the KV cache holds, and what lies in the host's memory beside a GPU."""
 
-    phases: tuple[Phase, ...]
+    phases: tuple[MemoryPhase, ...]
     kv_cache_bytes: int
     kv_token_bytes: int
     full_sequences: int
     """Sequences of the greatest length that the KV cache of one replica holds at one time."""
-    host: Phase
+    host: MemoryPhase
 
     @property
     def peak(self) -> int:
@@ -105,14 +104,14 @@ def estimate_memory(config: Config, shape: ModelShape, device: Device) -> Memory
     token_bytes = kv_token_bytes(config, shape, device)
     return MemoryEstimate(
         phases=(
-            Phase("update", state | work | always | here[0] | overhead),
-            Phase("wake and reshard", needed_to_hand_over | weights | always | here[1] | buckets | overhead),
-            Phase("generate", ({} if offloads else state) | weights | cache | here[0] | overhead),
+            MemoryPhase("update", state | work | always | here[0] | overhead),
+            MemoryPhase("wake and reshard", needed_to_hand_over | weights | always | here[1] | buckets | overhead),
+            MemoryPhase("generate", ({} if offloads else state) | weights | cache | here[0] | overhead),
         ),
         kv_cache_bytes=cache["KV cache"],
         kv_token_bytes=token_bytes,
         full_sequences=cache["KV cache"] // (token_bytes * longest_sequence(config)),
-        host=Phase("host memory", (_offloaded(state) if offloads else {}) | (swapped if device.is_gpu else {})),
+        host=MemoryPhase("host memory", (_offloaded(state) if offloads else {}) | (swapped if device.is_gpu else {})),
     )
 
 
@@ -162,13 +161,12 @@ def _training_state(config: Config, shape: ModelShape, device: Device) -> dict[s
         "optimizer": sharded(12 if width == 2 else 8),
     }
     kept = {"kept gradient": sharded(4)} if config.actor.optimizer.grad_cosine else {}
-    has_reference = config.algorithm.kl_coef > 0 or "ref_log_probs" in POLICY_LOSSES.get(config.policy_loss.name).needs
-    return state | kept | ({"reference": width * count} if has_reference else {})
+    return state | kept | ({"reference": width * count} if config.plan.reference else {})
 
 
 def _older_weights(config: Config, weights: int) -> tuple[dict[str, int], dict[str, int]]:
     """What a known weight lag keeps: all the time, and while older weights stand in the model."""
-    lag = config.algorithm.weight_lag
+    lag = config.plan.weight_lag
     if not lag:
         return {}, {}
     return {"older weights": lag * weights}, {"older weights": (lag + 1) * weights}

@@ -9,7 +9,7 @@ from trainer.check.memory import (
     GIB,
     Device,
     MemoryEstimate,
-    Phase,
+    MemoryPhase,
     estimate_memory,
     longest_sequence,
     micro_batch_tokens,
@@ -80,7 +80,7 @@ def _batches(config: Config) -> Iterator[Row]:
         f"{ratio} of {prompts // ratio} prompts = {rows} responses; about {_share(rows, config.train_layout.dp)} for each "
         f"Megatron replica, in micro-batches of up to {micro_batch_tokens(config)} tokens",
     )
-    yield "off-policy", pressure_line(config)
+    yield "off-policy", pressure_line(config.plan)
 
 
 def _length(config: Config) -> Iterator[Row]:
@@ -114,7 +114,7 @@ def _memory(config: Config, estimate: MemoryEstimate, device: Device) -> Iterato
         yield "  host memory", f"{_phase(estimate.host)} for each worker, {on_a_node}"
 
 
-def _phase(phase: Phase) -> str:
+def _phase(phase: MemoryPhase) -> str:
     parts = " + ".join(f"{name} {_gib(size)}" for name, size in phase.parts.items())
     return f"{_gib(phase.total)} = {parts}"
 

@@ -10,11 +10,13 @@ A derived number is a property here, never a second knob.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from trainer.config.data_config import DataConfig
 from trainer.config.trainer_config import TrainerConfig
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RewardConfig, RolloutConfig
+from workers.step_plan import StepPlan
 from workers.watch_config import WatchConfig
 
 
@@ -55,11 +57,15 @@ class Config:
         return self.data.train_batch_size * self.rollout.group_size
 
     @property
-    def updates_per_step(self) -> int:
-        """Optimizer steps a rollout batch: iterations x batch ratio."""
-        return self.algorithm.iterations * self.algorithm.batch_ratio
-
-    @property
     def total_updates(self) -> int:
         """Optimizer steps of the whole run; the learning-rate schedule is counted in these."""
-        return self.trainer.total_steps * self.updates_per_step
+        return self.trainer.total_steps * self.algorithm.updates_per_step
+
+    @cached_property
+    def plan(self) -> StepPlan:
+        """What a rollout step does.
+
+        Raises:
+            UserError: there is no such loss or advantage, which a loaded configuration has been checked for.
+        """
+        return StepPlan.of(self.algorithm, self.policy_loss, self.rollout)

@@ -7,7 +7,7 @@ import pytest
 from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, register_policy_loss
 from cfpo_hybrid.models import model_shape
 from trainer.check.fitting import alternatives
-from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, Phase, estimate_memory
+from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, MemoryPhase, estimate_memory
 from trainer.config import Config, TrainerConfig
 from trainer.config.data_config import DataConfig
 from trainer.config.known_models import known_config
@@ -43,7 +43,7 @@ def config_of(workers: int = 4, actor: ActorConfig | None = None, **megatron: bo
     )
 
 
-def phases(config: Config, device: Device = GPU) -> dict[str, Phase]:
+def phases(config: Config, device: Device = GPU) -> dict[str, MemoryPhase]:
     return {phase.name: phase for phase in estimate_memory(config, SHAPE, device).phases}
 
 

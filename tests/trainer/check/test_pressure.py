@@ -1,7 +1,12 @@
 import pytest
 
-from trainer.pressure import OffPolicyPressure
-from workers.config import AlgorithmConfig
+from trainer.pressure import pressure_line
+from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
+from workers.step_plan import StepPlan
+
+
+def line_of(**algorithm) -> str:
+    return pressure_line(StepPlan.of(AlgorithmConfig(**algorithm), PolicyLossConfig(), RolloutConfig()))
 
 
 @pytest.mark.parametrize(
@@ -18,12 +23,11 @@ from workers.config import AlgorithmConfig
     ],
 )
 def test_the_line(iterations: int, batch_ratio: int, line: str):
-    assert str(OffPolicyPressure.of(AlgorithmConfig(iterations=iterations, batch_ratio=batch_ratio))) == line
+    assert line_of(iterations=iterations, batch_ratio=batch_ratio) == line
 
 
 def test_the_line_of_injected_pressure():
-    algorithm = AlgorithmConfig(iterations=2, batch_ratio=2, weight_lag=3, log_prob_noise=0.05)
-    assert str(OffPolicyPressure.of(algorithm)) == (
+    assert line_of(iterations=2, batch_ratio=2, weight_lag=3, log_prob_noise=0.05) == (
         "4 optimizer steps a rollout, 4 of them off-policy, largest lag 15, each sample used 2 times, "
         "sampled by weights 3 rollout steps old, noise of 0.05 nats on the rollout's log-probs"
     )

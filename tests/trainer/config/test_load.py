@@ -26,7 +26,7 @@ def test_recipe_then_overrides(recipe: Path):
 def test_derived_numbers(recipe: Path):
     config = load_config(recipe, ["trainer.num_workers=4", "actor.megatron.tensor_parallel_size=2"])
     assert config.responses_per_step == 64  # 16 prompts x 4
-    assert config.updates_per_step == 8  # 2 iterations x 4 mini-batches
+    assert config.algorithm.updates_per_step == 8  # 2 iterations x 4 mini-batches
     assert config.total_updates == 40  # 5 steps
     assert (config.train_layout.dp, config.train_layout.tp) == (2, 2)
     assert (config.rollout_layout.dp, config.rollout_layout.tp) == (4, 1)

@@ -21,7 +21,7 @@ def actions(config: Config) -> Iterator[Problem]:
 def passes_to_stop(config: Config) -> Iterator[Problem]:
     """Passes can be stopped where there is more than one optimizer step."""
     watch = config.watch
-    if config.updates_per_step != 1:
+    if config.algorithm.updates_per_step != 1:
         return
     for name, limit, action in (("kl", watch.kl, watch.kl_action), ("ess", watch.ess, watch.ess_action)):
         if limit is not None and action == "stop_passes":

@@ -6,7 +6,7 @@ import pytest
 
 from cfpo_hybrid.algorithms.kl import KlController
 from trainer.config import Config
-from trainer.metrics import StageTimer
+from trainer.run.metrics import StageTimer
 from trainer.session import Session
 from workers.config import AlgorithmConfig
 

@@ -3,12 +3,12 @@
 from argparse import Namespace
 from collections.abc import Callable
 
-from trainer.pressure import pressure_line
 from trainer.study.display import StudyDisplay
 from trainer.study.plan import PlannedRun, longest_first, plan_study
 from trainer.study.records import is_done, write_study
 from trainer.study.runner import do_runs
 from trainer.study.study_file import read_study
+from trainer.terminal.pressure import pressure_line
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

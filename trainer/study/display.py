@@ -8,10 +8,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from trainer.pressure import pressure_line
-from trainer.progress import duration
 from trainer.study.plan import PlannedRun
 from trainer.study.records import Outcome
+from trainer.terminal.pressure import pressure_line
+from trainer.terminal.progress import duration
 
 
 class StudyDisplay:

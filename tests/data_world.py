@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainer.config.data_config import DataConfig
-from trainer.config.root import Config
+from trainer.config.schema import Config
 from trainer.config.trainer_config import TrainerConfig
 from workers.config import RolloutConfig
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from trainer.jsonl import write_jsonl
+from trainer.run.files import write_jsonl
 
 LOSS, ITERATIONS, RATIO = "policy_loss.name", "algorithm.iterations", "algorithm.batch_ratio"
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cfpo_hybrid.errors import CfpoError, UserError, WatchStop
-from trainer.evaluation_options import EvaluationOptions
+from trainer.evaluation.options import EvaluationOptions
 
 MODULES = {
     "train": "trainer.commands.train",

@@ -13,10 +13,10 @@ from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config import Config, TrainerConfig
 from trainer.config.merge import merge
 from trainer.config.problem import Problem
-from trainer.config.rules import bounds, find_layout_problems, names
 from trainer.config.sources import Source, read_overrides
-from trainer.ray_cluster import ray_cluster
-from trainer.saved_model import saved_model
+from trainer.launch.ray_cluster import ray_cluster
+from trainer.rules import bounds, find_layout_problems, names
+from trainer.run.saved_model import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
 from workers.export_worker import ExportSettings, ExportWorker
 from workers.megatron.hf_files import TensorFiles, differing_tensors

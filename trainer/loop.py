@@ -1,18 +1,18 @@
 """The one training loop: validate, step, record, save, until the last step."""
 
 from cfpo_hybrid.errors import WatchStop
-from trainer.checkpoint import CheckpointStore
-from trainer.collapse_watch import CollapseWatch
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
-from trainer.progress import StepProgress
-from trainer.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
-from trainer.run_dir import RunDirectory, step_name
+from trainer.evaluation.validation import generation_rows, validate
+from trainer.run.checkpoint import CheckpointStore
+from trainer.run.collapse_watch import CollapseWatch
+from trainer.run.directory import RunDirectory, step_name
+from trainer.run.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
+from trainer.run.trainer_state import TrainerState
 from trainer.session import Session, StepReport, checkpoint_layout
 from trainer.step import train_step
+from trainer.terminal.progress import StepProgress
 from trainer.tracking import Tracker
-from trainer.trainer_state import TrainerState
-from trainer.validation import generation_rows, validate
 from workers.hybrid_worker import HybridWorker
 from workers.reports import Trip
 from workers.reward.reward_worker import RewardWorker

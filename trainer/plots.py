@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from cfpo_hybrid.errors import DataError
 from trainer.drawing import COLORS, INK, save_png, style_axes
 from trainer.heat_maps import draw_heat_maps
-from trainer.run_dir import RunDirectory
+from trainer.run.directory import RunDirectory
 
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]

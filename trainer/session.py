@@ -11,10 +11,10 @@ import torch
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import WorkerGroup
-from trainer.advantages import mean_ref_kl
 from trainer.config import Config
 from trainer.data import TrainPrompts
-from trainer.metrics import StageTimer
+from trainer.rollout.advantages import mean_ref_kl
+from trainer.run.metrics import StageTimer
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport, Trip, UpdateRecord

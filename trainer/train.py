@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.checkpoint import CheckpointStore, load_state
 from trainer.config import Config, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
-from trainer.live_engines import LiveEngines, open_engines
+from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
 from trainer.plots import plot_run
-from trainer.pressure import pressure_line
-from trainer.progress import RunProgress, StepProgress
-from trainer.run_dir import SAME_RESULTS, RunDirectory, changed_settings, set_aside
+from trainer.run.checkpoint import CheckpointStore, load_state
+from trainer.run.directory import SAME_RESULTS, RunDirectory, changed_settings, set_aside
+from trainer.run.trainer_state import TrainerState, check_resumable
 from trainer.session import checkpoint_layout, hybrid_settings
-from trainer.summary import print_summary
+from trainer.terminal.pressure import pressure_line
+from trainer.terminal.progress import RunProgress, StepProgress
+from trainer.terminal.summary import print_summary
 from trainer.tracking import open_trackers
-from trainer.trainer_state import TrainerState, check_resumable
 from workers.hybrid_worker import HybridWorker
 
 MAY_DIFFER = (*SAME_RESULTS, "trainer.total_steps", "trainer.val_every")

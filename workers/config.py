@@ -1,6 +1,6 @@
 """Configuration of the workers: the model, the actor (Megatron), the rollout (vLLM) and the reward.
 
-Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/config/rules/``.
+Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/rules/``.
 """
 
 from dataclasses import dataclass, field

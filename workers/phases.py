@@ -57,7 +57,8 @@ CALLS: Mapping[str, Call] = {
 }
 """Every method of the hybrid worker that the driver calls."""
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class HasPhase(Protocol):

@@ -18,7 +18,7 @@ from typing import Any
 
 from cfpo_hybrid.errors import DataError, UserError
 from trainer.data.source import open_source
-from trainer.jsonl import write_jsonl
+from trainer.run.files import write_jsonl
 from workers.reward.boxed import last_boxed
 
 TRAIN = "hub:DigitalLearningGmbH/MATH-lighteval:train"

@@ -30,8 +30,8 @@ from cfpo_hybrid.algorithms.advantage import compute_advantages  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402
 from trainer.config import Config, TrainerConfig  # noqa: E402
 from trainer.config.data_config import DataConfig  # noqa: E402
-from trainer.live_engines import start_actors  # noqa: E402
-from trainer.ray_cluster import ray_cluster  # noqa: E402
+from trainer.launch.live_engines import start_actors  # noqa: E402
+from trainer.launch.ray_cluster import ray_cluster  # noqa: E402
 from trainer.session import hybrid_settings  # noqa: E402
 from workers.config import ActorConfig, ModelConfig, PolicyLossConfig, RolloutConfig  # noqa: E402
 from workers.hybrid_worker import HybridWorker  # noqa: E402

@@ -12,7 +12,7 @@ from tiny_recipe import ROW
 from cfpo_hybrid.errors import ModelError
 from trainer.check.memory import GIB, Device
 from trainer.check.report import fits, report
-from trainer.config import model_facts
+from trainer.config import model as model_facts
 from trainer.config.load import LoadedConfig, load_and_inspect, read_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "qwen2.5_math"

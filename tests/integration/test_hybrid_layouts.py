@@ -10,7 +10,7 @@ from integration_world import overrides, write_world
 from trainer.config import TrainerConfig
 from trainer.config.load import load_config
 from trainer.export import export
-from trainer.ray_cluster import ray_cluster
+from trainer.launch.ray_cluster import ray_cluster
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cfpo_hybrid.protocol import load
-from trainer.checkpoint import load_state
 from trainer.cli import main
 from trainer.config import TrainerConfig
 from trainer.config.load import load_config
-from trainer.evaluate import evaluate
-from trainer.evaluation_options import EvaluationOptions
-from trainer.ray_cluster import ray_cluster
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.options import EvaluationOptions
+from trainer.launch.ray_cluster import ray_cluster
+from trainer.run.checkpoint import load_state
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

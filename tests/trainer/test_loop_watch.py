@@ -10,11 +10,11 @@ from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import WatchStop
 from cfpo_hybrid.protocol import DataProto, load
 from trainer import loop
-from trainer.checkpoint import CheckpointStore, load_state
 from trainer.config import Config, TrainerConfig, resolved
 from trainer.config.data_config import DataConfig
-from trainer.metrics import StageTimer
-from trainer.run_dir import RunDirectory
+from trainer.run.checkpoint import CheckpointStore, load_state
+from trainer.run.directory import RunDirectory
+from trainer.run.metrics import StageTimer
 from trainer.session import Session, StepReport
 from workers.hybrid_worker import HybridWorker
 from workers.reports import Trip, UpdateRecord

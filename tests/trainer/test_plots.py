@@ -3,9 +3,9 @@
 import pytest
 
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.jsonl import write_jsonl
 from trainer.plots import _by_step, _running_mean, plot_run
-from trainer.run_dir import RunDirectory
+from trainer.run.directory import RunDirectory
+from trainer.run.files import write_jsonl
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

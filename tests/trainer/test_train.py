@@ -9,13 +9,13 @@ from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
 from trainer import train as module
-from trainer.checkpoint import CheckpointStore
 from trainer.config import Config, resolved
 from trainer.config.load import load_config
-from trainer.run_dir import RunDirectory
+from trainer.run.checkpoint import CheckpointStore
+from trainer.run.directory import RunDirectory
+from trainer.run.trainer_state import TrainerState
 from trainer.session import checkpoint_layout
 from trainer.train import Resume, resume_line, train
-from trainer.trainer_state import TrainerState
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from itertools import product
 
 from cfpo_hybrid.models import ModelShape
 from trainer.check.memory import Device, estimate_memory, longest_sequence
-from trainer.config.root import Config
-from trainer.config.rules import find_layout_problems
-from trainer.config.rules.nearby import divisors
+from trainer.config.schema import Config
+from trainer.rules import find_layout_problems
+from trainer.rules.nearby import divisors
 
 Changes = dict[str, str]
 

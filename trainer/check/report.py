@@ -16,8 +16,8 @@ from trainer.check.memory import (
 )
 from trainer.config import Config
 from trainer.config.load import LoadedConfig
-from trainer.layout_line import training_line
-from trainer.pressure import pressure_line
+from trainer.terminal.pressure import pressure_line
+from trainer.terminal.words import training_line
 
 LABEL_WIDTH = 20
 

@@ -7,7 +7,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.check.device import device_of
 from trainer.check.report import fits, report
 from trainer.config.load import LoadedConfig, load_and_inspect
-from trainer.config.rules import files
+from trainer.rules import files
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

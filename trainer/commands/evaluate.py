@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from trainer.evaluate import evaluate
-from trainer.evaluation_options import EvaluationOptions
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.options import EvaluationOptions
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

@@ -4,9 +4,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.folders import make_folder
 from trainer.lab.lab import LabOptions, run_lab
 from trainer.lab.lab_files import text, write_files
+from trainer.run.folders import make_folder
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

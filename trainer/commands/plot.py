@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.chosen_losses import choose_losses
-from trainer.folders import make_folder
+from trainer.config.losses import choose_losses
 from trainer.plots import plot_run
+from trainer.run.folders import make_folder
 from trainer.study_report.curves import Band
 from trainer.study_report.objective import draw_objective
 from trainer.study_report.reading import is_study

@@ -16,9 +16,9 @@ from trainer.check.device import device_of
 from trainer.check.memory import rollout_width
 from trainer.config import Config
 from trainer.config.load import load_and_inspect
-from trainer.config.rules import device, files, layout
-from trainer.layout_line import training_line
-from trainer.traffic_report import SMALL_WORLD, traffic_report
+from trainer.rules import device, files, layout
+from trainer.terminal.traffic_report import SMALL_WORLD, traffic_report
+from trainer.terminal.words import training_line
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:

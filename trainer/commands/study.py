@@ -3,12 +3,12 @@
 from argparse import Namespace
 from collections.abc import Callable
 
-from trainer.pressure import pressure_line
 from trainer.study.display import StudyDisplay
 from trainer.study.plan import PlannedRun, longest_first, plan_study
 from trainer.study.records import is_done, write_study
 from trainer.study.runner import do_runs
 from trainer.study.study_file import read_study
+from trainer.terminal.pressure import pressure_line
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
@@ -34,4 +34,4 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
 
 def _line(run: PlannedRun) -> str:
     state = "done" if is_done(run) else "to do"
-    return f"{run.name}  {state}  {run.config.trainer.total_steps} rollout steps; {pressure_line(run.config)}"
+    return f"{run.name}  {state}  {run.config.trainer.total_steps} rollout steps; {pressure_line(run.config.plan)}"

@@ -1,15 +1,14 @@
 """Configuration: a recipe and overrides become one frozen, checked ``Config``.
 
-root.py        the dataclasses, and the numbers that follow from them
+schema.py      the dataclasses, and the numbers that follow from them
 sources.py     a recipe or an override -> a tree of settings with their lines
 merge.py       trees -> dataclasses, with every unknown key and wrong type
-rules/         what must hold between settings, all of it at once
 load.py        these in order: ``load_config(recipe, overrides)``
 resolved.py    a Config as a recipe again
 """
 
 from trainer.config.resolved import resolved, save_resolved
-from trainer.config.root import Config
+from trainer.config.schema import Config
 from trainer.config.trainer_config import TrainerConfig
 
 __all__ = ["Config", "TrainerConfig", "resolved", "save_resolved"]

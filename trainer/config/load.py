@@ -7,11 +7,11 @@ from pathlib import Path
 from cfpo_hybrid.errors import ConfigError, ModelError
 from trainer.config.loss_knobs import fill_knobs
 from trainer.config.merge import Draft, merge
-from trainer.config.model_facts import ModelFacts, find_model
+from trainer.config.model import ModelFacts, find_model
 from trainer.config.problem import Problem
-from trainer.config.root import Config
-from trainer.config.rules import ModelRule, Rule, find_problems
+from trainer.config.schema import Config
 from trainer.config.sources import Source, read_overrides, read_recipe
+from trainer.rules import ModelRule, Rule, find_problems
 
 
 @dataclass(frozen=True, slots=True)

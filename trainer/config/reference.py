@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.config.root import Config
+from trainer.config.schema import Config
 
 HEADER = """# Configuration
 

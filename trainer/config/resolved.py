@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from trainer.config.root import Config
+from trainer.config.schema import Config
 
 
 def resolved(config: Config) -> dict[str, Any]:

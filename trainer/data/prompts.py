@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config.data_config import DataConfig
-from trainer.config.root import Config
+from trainer.config.schema import Config
 from trainer.data.chat import encode_problems
 from trainer.data.curriculum import EpochByEpoch, PromptOrder, Widening, level_ranks
 from trainer.data.order import TRAINING, VALIDATION, stable_hash

@@ -7,12 +7,12 @@ from pathlib import Path
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import model_folder
-from trainer.chosen_losses import ALL, choose_losses, loss_label, loss_of_section
+from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
 from trainer.lab.comparison import Comparison
 from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.lab.token_gradients import TokenReading, compare_tokens, missing_inputs, read_tokens
-from trainer.saved_model import saved_model
+from trainer.run.saved_model import saved_model
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""

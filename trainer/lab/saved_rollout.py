@@ -11,7 +11,7 @@ from torch import Tensor
 from cfpo_hybrid.errors import BatchError, ConfigError, DataError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.protocol.serialization import load
-from trainer.run_dir import RunDirectory
+from trainer.run.directory import RunDirectory
 
 FOLDERS = ("rollouts", "offending")
 """Of a run directory; the second holds batches that a collapse watch stopped at."""

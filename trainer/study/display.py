@@ -8,10 +8,10 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from trainer.pressure import pressure_line
-from trainer.progress import duration
 from trainer.study.plan import PlannedRun
 from trainer.study.records import Outcome
+from trainer.terminal.pressure import pressure_line
+from trainer.terminal.progress import duration
 
 
 class StudyDisplay:
@@ -52,7 +52,7 @@ class StudyDisplay:
 
     def begin(self, run: PlannedRun) -> "RunView":
         """Shows that a run begins, and gives what it tells its progress to."""
-        self.note(f"{self._place(run)} begins: {pressure_line(run.config)}")
+        self.note(f"{self._place(run)} begins: {pressure_line(run.config.plan)}")
         return RunView(self, run)
 
     def end(self, run: PlannedRun, view: "RunView", outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from threading import Event, Lock
 
 from cfpo_hybrid.errors import CfpoError, WatchStop
 from trainer.config import Config
-from trainer.live_engines import EngineIdentity, LiveEngines, open_engines
+from trainer.launch.live_engines import EngineIdentity, LiveEngines, open_engines
 from trainer.study.display import StudyDisplay
 from trainer.study.plan import PlannedRun
 from trainer.study.records import Outcome, record

@@ -7,7 +7,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, resolved
 from trainer.config.load import load_sources
 from trainer.config.sources import read_recipe
-from trainer.run_dir import SAME_RESULTS, RunDirectory, changed_settings
+from trainer.run.directory import SAME_RESULTS, RunDirectory, changed_settings
 from trainer.study.grid import Cell, cells_of
 from trainer.study.study_file import Study
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainer.jsonl import write_atomically
+from trainer.run.files import write_atomically
 from trainer.study.plan import RUNS, PlannedRun
 from trainer.study.study_file import Study
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss import MiniBatchTokens, PolicyLoss, PolicyLossInputs
-from trainer.chosen_losses import loss_label
+from trainer.config.losses import loss_label
 from trainer.drawing import INK, line_look, save_png, style_axes
 
 OLD_PROBABILITY = 0.3

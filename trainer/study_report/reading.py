@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cfpo_hybrid.errors import DataError
-from trainer.run_dir import RunDirectory
+from trainer.run.directory import RunDirectory
 
 STUDY_FILE = "study.json"
 OPTIMIZER_STEPS = "optimizer_steps"

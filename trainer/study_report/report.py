@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.chosen_losses import loss_label, loss_of_section
+from trainer.config.losses import loss_label, loss_of_section
 from trainer.drawing import draw_table
-from trainer.jsonl import write_atomically
+from trainer.run.files import write_atomically
 from trainer.study_report.axes import Arrangement, short_name
 from trainer.study_report.curves import Band, CurveSettings
 from trainer.study_report.figures import StudyFigures

@@ -11,8 +11,9 @@ from lab_world import four_tokens, save_batch
 from published_losses import published_losses
 
 from cfpo_hybrid.errors import ConfigError, DataError
-from trainer import chosen_losses, cli
-from trainer.chosen_losses import loss_label
+from trainer import cli
+from trainer.config import losses as chosen_losses
+from trainer.config.losses import loss_label
 from trainer.lab.comparison import Comparison
 from trainer.lab.lab import LabOptions, LabResult, run_lab
 from trainer.lab.lab_files import header, rows, text

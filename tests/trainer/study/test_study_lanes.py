@@ -15,7 +15,7 @@ from tiny_study import write_study_file
 
 from cfpo_hybrid.errors import WatchStop, WorkerError
 from trainer.config import Config
-from trainer.live_engines import EngineIdentity
+from trainer.launch.live_engines import EngineIdentity
 from trainer.study import lane as lane_module
 from trainer.study.display import StudyDisplay
 from trainer.study.lane import Lane

@@ -9,7 +9,7 @@ from published_losses import published_losses
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
-from trainer.chosen_losses import choose_losses, loss_label, registered_losses
+from trainer.config.losses import choose_losses, loss_label, registered_losses
 from trainer.study_report.objective import RATIOS, objective_curves
 
 

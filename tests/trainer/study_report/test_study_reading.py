@@ -7,7 +7,7 @@ import pytest
 from study_report_world import ITERATIONS, LOSS, RATIO, two_losses, write_run, write_study
 
 from cfpo_hybrid.errors import ConfigError, DataError
-from trainer.jsonl import write_jsonl
+from trainer.run.files import write_jsonl
 from trainer.study_report.axes import Arrangement, cell_label, value_label
 from trainer.study_report.curves import Band, CurveSettings, seed_curve
 from trainer.study_report.reading import OPTIMIZER_STEPS, read_study

@@ -1,0 +1,149 @@
+"""Steps 1 to 3 with workers that only count: rounds of generation, the batch they leave, ReMax's greedy responses."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cfpo_hybrid.algorithms.kl import KlController
+from cfpo_hybrid.protocol import DataProto
+from trainer.config import Config, TrainerConfig
+from trainer.config.data_config import DataConfig
+from trainer.rollout.greedy_baseline import greedy_rewards
+from trainer.rollout.rollout import chosen_rows, prompts_to_draw, sample_rollout
+from trainer.run.metrics import StageTimer
+from trainer.session import Session
+from workers.config import AlgorithmConfig, RolloutConfig
+from workers.hybrid_worker import HybridWorker
+from workers.reward.reward_worker import RewardWorker
+
+WIDTH = 10
+
+
+class FakePrompts:
+    """Prompt number n is the text of n; two responses each."""
+
+    def __init__(self) -> None:
+        self.draws: list[tuple[int, int, int, int]] = []
+
+    def draw(self, position: int, count: int, *, step: int, first_group: int = 0) -> DataProto:
+        self.draws.append((position, count, step, first_group))
+        numbers = torch.arange(count).repeat_interleave(2)
+        return DataProto(
+            {
+                "prompts": position + numbers.unsqueeze(1),
+                "prompt_lengths": torch.ones(2 * count, dtype=torch.int64),
+                "group_ids": first_group + numbers,
+                "sample_ids": torch.arange(2).repeat(count),
+                "extra": [{"level": "Level 4"}] * (2 * count),
+            }
+        )
+
+
+class FakeWorkers:
+    """Generates and scores: ``teaches`` says which prompts' two responses earn 1 and 0 rather than twice the same."""
+
+    def __init__(self, teaches) -> None:
+        self.teaches, self.calls = teaches, []
+
+    def run(self, method, batch, sampling=None):
+        self.calls.append((method, len(batch), sampling))
+        if method is HybridWorker.generate:
+            rows = len(batch)
+            lengths = torch.full((rows,), 9 if sampling.greedy else 4)
+            return DataProto({"responses": torch.zeros(rows, WIDTH, dtype=torch.int64), "response_lengths": lengths})
+        assert method is RewardWorker.score
+        prompt = batch["prompts"][:, 0]
+        right = torch.tensor([self.teaches(int(number)) for number in prompt])
+        return DataProto(
+            {"rewards": (right & (batch["sample_ids"] == 0)).float()}, meta={"replicas": [{"reward/n": 1}]}
+        )
+
+
+def session_of(teaches, *, rounds: int = 1, **algorithm) -> Session:
+    config = Config(
+        data=DataConfig(train_files=["x"], train_batch_size=4, max_response_length=WIDTH),
+        rollout=RolloutConfig(group_size=2, generation_rounds=rounds),
+        algorithm=AlgorithmConfig(**algorithm),
+        trainer=TrainerConfig(num_workers=1),
+    )
+    workers = FakeWorkers(teaches)
+    parts = SimpleNamespace(actors=workers, graders=workers, prompts=FakePrompts())
+    return Session(config=config, timer=StageTimer(), kl=KlController(coef=0.0), **vars(parts))  # type: ignore[arg-type]
+
+
+def prompts_of(batch: DataProto) -> list[int]:
+    return batch["prompts"][::2, 0].tolist()
+
+
+def test_one_round_keeps_every_group():
+    session = session_of(lambda number: False)
+    rollout = sample_rollout(session, 7)
+    assert prompts_of(rollout.batch) == [0, 1, 2, 3]
+    assert session.prompts.draws == [(0, 4, 7, 0)]
+    assert rollout.metrics == {"data/prompts_consumed": 4.0}
+    assert session.timer.collect().keys() == {"time/data", "time/generate", "time/reward", "time/step"}
+
+
+def test_groups_without_signal_are_replaced_by_the_next_prompts():
+    # Even prompts teach: 0 and 2 of the first four. Half of four drawn taught, so two are missing and four are drawn:
+    # 4 and 6 complete the batch.
+    session = session_of(lambda number: number % 2 == 0, rounds=3)
+    rollout = sample_rollout(session, 7)
+    assert session.prompts.draws == [(0, 4, 7, 0), (4, 4, 7, 4)]
+    assert prompts_of(rollout.batch) == [0, 2, 4, 6]
+    assert rollout.batch["group_ids"].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert rollout.reward_meta == [{"reward/n": 1}] * 2
+    assert rollout.metrics == {
+        "data/prompts_consumed": 8.0,
+        "sampling/rounds": 2.0,
+        "sampling/prompts_drawn": 8.0,
+        "sampling/groups_without_signal": 0.5,
+        "sampling/reward_mean": 0.25,
+    }
+    # The next step, here of a resumed run, goes on behind what was drawn, the groups that were left over included.
+    resumed = session_of(lambda number: number % 2 == 0, rounds=3)
+    resumed.prompts_consumed = 8
+    for either in (session, resumed):
+        assert prompts_of(sample_rollout(either, 8).batch) == [8, 10, 12, 14]
+
+
+def test_a_full_batch_draws_once():
+    session = session_of(lambda number: True, rounds=3)
+    assert sample_rollout(session, 0).metrics["sampling/rounds"] == 1.0
+    assert session.prompts_consumed == 4
+
+
+def test_after_the_last_round_dropped_groups_keep_the_size():
+    # Only prompt 5 teaches: 4 of 4 are missing, then 3, of which one in eight would teach, so no more than a batch.
+    session = session_of(lambda number: number == 5, rounds=3)
+    rollout = sample_rollout(session, 0)
+    assert [draw[:2] for draw in session.prompts.draws] == [(0, 4), (4, 4), (8, 4)]
+    assert prompts_of(rollout.batch) == [0, 1, 2, 5]
+    assert rollout.metrics["sampling/groups_without_signal"] == pytest.approx(11 / 12)
+
+
+def test_how_many_prompts_are_drawn():
+    assert prompts_to_draw(16, 16, 16) == 0
+    assert prompts_to_draw(16, 20, 18) == 0
+    assert prompts_to_draw(16, 16, 12) == 6  # 4 missing, three of four teach: 5.33
+    assert prompts_to_draw(16, 16, 0) == 16
+
+
+def test_a_reward_that_is_no_number_is_not_dropped():
+    rewards = torch.tensor([1.0, 1.0, float("nan"), float("nan"), 0.0, 1.0])
+    kept = chosen_rows(rewards, torch.tensor([7, 7, 8, 8, 9, 9]), 2)
+    assert kept.tolist() == [False, False, True, True, True, True]
+
+
+def test_greedy_responses_are_generated_once_a_prompt_and_only_when_needed():
+    session = session_of(lambda number: number % 2 == 1, advantage="remax", overlong_buffer=2)
+    batch = sample_rollout(session, 0).batch
+    session.actors.calls.clear()
+    shuffled = batch.rows([5, 0, 7, 2, 1, 4, 3, 6])
+    found = greedy_rewards(session, shuffled)
+    (_, asked, sampling), _ = session.actors.calls
+    assert asked == 4 and sampling.greedy
+    # Odd prompts earn 1; 9 of 10 tokens are one into the buffer of two, which costs a half.
+    assert shuffled["group_ids"].tolist() == [2, 0, 3, 1, 0, 2, 1, 3]
+    assert found.tolist() == [-0.5, -0.5, 0.5, 0.5, -0.5, -0.5, 0.5, 0.5]

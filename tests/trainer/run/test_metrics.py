@@ -1,0 +1,126 @@
+"""Metrics of a step against hand calculations, and the stage timer against a clock of its own."""
+
+import math
+
+import pytest
+import torch
+
+from trainer.run.metrics import (
+    StageTimer,
+    average_updates,
+    length_metrics,
+    reward_metrics,
+    rollout_step_seconds,
+    throughput_metrics,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rewards_of_interleaved_groups_of_unequal_size():
+    # groups: 7 -> {1, 1}, 3 -> {0, 0, 0}, 5 -> {1, 0}, 9 -> {0.5, 0.5}: one right, one wrong, three without signal
+    group_ids = torch.tensor([7, 3, 5, 3, 7, 3, 5, 9, 9])
+    rewards = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.5, 0.5])
+    metrics = reward_metrics(rewards, group_ids)
+    # mean 4/9; E[x^2] = 3.5/9; variance = 3.5/9 - 16/81 = 15.5/81
+    assert metrics == pytest.approx(
+        {
+            "reward/mean": 4 / 9,
+            "reward/std": math.sqrt(15.5) / 9,
+            "reward/groups_all_right": 1 / 4,
+            "reward/groups_all_wrong": 1 / 4,
+            "reward/groups_without_signal": 3 / 4,
+        }
+    )
+
+
+def test_rewards_on_another_scale_have_bounds_of_their_own():
+    metrics = reward_metrics(torch.tensor([2.0, 3.0, -1.0, -1.0]), torch.tensor([0, 0, 1, 1]), right=2.0, wrong=-1.0)
+    assert metrics["reward/groups_all_right"] == 0.5
+    assert metrics["reward/groups_all_wrong"] == 0.5
+
+
+def test_a_single_response_has_no_spread_rather_than_nan():
+    metrics = reward_metrics(torch.tensor([1.0]), torch.tensor([0]))
+    assert metrics["reward/std"] == 0.0
+
+
+def test_lengths_and_truncated_share():
+    metrics = length_metrics(torch.tensor([2, 4, 9]), torch.tensor([False, False, True]))
+    assert metrics == pytest.approx(
+        {
+            "response_length/mean": 5.0,
+            "response_length/max": 9.0,
+            "response_length/min": 2.0,
+            "response_length/truncated_share": 1 / 3,
+        }
+    )
+
+
+def test_a_pace_does_not_hang_on_what_some_steps_do_besides():
+    times = {"time/step": 20.0, "time/generate": 6.0, "time/validation": 9.0, "time/save": 1.0, "time/start": 2.0}
+    assert rollout_step_seconds(times) == 8.0
+    assert rollout_step_seconds({"time/step": 20.0, "time/generate": 6.0}) == 20.0
+
+
+def test_nothing_to_measure_gives_no_metric():
+    empty = torch.zeros(0)
+    assert reward_metrics(empty, empty.long()) == {}
+    assert length_metrics(empty.long(), empty.bool()) == {}
+    assert throughput_metrics(10, 2, 0.0) == {}
+
+
+def test_throughput():
+    assert throughput_metrics(300, 6, 1.5) == {"perf/tokens_per_second": 200.0, "perf/samples_per_second": 4.0}
+
+
+def test_updates_are_averaged_and_extremes_kept():
+    updates = [
+        {"actor/loss": 1.0, "actor/log_ratio_max": 0.3, "actor/log_ratio_min": -0.1},
+        {"actor/loss": 2.0, "actor/log_ratio_max": 0.1, "actor/log_ratio_min": -0.4, "actor/extra": 5.0},
+    ]
+    assert average_updates(updates) == {
+        "actor/loss": 1.5,
+        "actor/log_ratio_max": 0.3,
+        "actor/log_ratio_min": -0.4,
+        "actor/extra": 5.0,
+    }
+    assert average_updates([]) == {}
+
+
+def test_a_value_that_is_not_finite_is_not_averaged_away():
+    averaged = average_updates([{"a": 1.0, "b": math.inf, "c_max": math.nan}, {"a": math.nan, "b": 1.0, "c_max": 1.0}])
+    assert math.isnan(averaged["a"])
+    assert averaged["b"] == math.inf
+    assert math.isnan(averaged["c_max"])
+
+
+def test_stages_add_up_and_a_collect_starts_over():
+    clock, entered = Clock(), []
+    timer = StageTimer(entered.append, clock)
+    for _ in range(2):
+        with timer.timed("generate"):
+            clock.now += 2.0
+    with timer.timed("update"):
+        clock.now += 3.0
+    clock.now += 0.5  # in no stage
+    assert timer.collect() == {"time/generate": 4.0, "time/update": 3.0, "time/step": 7.5}
+    with timer.timed("save"):
+        clock.now += 1.0
+    assert timer.collect() == {"time/save": 1.0, "time/step": 1.0}
+    assert entered == ["generate", "generate", "update", "save"]
+
+
+def test_a_stage_that_raises_is_timed():
+    clock = Clock()
+    timer = StageTimer(clock=clock)
+    with pytest.raises(RuntimeError), timer.timed("generate"):
+        clock.now += 2.0
+        raise RuntimeError("no memory")
+    assert timer.collect()["time/generate"] == 2.0

@@ -1,0 +1,1 @@
+"""Scores of a model on problems: validation while a run trains, ``cfpo eval`` of any model."""

@@ -1,0 +1,1 @@
+"""Starting and ending what a run needs: Ray, and the worker groups."""

@@ -1,0 +1,150 @@
+"""The worker groups of a run while they live: started once, and used again by runs whose engines are the same."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
+from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
+from trainer.config import Config
+from trainer.data import TrainPrompts
+from trainer.launch.ray_cluster import ray_cluster
+from trainer.run.metrics import StageTimer
+from trainer.session import Session, absolute_model, absolute_reward, initial_kl, resolve_device
+from workers.config import ModelConfig, RewardConfig, RolloutConfig
+from workers.hybrid_worker import HybridWorker
+from workers.process import worker_environment
+from workers.reward.reward_worker import RewardWorker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineIdentity:
+    """What decides of the processes and engines that outlive a run; Megatron's model is built anew for each run.
+
+    Args:
+        pool: the workers and what each books.
+        train_layout: Megatron's process groups.
+        rollout_layout: vLLM's.
+        model: that vLLM holds, and whose tokenizer the graders use.
+        rollout: vLLM's settings, those of sampling and of the probe left out.
+        dtype: of the actor, which vLLM may follow.
+        max_model_len: longest prompt + response, in tokens.
+        reward: of the graders.
+    """
+
+    pool: ResourcePool
+    train_layout: ParallelLayout
+    rollout_layout: ParallelLayout
+    model: ModelConfig
+    rollout: RolloutConfig
+    dtype: str
+    max_model_len: int
+    reward: RewardConfig
+
+    @classmethod
+    def of(cls, config: Config) -> "EngineIdentity":
+        """Those of a run: runs with equal ones can share live engines."""
+        return cls(
+            pool=hybrid_pool(config),
+            train_layout=config.train_layout,
+            rollout_layout=config.rollout_layout,
+            model=absolute_model(config.model),
+            rollout=_of_engine(config.rollout),
+            dtype=config.actor.dtype,
+            max_model_len=config.data.max_prompt_length + config.data.max_response_length,
+            reward=absolute_reward(config.reward),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveEngines:
+    """Worker groups that are up.
+
+    Args:
+        actors: the hybrid workers.
+        graders: the reward workers.
+        identity: what they were started for.
+    """
+
+    actors: WorkerGroup
+    graders: WorkerGroup
+    identity: EngineIdentity
+
+    def session(self, config: Config, prompts: TrainPrompts, on_stage: Callable[[str], None]) -> Session:
+        """A run in these engines.
+
+        Args:
+            config: of the run.
+            prompts: its training prompts.
+            on_stage: is told the name of each stage as it begins.
+        """
+        return Session(
+            config=config,
+            actors=self.actors,
+            graders=self.graders,
+            prompts=prompts,
+            timer=StageTimer(on_enter=on_stage),
+            kl=initial_kl(config.algorithm),
+        )
+
+
+@contextmanager
+def open_engines(config: Config) -> Iterator[LiveEngines]:
+    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened."""
+    with ExitStack() as stack:
+        stack.enter_context(ray_cluster(config.trainer, resolve_device(config.trainer.device)))
+        graders = stack.enter_context(start_graders(config.model, config.reward))
+        actors = stack.enter_context(start_actors(config))
+        yield LiveEngines(actors=actors, graders=graders, identity=EngineIdentity.of(config))
+
+
+def hybrid_pool(config: Config) -> ResourcePool:
+    """What the hybrid workers of a run book, packed per node."""
+    trainer = config.trainer
+    return ResourcePool(
+        num_nodes=trainer.nodes,
+        workers_per_node=trainer.workers_on_a_node,
+        cpus_per_worker=trainer.cpus_per_worker,
+        gpus_per_worker=1 if resolve_device(trainer.device) == "cuda" else 0,
+    )
+
+
+def start_actors(config: Config) -> RayWorkerGroup:
+    """The hybrid workers; their engines are built when a run begins."""
+    return RayWorkerGroup.create(
+        HybridWorker,
+        pool=hybrid_pool(config),
+        layouts={"train": config.train_layout, "rollout": config.rollout_layout},
+        role="hybrid",
+        env=worker_environment(resolve_device(config.trainer.device), max(1, config.trainer.cpus_per_worker)),
+    )
+
+
+def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
+    """One reward worker on the driver's side of the cluster; its own processes do the grading."""
+    return RayWorkerGroup.create(
+        RewardWorker,
+        args=(absolute_model(model), absolute_reward(reward)),
+        pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),
+        layouts={"reward": ParallelLayout()},
+        role="reward",
+        env=worker_environment("cpu", 1),
+    )
+
+
+def _of_engine(rollout: RolloutConfig) -> RolloutConfig:
+    """With the defaults in place of what each run may choose for itself in a live engine."""
+    default = RolloutConfig()
+    own = (
+        "group_size",
+        "generation_rounds",
+        "temperature",
+        "top_p",
+        "top_k",
+        "bucket_bytes",
+        "probe_every",
+        "probe_tolerance",
+        "probe_action",
+    )
+    return replace(rollout, **{name: vars(default)[name] for name in own})

@@ -1,0 +1,122 @@
+"""Steps 1 to 3: prompts, responses and rewards, in one round or in several that replace groups without signal.
+
+Several rounds are dynamic sampling (DAPO, Yu et al., 2025, arXiv 2503.14476, section 3.2): the responses to a prompt that
+all earn the same give advantages of 0, so such groups are dropped and further prompts are drawn in their place. Decided by
+the scores, before a KL or over-long penalty. The batch keeps its size whatever happens: after the last round, dropped
+groups fill it up, and what is over of the groups with signal is left out; both in the order they were drawn.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from cfpo_hybrid.protocol import DataProto
+from trainer.data.curriculum import mean_level
+from trainer.rollout.advantages import overlong_penalty
+from trainer.run.metrics import group_extremes, reward_metrics
+from trainer.session import Session
+from workers.hybrid_worker import HybridWorker
+from workers.reward.reward_worker import RewardWorker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """What a step trains on.
+
+    Args:
+        batch: ``train_batch_size`` groups with rewards.
+        reward_meta: counters of the reward workers, over all rounds.
+        metrics: of the data and of the rounds.
+    """
+
+    batch: DataProto
+    reward_meta: list[dict[str, Any]]
+    metrics: dict[str, float]
+
+
+def sample_rollout(session: Session, step: int) -> Rollout:
+    """Draws prompts, samples responses and scores them; moves the session's place in the data on."""
+    size, most_rounds = session.config.data.train_batch_size, session.config.rollout.generation_rounds
+    rounds, reward_meta = [], []
+    drawn, wanted = 0, size
+    while wanted and len(rounds) < most_rounds:
+        scored, counters = _sample_round(session, step, first_group=drawn, count=wanted)
+        rounds, reward_meta, drawn = [*rounds, scored], reward_meta + counters, drawn + wanted
+        wanted = prompts_to_draw(size, drawn, _groups_with_signal(rounds)) if most_rounds > 1 else 0
+    if most_rounds == 1:
+        batch, metrics = rounds[0], {}
+    else:
+        everything = DataProto.concat(rounds)
+        batch = everything.rows(chosen_rows(everything["rewards"], everything["group_ids"], size))
+        metrics = _sampling_metrics(everything, len(rounds), drawn)
+    return Rollout(batch=batch, reward_meta=reward_meta, metrics=metrics | _batch_metrics(session, batch))
+
+
+def prompts_to_draw(size: int, drawn: int, with_signal: int) -> int:
+    """Prompts of the next round: as many as should fill the batch at this step's share of groups with signal, and no more
+    than a batch; 0 when it is full.
+
+    Example: 16 wanted, 16 drawn, 8 of them with signal: half of the next ones will do, so 16.
+    """
+    missing = max(size - with_signal, 0)
+    return min(size, math.ceil(missing * drawn / max(with_signal, 1)))
+
+
+def groups_with_signal(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each group has different rewards, ``[group]`` by ascending id, and the group of each row, ``[batch]``.
+
+    A reward that is not a number counts as signal, so that it is not dropped in silence.
+    """
+    lowest, highest, row_to_group = group_extremes(rewards, group_ids)
+    return ~(lowest == highest), row_to_group
+
+
+def chosen_rows(rewards: Tensor, group_ids: Tensor, size: int) -> Tensor:
+    """The rows of ``size`` groups, ``[batch]`` bool: those with signal first, then the others, each by ascending id."""
+    signal, row_to_group = groups_with_signal(rewards, group_ids)
+    order = torch.argsort((~signal).long(), stable=True)
+    kept = torch.zeros(len(signal), dtype=torch.bool)
+    kept[order[:size]] = True
+    return kept[row_to_group]
+
+
+def _sample_round(
+    session: Session, step: int, *, first_group: int, count: int
+) -> tuple[DataProto, list[dict[str, Any]]]:
+    timed = session.timed
+    with timed("data"):  # 1
+        prompts = session.prompts.draw(session.prompts_consumed, count, step=step, first_group=first_group)
+        session.prompts_consumed += count
+    with timed("generate"):  # 2
+        batch = prompts.merge(session.actors.run(HybridWorker.generate, prompts, session.sampling))
+    with timed("reward"):  # 3
+        rewards = session.graders.run(RewardWorker.score, batch)
+    return batch.merge(rewards), cast(list[dict[str, Any]], rewards.meta["replicas"])
+
+
+def _groups_with_signal(rounds: list[DataProto]) -> int:
+    return sum(int(groups_with_signal(part["rewards"], part["group_ids"])[0].sum()) for part in rounds)
+
+
+def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[str, float]:
+    """What the rounds did; rewards are those of all responses, dropped ones included."""
+    found = reward_metrics(everything["rewards"], everything["group_ids"])
+    return {
+        "sampling/rounds": float(rounds),
+        "sampling/prompts_drawn": float(drawn),
+        "sampling/groups_without_signal": found["reward/groups_without_signal"],
+        "sampling/reward_mean": found["reward/mean"],
+    }
+
+
+def _batch_metrics(session: Session, batch: DataProto) -> dict[str, float]:
+    data, algorithm = session.config.data, session.config.algorithm
+    metrics = {"data/prompts_consumed": float(session.prompts_consumed)}
+    if data.curriculum != "none":
+        metrics["data/level"] = mean_level(batch["extra"], data.level_key)
+    if algorithm.overlong_buffer:
+        metrics["reward/overlong_penalty"] = float(overlong_penalty(batch, algorithm).mean())
+    return metrics

@@ -1,0 +1,130 @@
+"""Rules about single numbers: the range each may lie in. NaN lies in none."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from trainer.config.problem import Problem
+from trainer.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Where a number may lie.
+
+    Example: ``Range("above 0", lambda value: value > 0)``.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+INFINITY = float("inf")
+POSITIVE = Range("above 0", lambda value: 0 < value < INFINITY)
+NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < INFINITY)
+AT_LEAST_ONE = Range("at least 1", lambda value: value >= 1)
+SHARE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
+POSITIVE_SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
+BELOW_ONE = Range("from 0 to below 1", lambda value: 0 <= value < 1)
+BETWEEN = Range("above 0 and below 1", lambda value: 0 < value < 1)
+AT_LEAST_TWO = Range("at least 2", lambda value: value >= 2)
+FINITE = Range("finite", lambda value: -INFINITY < value < INFINITY)
+SEED = Range("from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
+TOP_K = Range("-1 (off) or at least 1", lambda value: value == -1 or value >= 1)
+
+RANGES: dict[str, Range] = {
+    "data.train_batch_size": AT_LEAST_ONE,
+    "data.val_batch_size": AT_LEAST_ONE,
+    "data.val_limit": AT_LEAST_ONE,
+    "data.max_prompt_length": AT_LEAST_ONE,
+    "data.max_response_length": AT_LEAST_ONE,
+    "data.curriculum_steps": NOT_NEGATIVE,
+    "rollout.group_size": AT_LEAST_ONE,
+    "rollout.generation_rounds": AT_LEAST_ONE,
+    "rollout.temperature": POSITIVE,
+    "rollout.top_p": POSITIVE_SHARE,
+    "rollout.top_k": TOP_K,
+    "rollout.tensor_parallel_size": AT_LEAST_ONE,
+    "rollout.gpu_memory_utilization": BETWEEN,
+    "rollout.kv_cache_bytes": AT_LEAST_ONE,
+    "rollout.max_num_seqs": AT_LEAST_ONE,
+    "rollout.max_num_batched_tokens": AT_LEAST_ONE,
+    "rollout.bucket_bytes": Range("at least 1024", lambda value: value >= 1024),
+    "rollout.probe_every": NOT_NEGATIVE,
+    "rollout.probe_tolerance": POSITIVE,
+    "algorithm.iterations": AT_LEAST_ONE,
+    "algorithm.batch_ratio": AT_LEAST_ONE,
+    "algorithm.overlong_buffer": NOT_NEGATIVE,
+    "algorithm.overlong_penalty": POSITIVE,
+    "algorithm.kl_coef": NOT_NEGATIVE,
+    "algorithm.kl_target": POSITIVE,
+    "algorithm.kl_horizon": AT_LEAST_ONE,
+    "algorithm.entropy_coef": FINITE,
+    "algorithm.rollout_correction.lower": NOT_NEGATIVE,
+    "algorithm.rollout_correction.upper": POSITIVE,
+    "algorithm.rollout_correction.reject_lower": POSITIVE,
+    "algorithm.rollout_correction.reject_upper": POSITIVE,
+    "algorithm.weight_lag": NOT_NEGATIVE,
+    "algorithm.log_prob_noise": NOT_NEGATIVE,
+    "actor.lr": POSITIVE,
+    "actor.micro_batch_tokens": AT_LEAST_ONE,
+    "actor.log_prob_chunk_tokens": AT_LEAST_ONE,
+    "actor.megatron.tensor_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.pipeline_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.virtual_pipeline_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.expert_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.context_parallel_size": AT_LEAST_ONE,
+    "actor.megatron.first_stage_layers": AT_LEAST_ONE,
+    "actor.megatron.last_stage_layers": AT_LEAST_ONE,
+    "actor.optimizer.adam_beta1": BELOW_ONE,
+    "actor.optimizer.adam_beta2": BELOW_ONE,
+    "actor.optimizer.adam_eps": POSITIVE,
+    "actor.optimizer.weight_decay": NOT_NEGATIVE,
+    "actor.optimizer.clip_grad": NOT_NEGATIVE,
+    "actor.optimizer.warmup_ratio": SHARE,
+    "actor.optimizer.min_lr_ratio": SHARE,
+    "reward.num_processes": AT_LEAST_ONE,
+    "reward.timeout_seconds": POSITIVE,
+    "reward.max_answer_chars": AT_LEAST_ONE,
+    "trainer.num_workers": AT_LEAST_ONE,
+    "trainer.nodes": AT_LEAST_ONE,
+    "trainer.workers_per_node": AT_LEAST_ONE,
+    "trainer.cpus_per_worker": AT_LEAST_ONE,
+    "trainer.total_steps": AT_LEAST_ONE,
+    "trainer.seed": SEED,
+    "trainer.save_every": NOT_NEGATIVE,
+    "trainer.keep_checkpoints": NOT_NEGATIVE,
+    "trainer.val_every": NOT_NEGATIVE,
+    "trainer.val_temperature": NOT_NEGATIVE,
+    "trainer.val_top_p": POSITIVE_SHARE,
+    "trainer.val_samples": AT_LEAST_ONE,
+    "trainer.generations_every": NOT_NEGATIVE,
+    "trainer.save_rollouts_every": NOT_NEGATIVE,
+    "watch.kl": POSITIVE,
+    "watch.ess": BETWEEN,
+    "watch.entropy_slope": POSITIVE,
+    "watch.length_drift": POSITIVE,
+    "watch.zero_reward_streak": AT_LEAST_ONE,
+    "watch.window": AT_LEAST_TWO,
+    "watch.saved_batches": NOT_NEGATIVE,
+}
+"""A number that may also be null is checked when it is there."""
+
+
+def ranges(config: Config) -> Iterator[Problem]:
+    """Every number of ``RANGES`` lies in its range."""
+    for key, allowed in RANGES.items():
+        value = value_at(config, key)
+        if value is not None and not allowed.holds(value):
+            yield Problem((key,), f"{key}={value} must be {allowed.words}")
+
+
+def value_at(config: Config, key: str) -> float | None:
+    """The value of a dotted key."""
+    node: object = config
+    for name in key.split("."):
+        node = getattr(node, name)
+    assert node is None or isinstance(node, int | float), f"{key} is no number"
+    return node
+
+
+RULES = (ranges,)

@@ -1,0 +1,88 @@
+"""Rules about devices: what a CPU cannot do. bfloat16 works on both."""
+
+from collections.abc import Iterator
+
+import torch
+
+from cfpo_hybrid.models import ModelShape
+from trainer.check.memory import BYTES, Device, kv_token_bytes, longest_sequence
+from trainer.config.problem import Problem
+from trainer.config.schema import Config
+from trainer.rules.nearby import listing
+
+DEVICE = "trainer.device"
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head sizes of vLLM 0.32's attention on a CPU."""
+CPU_EXPERT_SIZE = 32
+"""What the intermediate size of an expert on a rank must be a multiple of in vLLM 0.32 on a CPU."""
+
+SEQUENCES_AT_A_TIME = 32
+"""What a KV cache that is too small is advised to hold."""
+
+
+def offload(config: Config) -> Iterator[Problem]:
+    """Host memory is where a CPU run already is."""
+    if config.actor.megatron.offload and _on_cpu(config):
+        key = "actor.megatron.offload"
+        yield Problem(
+            (key, DEVICE), f"{key}=true moves state from a GPU to host memory, but {_no_gpu(config)}; set it false"
+        )
+
+
+def attention(config: Config) -> Iterator[Problem]:
+    """flash-attn and torch's varlen kernels are CUDA's."""
+    key, value = "actor.attention", config.actor.attention
+    if _on_cpu(config) and value in ("flash_attn", "torch_varlen"):
+        yield Problem((key, DEVICE), f"{key}={value} needs a GPU, but {_no_gpu(config)}; set {key}=sdpa or auto")
+
+
+def expert_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """vLLM's experts on a CPU are padded to multiples of 32 on each rank, where they cannot be written."""
+    if not _on_cpu(config) or shape.experts is None:
+        return
+    key, tp = "rollout.tensor_parallel_size", max(config.rollout.tensor_parallel_size, 1)
+    share, rest = divmod(shape.experts.intermediate_size, tp)
+    if rest == 0 and share % CPU_EXPERT_SIZE:
+        yield Problem(
+            (DEVICE, "model.path", key),
+            f"{key}={tp} leaves each expert {share} of its {shape.experts.intermediate_size} rows, but vLLM's experts on "
+            f"a CPU need multiples of {CPU_EXPERT_SIZE}: lower it, take another model, or a GPU",
+        )
+
+
+def head_size(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """vLLM's attention kernels on a CPU know a few head sizes."""
+    if _on_cpu(config) and shape.head_dim not in CPU_HEAD_SIZES:
+        yield Problem(
+            (DEVICE, "model.path"),
+            f"the model's heads have size {shape.head_dim}, which vLLM's attention on a CPU lacks; it has "
+            f"{listing(CPU_HEAD_SIZES)}: take another model, or a GPU",
+        )
+
+
+def kv_cache(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """vLLM refuses a cache that does not hold one sequence of the greatest length; on a GPU it takes what is left."""
+    key, tp, longest = "rollout.kv_cache_bytes", config.rollout.tensor_parallel_size, longest_sequence(config)
+    known = {config.rollout.dtype, config.actor.dtype} <= {"auto", *BYTES}
+    if not _on_cpu(config) or not known or tp < 1:
+        return
+    needed = longest * kv_token_bytes(config, shape, Device(is_gpu=False, bytes=0))
+    if 0 < config.rollout.kv_cache_bytes < needed:
+        yield Problem(
+            (key, "data.max_prompt_length", "data.max_response_length"),
+            f"{key}={config.rollout.kv_cache_bytes} does not hold one sequence of {longest} tokens, which takes {needed} "
+            f"bytes; set it to some {needed * SEQUENCES_AT_A_TIME} (for {SEQUENCES_AT_A_TIME} at a time), or shorten "
+            f"prompts or responses",
+        )
+
+
+def _no_gpu(config: Config) -> str:
+    return f"{DEVICE}=cpu" if config.trainer.device == "cpu" else f"{DEVICE}=auto finds none on this machine"
+
+
+def _on_cpu(config: Config) -> bool:
+    return config.trainer.device == "cpu" or (config.trainer.device == "auto" and not torch.cuda.is_available())
+
+
+RULES = (offload, attention)
+MODEL_RULES = (head_size, expert_size, kv_cache)

@@ -1,0 +1,33 @@
+"""Rules about files: what a run will read is there, and has the columns it needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cfpo_hybrid.errors import RewardError
+from trainer.config.problem import Problem
+from trainer.config.schema import Config
+from trainer.data.inspect import inspect_files
+from workers.reward.user_function import find_reward
+
+
+def data_files(config: Config) -> Iterator[Problem]:
+    """Data files exist and have their columns, and there are problems enough for one batch."""
+    yield from inspect_files(config.data)
+
+
+def reward(config: Config) -> Iterator[Problem]:
+    """A built-in reward, or ``path/to/file.py:function`` with a file that defines it."""
+    try:
+        find_reward(config.reward.name)
+    except RewardError as error:
+        yield Problem(("reward.name",), str(error))
+
+
+def resume(config: Config) -> Iterator[Problem]:
+    """``auto``, ``never``, or a checkpoint folder that exists."""
+    key, value = "trainer.resume", config.trainer.resume
+    if value not in ("auto", "never") and not Path(value).is_dir():
+        yield Problem((key,), f"{key}={value} is neither 'auto' nor 'never' nor a checkpoint folder that exists")
+
+
+RULES = (data_files, reward, resume)

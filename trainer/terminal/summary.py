@@ -1,0 +1,123 @@
+"""Summary of a run: what it gained, how fast it was, where the time went, where the files are, what to run next."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainer.run.directory import RunDirectory
+from trainer.run.metrics import rollout_step_seconds
+from trainer.terminal.progress import duration
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """The numbers of a run as a whole.
+
+    Args:
+        steps: rollout steps done.
+        accuracy: first and last ``val/accuracy``, 0 to 1; None without validation.
+        reward: first and last ``reward/mean``; None without a step.
+        tokens_per_second: over the steps that say it, weighted by their time.
+        seconds: wall clock of all steps.
+        stage_seconds: of each stage, the longest first; ``other`` is what no stage claims.
+    """
+
+    steps: int
+    accuracy: tuple[float, float] | None
+    reward: tuple[float, float] | None
+    tokens_per_second: float | None
+    seconds: float
+    stage_seconds: dict[str, float]
+
+
+def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
+    """The summary of the lines of ``metrics.jsonl``, a resumed run's from its very first step."""
+    stages: dict[str, float] = defaultdict(float)
+    tokens = timed = 0.0
+    for line in metrics:
+        for name, seconds in line.items():
+            if name.startswith("time/"):
+                stages[name.removeprefix("time/")] += seconds or 0.0
+        pace = line.get("perf/tokens_per_second")
+        if pace is not None and line.get("time/step") is not None:
+            step_seconds = rollout_step_seconds(line)
+            tokens, timed = tokens + pace * step_seconds, timed + step_seconds
+    seconds = stages.pop("step", sum(stages.values()))
+    stages["other"] = max(0.0, seconds - sum(stages.values()))
+    return RunSummary(
+        steps=max((line["step"] for line in metrics), default=0),
+        accuracy=_first_and_last(metrics, "val/accuracy"),
+        reward=_first_and_last(metrics, "reward/mean"),
+        tokens_per_second=tokens / timed if timed > 0 else None,
+        seconds=seconds,
+        stage_seconds=dict(sorted(stages.items(), key=lambda stage: -stage[1])),
+    )
+
+
+def print_summary(console: Console, run: RunDirectory, next_commands: Sequence[str] = ()) -> None:
+    """Writes the final tables: results, time by stage, files that exist, commands to go on with."""
+    summary = summarise(run.metrics())
+    console.print()
+    console.print(_result_table(summary))
+    if summary.seconds > 0:
+        console.print(_time_table(summary))
+    _print_pairs(console, "Files", _files(run))
+    if next_commands:
+        _print_pairs(console, "Next", [("", command) for command in next_commands])
+
+
+def _result_table(summary: RunSummary) -> Table:
+    table = Table(title=f"{summary.steps} steps in {duration(summary.seconds)}", title_justify="left")
+    for column in ("", "before", "after", "change"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    if summary.accuracy is not None:
+        before, after = summary.accuracy
+        table.add_row("validation accuracy", f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
+    if summary.reward is not None:
+        before, after = summary.reward
+        table.add_row("training reward", f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+    if summary.tokens_per_second is not None:
+        table.add_row("tokens/s", "", f"{summary.tokens_per_second:,.0f}", "")
+    return table
+
+
+def _time_table(summary: RunSummary) -> Table:
+    table = Table(title="Where the time went", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for stage, seconds in summary.stage_seconds.items():
+        table.add_row(stage, f"{seconds:.1f}", f"{seconds / summary.seconds:.0%}")
+    return table
+
+
+def _files(run: RunDirectory) -> list[tuple[str, str]]:
+    paths = [
+        ("metrics", run.metrics_file),
+        ("updates", run.updates_file),
+        ("plots", run.plots),
+        ("generations", run.generations),
+        ("saved rollouts", run.rollouts),
+        ("offending batches", run.offending),
+        ("checkpoints", run.checkpoints),
+        ("exported model", run.export),
+    ]
+    there = [(label, path) for label, path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    return [(label, str(path)) for label, path in there]
+
+
+def _print_pairs(console: Console, title: str, pairs: Sequence[tuple[str, str]]) -> None:
+    console.print(title, style="italic")
+    width = max((len(label) for label, _ in pairs), default=0)
+    for label, text in pairs:  # never wrapped: paths and commands are there to be copied
+        line = f"  {label:<{width}}  {text}" if label else f"  {text}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _first_and_last(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float] | None:
+    values = [line[name] for line in metrics if line.get(name) is not None]
+    return (values[0], values[-1]) if values else None

@@ -56,8 +56,9 @@ class TrainingLoop:
         """
         trainer = self.config.trainer
         first_reshard = reshard_metrics(self.session.take_reshards())
-        if first_step == 0 and trainer.val_before_train:
-            self._log(0, self._validate(0) | first_reshard | self.session.timer.collect())
+        if first_step == 0:
+            validation = self._validate(0) if trainer.val_before_train else {}
+            self._log(0, validation | first_reshard | self.session.timer.collect())
         for step in range(first_step, trainer.total_steps):
             report = train_step(self.session, step)
             trips = self._record(report)

@@ -117,11 +117,11 @@ def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, 
     error = json.loads(record.read_text())["error"]
     assert "hybrid[rank 1] failed in update_policy" in error.splitlines()[0] and "the loss broke" in error
 
-    assert [line["step"] for line in lines(fresh, "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in lines(fresh, "metrics.jsonl")] == [0, 1, 2]
     assert same_run(fresh, whole)
     assert same_run(resumed, whole)
     assert not same_run(other, whole)
-    assert lines(whole, "metrics.jsonl")[1]["actor/kl_coef"] != SETTINGS["algorithm__kl_coef"]
+    assert lines(whole, "metrics.jsonl")[2]["actor/kl_coef"] != SETTINGS["algorithm__kl_coef"]
     outcomes = [json.loads((run / "done.json").read_text()) for run in (other, resumed, fresh)]
     assert [outcome["reused_engines"] for outcome in outcomes] == [False, True, True]
     assert outcomes[2]["start_seconds"] < outcomes[0]["start_seconds"] / 2
@@ -133,7 +133,7 @@ def test_a_run_in_live_engines_equals_a_fresh_one_begun_or_resumed(world: Path, 
 
 def test_what_a_run_drew_stopped_and_saved(world: Path):
     whole = world / "whole"
-    steps = lines(whole, "metrics.jsonl")
+    _, *steps = lines(whole, "metrics.jsonl")  # behind the state before training
     drawn = [step["sampling/prompts_drawn"] for step in steps]
     assert drawn[0] > 4  # a prompt taught nothing
     assert steps[0]["reward/groups_without_signal"] == 0 < steps[0]["sampling/groups_without_signal"]

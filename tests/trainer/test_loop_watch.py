@@ -123,7 +123,7 @@ def test_a_warning_is_told_once_and_its_first_batches_are_saved(tmp_path, monkey
     assert log.notes == [f"step {step}: watch.kl: actor/kl_k3 is 0.25, above 0.1" for step in (2, 5)]
     assert files(run.offending) == ["step_000002.batch", "step_000003.batch"]
     assert files(run.rollouts) == ["step_000002.batch", "step_000004.batch"]
-    assert [line.get("watch/trips") for line in log.lines] == [None, 1.0, 1.0, None, 1.0]
+    assert [line.get("watch/trips") for line in log.lines] == [None, None, 1.0, 1.0, None, 1.0]  # from step 0 on
     assert files(run.checkpoints) == []
 
 
@@ -137,7 +137,7 @@ def test_a_saved_batch_is_whole(tmp_path, monkeypatch):
 
 def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeypatch):
     log, run = run_loop(tmp_path, monkeypatch, [(), ("warn", "stop"), ()], saved_batches=0)
-    assert [line["step"] for line in log.lines] == [1, 2]
+    assert [line["step"] for line in log.lines] == [0, 1, 2]
     assert files(run.offending) == ["step_000002.batch"]
     state = load_state(run.checkpoints / "step_000002")
     assert (state.step, state.prompts_consumed) == (2, 77)
@@ -150,7 +150,7 @@ def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):
         loop, "step_metrics", lambda report, reshards, seconds: {"reward/groups_all_wrong": float(report.step > 0)}
     )
     log, run = run_loop(tmp_path, monkeypatch, [()] * 6, zero_reward_streak=2)
-    assert [line["step"] for line in log.lines] == [1, 2, 3]
+    assert [line["step"] for line in log.lines] == [0, 1, 2, 3]
     assert files(run.checkpoints) == ["step_000003"]
     assert "no response has earned a reward above 0 for 2 rollout steps" in log.notes[-1]
 

@@ -19,7 +19,7 @@ from trainer.rules import bounds, find_layout_problems, names
 from trainer.run.saved_model import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
 from workers.export_worker import ExportSettings, ExportWorker
-from workers.megatron.hf_files import TensorFiles, differing_tensors
+from workers.megatron.hf_weights import TensorFiles, differing_tensors
 from workers.process import worker_environment
 
 

@@ -9,11 +9,10 @@ from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_s
 from cfpo_hybrid.single_controller import WorkerContext
 from workers.config import ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import load_hf
-from workers.megatron.kept_mass import Truncation
+from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import Probe, rounding
-from workers.rollout.engine import RolloutEngine
-from workers.rollout.stop_tokens import stop_token_ids
+from workers.rollout.engine import RolloutEngine, stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 from workers.settings import HybridSettings
 from workers.weight_check import WeightCheck
@@ -42,7 +41,6 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         shape_of(settings.model),
         settings.actor,
         settings.train_layout,
-        rank=context.rank,
         device=device,
         seed=settings.seed,
         total_optimizer_steps=settings.total_optimizer_steps,

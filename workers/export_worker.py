@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from cfpo_hybrid.models import load_hf_config, model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ActorConfig
@@ -43,13 +44,19 @@ class ExportWorker:
         device = join_process_group(self.context, "cpu")
         self._cleanup.callback(leave_process_group)
         # The driver names the methods of this class without loading Megatron-core.
-        from workers.megatron.bare_model import BareModel
+        from workers.megatron.build import ModelRecipe, build_model, named_parameters
+        from workers.megatron.cpu_support import megatron_on
         from workers.megatron.hf_weights import export_hf, load_hf
+        from workers.megatron.parallel import initialize_parallel
 
-        settings, folder = self.settings, Path(self.settings.folder)
-        model = BareModel(folder, settings.actor, settings.layout, rank=self.context.rank, device=device)
-        load_hf(folder, model.specs_of_rank(self.context.rank), model.parameters_by_name())
-        export_hf(Path(output), model, folder)
+        folder, actor = Path(self.settings.folder), self.settings.actor
+        shape = model_shape(load_hf_config(str(folder)))
+        groups = initialize_parallel(self.settings.layout, chunks=actor.megatron.cut.chunks, device=device, seed=0)
+        recipe = ModelRecipe(shape=shape, actor=actor, groups=groups, device=device)
+        with megatron_on(device):
+            weights = {name: parameter.data for name, parameter in named_parameters(build_model(recipe))}
+        load_hf(folder, recipe.specs_of_rank(groups.rank), weights)
+        export_hf(Path(output), folder, shape=shape, parameters=weights, specs_of_rank=recipe.specs_of_rank)
 
     def close(self) -> None:
         """Leaves the world."""

@@ -5,8 +5,9 @@ from contextlib import ExitStack
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.megatron.hf_weights import load_hf
 from workers.process import join_process_group, leave_process_group
-from workers.rollout.engine import SamplingSettings
+from workers.rollout.engine import RolloutEngine, SamplingSettings
 from workers.settings import GenerationSettings
 
 
@@ -24,15 +25,14 @@ class GenerationWorker:
 
     @dispatch(Dispatch.BROADCAST, layout="rollout")
     def initialize(self) -> None:
-        """Builds the engine and loads the weights, each rank its own slices of the files."""
+        """Builds the engine and loads the weights."""
         # The driver names the methods of this class without loading the engines.
         from workers.engines import build_engine, resolve_dtype
-        from workers.megatron.hf_weights import load_hf
 
         settings = self.settings
         device = join_process_group(self.context, settings.device)
         self._cleanup.callback(leave_process_group)
-        self.engine = build_engine(
+        engine = build_engine(
             settings.model,
             settings.rollout,
             self.context,
@@ -40,10 +40,15 @@ class GenerationWorker:
             device=device,
             max_model_len=settings.max_model_len,
         )
-        self._cleanup.callback(self.engine.close)
-        folder = model_folder(settings.model.path, settings.model.revision)
-        load_hf(folder, self.engine.specs(), self.engine.parameters())
-        self.engine.finish_update()
+        self.serve(engine)
+
+    def serve(self, engine: RolloutEngine) -> None:
+        """Generates with this engine from here on; it gets the weights, each rank its own slices of the files."""
+        self._cleanup.callback(engine.close)
+        folder = model_folder(self.settings.model.path, self.settings.model.revision)
+        load_hf(folder, engine.specs(), engine.parameters())
+        engine.finish_update()
+        self.engine = engine
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def generate(self, prompts: DataProto, sampling: SamplingSettings) -> DataProto:

@@ -230,6 +230,4 @@ class HybridWorker:
         return injected
 
     def _export(self, folder: Path) -> None:
-        from workers.megatron.hf_weights import export_hf  # loaded on workers only, as the engines are
-
-        export_hf(folder, self.policy, model_folder(self.settings.model.path, self.settings.model.revision))
+        self.policy.export(folder, model_folder(self.settings.model.path, self.settings.model.revision))

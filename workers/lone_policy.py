@@ -11,13 +11,13 @@ from megatron.core import parallel_state
 from cfpo_hybrid.models import load_hf_config, model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, MegatronConfig
-from workers.megatron.frozen_policy import FrozenPolicy
 from workers.megatron.hf_weights import load_hf
+from workers.megatron.policy import MegatronPolicy
 from workers.process import leave_process_group
 
 
 @contextmanager
-def lone_policy(folder: Path, temperature: float) -> Iterator[FrozenPolicy]:
+def lone_policy(folder: Path, temperature: float) -> Iterator[MegatronPolicy]:
     """The policy of a Hugging Face folder in fp32; the process must not be part of a torch.distributed world.
 
     Args:
@@ -31,11 +31,10 @@ def lone_policy(folder: Path, temperature: float) -> Iterator[FrozenPolicy]:
     actor = ActorConfig(dtype="float32", megatron=MegatronConfig(distributed_optimizer=False))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        policy = FrozenPolicy(
+        policy = MegatronPolicy(
             shape,
             actor,
             ParallelLayout(),
-            rank=0,
             device=torch.device("cpu"),
             seed=0,
             total_optimizer_steps=1,

@@ -35,8 +35,8 @@ from cfpo_hybrid.models import model_shape  # noqa: E402
 from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402
 from workers.config import ActorConfig, OptimizerConfig  # noqa: E402
-from workers.megatron.grad_cosine import GradientCosine  # noqa: E402
 from workers.megatron.mini_batch_loss import MiniBatchLoss  # noqa: E402
+from workers.megatron.optimizer import GradientCosine  # noqa: E402
 from workers.megatron.policy import MegatronPolicy  # noqa: E402
 
 
@@ -45,7 +45,6 @@ def make_policy(actor: ActorConfig) -> MegatronPolicy:
         model_shape(model_config().to_dict()),
         actor,
         ParallelLayout(),
-        rank=0,
         device=torch.device("cpu"),
         seed=0,
         total_optimizer_steps=1000,

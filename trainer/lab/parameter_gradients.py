@@ -14,12 +14,12 @@ from trainer.lab.comparison import Comparison
 from trainer.lab.policy_pair import PolicyPair
 from trainer.lab.saved_rollout import SavedRollout
 from workers.lone_policy import lone_policy
-from workers.megatron.frozen_policy import FrozenPolicy
+from workers.megatron.policy import MegatronPolicy
 
 __all__ = ["compare_parameters", "lone_policy", "model_pair"]
 
 
-def model_pair(policy: FrozenPolicy, rollout: SavedRollout, folder: Path) -> PolicyPair:
+def model_pair(policy: MegatronPolicy, rollout: SavedRollout, folder: Path) -> PolicyPair:
     """The model against the policy that sampled.
 
     Raises:
@@ -42,8 +42,8 @@ def model_pair(policy: FrozenPolicy, rollout: SavedRollout, folder: Path) -> Pol
 
 
 def compare_parameters(
-    policy: FrozenPolicy, batch: DataProto, losses: Sequence[PolicyLoss], aggregation: str
+    policy: MegatronPolicy, batch: DataProto, losses: Sequence[PolicyLoss], aggregation: str
 ) -> Comparison:
     """Norms and cosines of the gradients over all parameters; every loss's gradient is held in fp32 at one time."""
     objectives = [PolicyObjective(loss=loss, aggregation=aggregation) for loss in losses]
-    return Comparison.of([policy.gradient(batch, objective)[0] for objective in objectives])
+    return Comparison.of([policy.gradient(batch, objective) for objective in objectives])

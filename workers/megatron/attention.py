@@ -13,42 +13,40 @@ micro-batch, and Megatron's layer spec takes :class:`PackedAttention` as the cor
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import ModelShape
-from workers.megatron.row_index import gather_rows, ragged, scatter_rows
-from workers.megatron.shared_prompts import SharedPrompts
+from workers.megatron.shared_prompts import SharedPrompts, gather_rows, ragged, scatter_rows
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "PackedSequences"], Tensor]
-"""(query ``[position, head, dim]``, key and value ``[position, kv head, dim]``, sequences) -> ``[position, head, dim]``."""
+"""(query ``[position, head, head_dim]``, key and value ``[position, kv_head, head_dim]``, sequences) -> like the query."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PackedSequences(PackedSeqParams):
     """What every layer needs to know of the sequences in a micro-batch.
 
     Args:
         lengths: positions of each sequence.
-        cos: ``[token, 1, head_dim / 2]`` of each token's position and each frequency.
+        cos: of each token's position and each frequency.
         sin: likewise.
-        slots: ``[position]`` place of each position when sequences are padded to the longest; None when all are equally
-            long.
+        slots: place of each position when sequences are padded to the longest; None when all are equally long.
         shared: how prompts that several sequences have in common become positions of each; None when there are none, and
             every token is a position.
     """
 
-    lengths: tuple[int, ...] = ()
-    cos: Tensor = field(default_factory=torch.Tensor)
-    sin: Tensor = field(default_factory=torch.Tensor)
-    slots: Tensor | None = None
+    lengths: tuple[int, ...]
+    cos: Float[Tensor, "packed 1 frequency"]
+    sin: Float[Tensor, "packed 1 frequency"]
+    slots: Int[Tensor, " position"] | None = None
     shared: SharedPrompts | None = None
 
     @property
@@ -103,16 +101,20 @@ class PackedAttention(nn.Module):
         kernel: does the work after the rotation.
     """
 
-    def __init__(self, config: TransformerConfig, *, kernel: Kernel, **_: Any) -> None:
+    def __init__(self, *, kernel: Kernel, **_: Any) -> None:
         super().__init__()
-        if config.context_parallel_size != 1:
-            raise ConfigError("actor.megatron.context_parallel_size must be 1: sequences are not split over ranks")
         self.kernel = kernel
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *_: Any, packed_seq_params: PackedSequences, **__: Any
-    ) -> Tensor:
-        """Rotates and attends; ``[token, head, dim]`` in and out."""
+        self,
+        query: Float[Tensor, "packed head head_dim"],
+        key: Float[Tensor, "packed kv_head head_dim"],
+        value: Float[Tensor, "packed kv_head head_dim"],
+        *_: Any,
+        packed_seq_params: PackedSequences,
+        **__: Any,
+    ) -> Float[Tensor, "packed head head_dim"]:
+        """Rotates query and key, and attends."""
         sequences, shared = packed_seq_params, packed_seq_params.shared
         query = _Rotate.apply(query, sequences.cos, sequences.sin)
         key = _Rotate.apply(key, sequences.cos, sequences.sin)

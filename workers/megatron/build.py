@@ -1,11 +1,16 @@
-"""ModelShape -> Megatron-core's GPTModel on this rank, with the project's own norm, activation and attention in it."""
+"""ModelShape -> Megatron-core's GPTModel on this rank, with the project's own norm, activation and attention in it.
 
-from collections.abc import Iterable
+A rank's model is a list of chunks: mostly one, several where its pipeline stage is cut into them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
@@ -23,15 +28,14 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor, nn
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
-from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.megatron_specs import chunk_prefix, megatron_specs
 from cfpo_hybrid.models.stages import PipelineCut
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
-from workers.megatron.activation import SwiGLU
 from workers.megatron.attention import Kernel, PackedAttention, Rotary, choose_kernel
-from workers.megatron.norm import RMSNorm
+from workers.megatron.layers import RMSNorm, Router, SwiGLU
+from workers.megatron.log_probs import Head
 from workers.megatron.parallel import ParallelGroups
-from workers.megatron.router import Router
 
 
 class PolicyModel(GPTModel):
@@ -43,12 +47,15 @@ class PolicyModel(GPTModel):
         return hidden_states
 
     @property
-    def head_weight(self) -> Tensor:
-        """``[local vocabulary, hidden]`` of the language-model head, on the last stage."""
+    def head_weight(self) -> Float[Tensor, "vocab_shard hidden"]:
+        """Of the language-model head, on the last stage."""
         tied = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
         weight = self.output_layer.weight if tied is None else tied
         assert weight is not None
         return weight
+
+
+Chunks = Sequence[PolicyModel] | Sequence[DistributedDataParallel]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +79,18 @@ class ModelRecipe:
         """Rows of the embedding over all tp ranks."""
         return padded_vocab_size(self.shape.vocab_size, self.groups.layout.tp)
 
+    def head(self, temperature: float) -> Head:
+        """The language-model head on this rank, for logits that are divided by a temperature."""
+        rows = self.padded_vocab // self.groups.layout.tp
+        first = self.groups.coordinate.tp * rows
+        return Head(
+            first_token=first,
+            num_tokens=min(max(self.shape.vocab_size - first, 0), rows),
+            temperature=temperature,
+            chunk_tokens=self.actor.log_prob_chunk_tokens,
+            tp_group=self.groups.tp,
+        )
+
     def specs_of_rank(self, rank: int) -> list[ShardSpec]:
         """What the parameters of any rank of the training layout hold; needs no communication."""
         layout = self.groups.layout
@@ -92,7 +111,7 @@ def _build_chunk(recipe: ModelRecipe, chunk: int, num_layers: int) -> PolicyMode
     shape, groups = recipe.shape, recipe.groups
     num_chunks = recipe.actor.megatron.cut.chunks
     model = PolicyModel(
-        transformer_config(recipe),
+        _transformer_config(recipe),
         _block_spec(recipe, num_layers),  # pyright: ignore[reportArgumentType]
         vocab_size=recipe.padded_vocab,
         max_sequence_length=shape.max_position_embeddings,
@@ -122,7 +141,21 @@ def wrap_for_training(chunks: Iterable[PolicyModel], recipe: ModelRecipe) -> lis
     return [DistributedDataParallel(chunk.config, config, chunk) for chunk in chunks]
 
 
-def transformer_config(recipe: ModelRecipe) -> TransformerConfig:
+def unwrapped(chunk: nn.Module) -> PolicyModel:
+    """The model inside its data-parallel wrapper."""
+    inner = chunk.module if isinstance(chunk, DistributedDataParallel) else chunk
+    assert isinstance(inner, PolicyModel)
+    return inner
+
+
+def named_parameters(chunks: Chunks) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of all chunks under the names of their shard specs."""
+    for number, chunk in enumerate(chunks):
+        for name, parameter in unwrapped(chunk).named_parameters():
+            yield chunk_prefix(number, len(chunks)) + name, parameter
+
+
+def _transformer_config(recipe: ModelRecipe) -> TransformerConfig:
     """Megatron-core's configuration of the model."""
     shape, megatron, layout = recipe.shape, recipe.actor.megatron, recipe.groups.layout
     recompute: dict[str, Any] = {
@@ -210,7 +243,7 @@ def _block_spec(recipe: ModelRecipe, num_layers: int) -> TransformerBlockSubmodu
 def _layer_spec(shape: ModelShape, kernel: Kernel) -> ModuleSpec:
     attention = SelfAttentionSubmodules(
         linear_qkv=ColumnParallelLinear,  # pyright: ignore[reportArgumentType]
-        core_attention=lambda **arguments: PackedAttention(kernel=kernel, **arguments),  # pyright: ignore
+        core_attention=partial(PackedAttention, kernel=kernel),  # pyright: ignore[reportArgumentType]
         linear_proj=RowParallelLinear,
         q_layernorm=RMSNorm if shape.qk_norm else None,  # pyright: ignore[reportArgumentType]
         k_layernorm=RMSNorm if shape.qk_norm else None,  # pyright: ignore[reportArgumentType]

@@ -1,9 +1,11 @@
 """A policy on disk: weights, optimizer, schedule and random state. Nothing in it can run code.
 
     policy.json                    layout that wrote it, optimizer steps taken, kept versions of the weights
-    state-rank3.safetensors        fp32 masters and AdamW's moments that a rank wrote, by Hugging Face rectangles; and
-                                   with algorithm.weight_lag the weights of the last rollout steps
-    state.index.json               where each rectangle is
+    state-rank3.safetensors        fp32 masters and AdamW's moments that a rank wrote, by rectangles of Hugging Face
+                                   tensors, and with algorithm.weight_lag the weights of the last rollout steps; a tensor
+                                   is named kind, Hugging Face name and rectangle, e.g.
+                                   exp_avg/model.layers.0.self_attn.q_proj.weight[0:64, 0:128]
+    state.index.json               for every Hugging Face name the rectangles there are, and the file that holds each
     random-rank3.safetensors       random state of a rank
 
 A checkpoint resumes under any layout, with the distributed optimizer or without: each rank reads the rectangles that its
@@ -14,28 +16,31 @@ compute are the fp32 masters cast to their dtype, as after every optimizer step,
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
-from cfpo_hybrid.resharding import Rectangle, ShardSpec
+from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
+from cfpo_hybrid.resharding.flat_range import range_rectangles
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
-from workers.megatron.parallel import ParallelGroups
-from workers.megatron.random_state import random_state, restore_random_state, seed_anew
-from workers.megatron.state_files import HeldPart, StateFiles, held_parts, write_index, write_parts
+from workers.megatron.parallel import ParallelGroups, random_state, restore_random_state, seed_anew
 
 logger = logging.getLogger(__name__)
 
 MASTER = "master"
 DESCRIPTION_FILE = "policy.json"
+INDEX_FILE = "state.index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +48,10 @@ class PolicyState:
     """What a checkpoint holds of a rank, as live objects.
 
     Args:
-        parameters: weights of the local shard by name, read and written in place.
+        parameters: weights of the local shard by name, written in place when a checkpoint is loaded.
         specs_of_rank: what the parameters of any rank hold.
         lagged: weights of earlier rollout steps, where the rollout lags behind.
+        at_rest: where the numbers of any of these tensors lie while the model sleeps.
         distributed_optimizer: every dp rank holds a part of the optimizer's state.
         seed: of the run.
     """
@@ -54,6 +60,7 @@ class PolicyState:
     specs_of_rank: Callable[[int], Sequence[ShardSpec]]
     optimizer: PolicyOptimizer
     lagged: LaggedWeights
+    at_rest: Callable[[Tensor], Tensor]
     groups: ParallelGroups
     distributed_optimizer: bool
     seed: int
@@ -65,20 +72,25 @@ class PolicyState:
 
 
 def save_policy(directory: Path, state: PolicyState) -> None:
-    """Writes this rank's files; collective over the world. Call inside ``megatron_on(device)``."""
+    """Writes this rank's files, of a model that sleeps or not; collective over the world.
+
+    Call inside ``megatron_on(device)``.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     rank = state.groups.rank
-    rows = write_parts(directory, rank, _parts_to_write(state))
+    rows = _write_parts(directory, rank, _parts_to_write(state))
     save_file(random_state(), directory / _random_file(rank))
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.gather_object(rows, gathered if rank == 0 else None)
     if rank == 0:
-        write_index(directory, (row for rows in gathered for row in rows))
+        _write_index(directory, (row for rows in gathered for row in rows))
         (directory / DESCRIPTION_FILE).write_text(json.dumps(_description(state), indent=2) + "\n", encoding="utf-8")
 
 
 def load_policy(directory: Path, state: PolicyState) -> None:
-    """Restores what :func:`save_policy` wrote under any layout. Call inside ``megatron_on(device)``.
+    """Restores what :func:`save_policy` wrote under any layout, into a model that is awake.
+
+    Call inside ``megatron_on(device)``.
 
     Raises:
         DataError: files are missing, or hold another model.
@@ -95,6 +107,89 @@ def load_policy(directory: Path, state: PolicyState) -> None:
                 _fill(files, _lagged_kind(steps), specs[name], values)
     state.optimizer.steps_taken = written["steps_taken"]
     _load_random_state(directory, state, written)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPart:
+    """A rectangle of a Hugging Face tensor and a live view of its values."""
+
+    hf_name: str
+    area: Rectangle
+    values: Tensor
+
+
+def held_parts(shape: tuple[int, ...], pieces: Iterable[Piece], values: Tensor, first: int = 0) -> Iterator[HeldPart]:
+    """What a stretch of a flattened local parameter holds, as views; padding is left out.
+
+    Args:
+        shape: of the local parameter.
+        pieces: what the parameter holds, or those pieces of it that are wanted.
+        values: consecutive elements of the parameter, of any shape, in contiguous memory.
+        first: index of their first in the flattened parameter.
+    """
+    pieces, flat = list(pieces), values.view(-1)
+    offset = 0
+    for block in range_rectangles(shape, first, first + flat.numel()):
+        view = flat[offset : offset + block.volume].view(block.size)
+        offset += block.volume
+        for piece in pieces:
+            common = block.intersect(piece.local)
+            if common is not None:
+                area = common.moved(piece.local_start, piece.hf.start)
+                yield HeldPart(piece.hf_name, area, view[_within(common, block)])
+
+
+class StateFiles:
+    """What a checkpoint holds, read rectangle by rectangle; a file is opened when something of it is first needed.
+
+    Raises:
+        DataError: there is no index.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = ExitStack()
+        self._open: dict[str, Any] = {}
+        index = directory / INDEX_FILE
+        if not index.is_file():
+            raise DataError(f"{directory} holds no policy checkpoint ({INDEX_FILE} is missing)")
+        self._stored: dict[str, list[tuple[str, Rectangle]]] = {
+            name: [(file, Rectangle(tuple(start), tuple(size))) for file, start, size in places]
+            for name, places in json.loads(index.read_text(encoding="utf-8")).items()
+        }
+
+    def __enter__(self) -> "StateFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def fill(self, kind: str, part: HeldPart) -> None:
+        """Reads the values of a part into its view, cast to its dtype; only their bytes are read.
+
+        Raises:
+            DataError: a part of the rectangle is in no file, or a file is missing.
+        """
+        missing = [part.area]
+        for file, stored in self._stored.get(part.hf_name, ()):
+            common = stored.intersect(part.area)
+            if common is not None:
+                found = self._opened(file).get_slice(_key(kind, part.hf_name, stored))
+                part.values[_within(common, part.area)].copy_(found[_within(common, stored)])
+                missing = [rest for area in missing for rest in area.minus(common)]
+        if missing:
+            raise DataError(
+                f"the checkpoint in {self._directory} has no {part.hf_name}{missing[0]}; it is damaged or of another "
+                "model: resume from another one"
+            )
+
+    def _opened(self, file: str) -> Any:
+        if file not in self._open:
+            path = self._directory / file
+            if not path.is_file():
+                raise DataError(f"the checkpoint in {self._directory} lacks {file}; resume from another one")
+            self._open[file] = self._stack.enter_context(safe_open(path, framework="pt"))
+        return self._open[file]
 
 
 def _fill(files: StateFiles, kind: str, spec: ShardSpec, values: Tensor, first: int = 0) -> None:
@@ -145,7 +240,7 @@ def _parts_to_write(state: PolicyState) -> dict[str, list[HeldPart]]:
         kinds = {MASTER: shard.master.data} | shard.moments
         kinds |= {kind: values.view(-1)[stretch] for kind, values in lagged.items()}
         for kind, values in kinds.items():
-            parts.setdefault(kind, []).extend(held_parts(spec.shape, pieces, values, shard.first))
+            parts.setdefault(kind, []).extend(held_parts(spec.shape, pieces, state.at_rest(values), shard.first))
     return parts
 
 
@@ -159,6 +254,36 @@ def _first_holders(state: PolicyState) -> dict[tuple[str, Rectangle], int]:
             if key in mine:
                 first.setdefault(key, rank)
     return first
+
+
+def _write_parts(directory: Path, rank: int, parts: Mapping[str, Sequence[HeldPart]]) -> list[list[Any]]:
+    """Writes this rank's file.
+
+    Args:
+        directory: of the checkpoint.
+        rank: this process's.
+        parts: by kind; every kind has the same rectangles.
+
+    Returns:
+        Rows of the index: Hugging Face name, file, start and size of each rectangle.
+    """
+    file = f"state-rank{rank}.safetensors"
+    tensors = {
+        _key(kind, part.hf_name, part.area): part.values.detach().to("cpu", copy=True).contiguous()
+        for kind, held in parts.items()
+        for part in held
+    }
+    save_file(tensors, directory / file)
+    held = next(iter(parts.values()), ())
+    return [[part.hf_name, file, list(part.area.start), list(part.area.size)] for part in held]
+
+
+def _write_index(directory: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes the index of all ranks' rows."""
+    index: dict[str, list[list[Any]]] = defaultdict(list)
+    for hf_name, *place in rows:
+        index[hf_name].append(place)
+    (directory / INDEX_FILE).write_text(json.dumps(index) + "\n", encoding="utf-8")
 
 
 def _description(state: PolicyState) -> dict[str, Any]:
@@ -176,3 +301,11 @@ def _lagged_kind(steps: int) -> str:
 
 def _random_file(rank: int) -> str:
     return f"random-rank{rank}.safetensors"
+
+
+def _key(kind: str, hf_name: str, area: Rectangle) -> str:
+    return f"{kind}/{hf_name}{area}"
+
+
+def _within(part: Rectangle, frame: Rectangle) -> tuple[slice, ...]:
+    return part.moved(frame.start, (0,) * len(frame.start)).slices

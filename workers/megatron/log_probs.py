@@ -6,6 +6,10 @@
 
 Logits exist for one chunk of tokens at a time, in fp32 whatever the model's dtype. The backward pass computes them
 again, chunk by chunk. Ranks exchange four numbers a token, once a micro-batch.
+
+Where sampling keeps a part of the vocabulary, vLLM reports log-probs of the distribution that it samples from, renormalised
+over the kept tokens. With Z the mass of these, log pi_rollout = log pi - log Z for a kept token: log Z is what the
+transform of sampling costs, and what stands between those log-probs and the full softmax of the policy.
 """
 
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 
@@ -35,22 +40,50 @@ class Head:
     tp_group: dist.ProcessGroup | None = None
 
 
-def vocabulary_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-    """Log-probs of ``targets`` and the entropy of their distributions.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truncation:
+    """Which tokens sampling keeps: the ``top_k`` likeliest (-1: all), and of these the fewest with the mass ``top_p``."""
+
+    top_p: float
+    top_k: int
+
+
+def vocabulary_log_probs(
+    hidden: Float[Tensor, "token hidden"],
+    weight: Float[Tensor, "vocab_shard hidden"],
+    targets: Int[Tensor, " token"],
+    head: Head,
+) -> tuple[Float32[Tensor, " token"], Float32[Tensor, " token"]]:
+    """Log-probs of ``targets`` and the entropy of their distributions, in nats and the same on every tp rank.
 
     The gradient towards ``hidden`` is this rank's share; the caller sums it over tp.
 
     Args:
-        hidden: ``[token, hidden]``, the same on every tp rank.
-        weight: ``[local vocabulary, hidden]``, padding rows included.
-        targets: ``[token]`` vocabulary ids.
-        head: see :class:`Head`.
-
-    Returns:
-        Two fp32 tensors ``[token]``, the same on every tp rank, with gradients to ``hidden`` and ``weight``.
+        hidden: the same on every tp rank.
+        weight: padding rows included.
+        targets: vocabulary ids.
+        head: what the weight stands for.
     """
     log_probs, entropy = _VocabularyLogProbs.apply(hidden, weight, targets, head)
     return log_probs, entropy
+
+
+@torch.no_grad()
+def kept_log_mass(
+    hidden: Float[Tensor, "token hidden"],
+    weight: Float[Tensor, "vocab_shard hidden"],
+    head: Head,
+    truncation: Truncation,
+) -> Float32[Tensor, " token"]:
+    """Log Z in nats, the same on every tp rank; arguments as those of :func:`vocabulary_log_probs`.
+
+    Logits of a chunk are gathered over tp and sorted, which costs about as much as a pass over them for log-probs.
+    """
+    log_mass = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+    for chunk in _chunks(len(hidden), head):
+        local = _logits(hidden[chunk], weight[: head.num_tokens], head.temperature)
+        log_mass[chunk] = _kept(_whole_vocabulary(local, len(weight), head.tp_group), truncation)
+    return log_mass
 
 
 class _VocabularyLogProbs(torch.autograd.Function):
@@ -61,8 +94,8 @@ class _VocabularyLogProbs(torch.autograd.Function):
         parts = torch.zeros(4, len(targets), dtype=torch.float32, device=hidden.device)
         parts[0] = float("-inf")
         local, here = _local_targets(targets, head)
-        for chunk in chunks_of(len(targets), head) if head.num_tokens else ():
-            logits = chunk_logits(hidden[chunk], real, head.temperature)
+        for chunk in _chunks(len(targets), head) if head.num_tokens else ():
+            logits = _logits(hidden[chunk], real, head.temperature)
             parts[3, chunk] = torch.where(here[chunk], logits.gather(1, local[chunk].unsqueeze(1)).squeeze(1), 0.0)
             parts[0, chunk] = maximum = logits.amax(dim=1)
             exponentials = torch.exp(logits - maximum.unsqueeze(1))
@@ -84,8 +117,8 @@ class _VocabularyLogProbs(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         real = weight[: head.num_tokens]
-        for chunk in chunks_of(len(local), head) if head.num_tokens else ():
-            logits = chunk_logits(hidden[chunk], real, head.temperature)
+        for chunk in _chunks(len(local), head) if head.num_tokens else ():
+            logits = _logits(hidden[chunk], real, head.temperature)
             logits -= normaliser[chunk].unsqueeze(1)  # log p over the vocabulary
             grad = torch.zeros_like(logits) if grad_log_prob is None else logits.exp().mul_(-grad_log_prob[chunk, None])
             if grad_log_prob is not None:
@@ -100,13 +133,13 @@ class _VocabularyLogProbs(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), None, None
 
 
-def chunks_of(num_tokens: int, head: Head) -> list[slice]:
+def _chunks(num_tokens: int, head: Head) -> list[slice]:
     """The stretches of tokens whose logits exist at one time."""
     return [slice(start, start + head.chunk_tokens) for start in range(0, num_tokens, head.chunk_tokens)]
 
 
-def chunk_logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """fp32 logits; products of bf16 operands are summed and kept in fp32, never rounded to bf16."""
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """In fp32; products of bf16 operands are summed and kept in fp32, never rounded to bf16."""
     if hidden.dtype == torch.float32:
         logits = hidden @ weight.t()
     elif hidden.device.type == "cuda":
@@ -144,3 +177,27 @@ def _combine(parts: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Te
     sums = parts[1:].clone()
     dist.all_reduce(sums, group=group)
     return sums[0], sums[1], sums[2], largest
+
+
+def _kept(logits: Tensor, truncation: Truncation) -> Tensor:
+    """In vLLM's order: top-k, then top-p of what that has left, the likeliest token in any case."""
+    ordered = logits.sort(dim=1).values
+    whole = ordered.logsumexp(dim=1)
+    if 0 < truncation.top_k < ordered.shape[1]:
+        smallest = ordered[:, -truncation.top_k].unsqueeze(1)
+        ordered = ordered.masked_fill(ordered < smallest, float("-inf"))
+    if truncation.top_p < 1:
+        dropped = ordered.softmax(dim=1).cumsum(dim=1) <= 1 - truncation.top_p
+        dropped[:, -1] = False
+        ordered = ordered.masked_fill(dropped, float("-inf"))
+    return ordered.logsumexp(dim=1) - whole
+
+
+def _whole_vocabulary(logits: Tensor, rows: int, group: dist.ProcessGroup | None) -> Tensor:
+    """The logits of all tp ranks side by side; padding rows are impossible tokens."""
+    padded = torch.nn.functional.pad(logits, (0, rows - logits.shape[1]), value=float("-inf"))
+    if group is None:
+        return padded
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat(parts, dim=1)

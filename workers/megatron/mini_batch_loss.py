@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.aggregate import LossDenominators
@@ -14,7 +15,7 @@ from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol import DataProto
-from workers.megatron.packing import MicroBatch
+from workers.megatron.packing import MicroBatch, idle_micro_batch
 
 INPUTS = {
     "old_log_probs": "old_log_probs",
@@ -25,7 +26,6 @@ INPUTS = {
     "kept_log_mass": "kept_log_mass",
 }
 """Inputs of a policy loss and the columns they come from, packed when the batch has them."""
-
 
 REQUIRED = {"old_log_probs", "advantages", "mask"}
 
@@ -58,13 +58,16 @@ class MiniBatchLoss:
         self.objective, self.device, self.dp = objective, device, dp
         required = REQUIRED - {"old_log_probs"} if on_policy else REQUIRED
         wanted = {name: column for name, column in INPUTS.items() if name in required or column in batch}
-        self.columns = {name: batch[column].to(device) for name, column in wanted.items()}
+        width = batch.widths["response"]
+        self.columns = {name: _of_each_token(batch[column].to(device), width) for name, column in wanted.items()}
         counted = _counted_tokens(batch)
         self.denominators = self._count(counted)
         self.statistics = self._statistics(counted.to(device)) if objective.loss.needs_statistics else None
         self.differentiates_entropy = "entropy" in objective.needs
 
-    def __call__(self, micro_batch: MicroBatch, log_probs: Tensor, entropy: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+    def __call__(
+        self, micro_batch: MicroBatch, log_probs: Float[Tensor, " token"], entropy: Float[Tensor, " token"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Metric]]:
         """Loss and metrics of one micro-batch; the losses of all micro-batches and dp ranks add up."""
         picked = {"old_log_probs": log_probs.detach()}
         picked |= {name: micro_batch.pick(column) for name, column in self.columns.items()}
@@ -89,17 +92,7 @@ class MiniBatchLoss:
     def _metrics_of_nothing(self) -> dict[str, Metric]:
         """What a rank without rows puts in: the names that every rank reduces."""
         nothing = torch.zeros(0, device=self.device)
-        columns = {"old_log_probs": nothing}
-        columns |= {name: nothing.to(column.dtype) for name, column in self.columns.items()}
-        inputs = PolicyLossInputs(
-            log_probs=nothing.clone().requires_grad_(),
-            entropy=nothing,
-            sequence_ids=nothing.to(torch.int64),
-            num_sequences=0,
-            statistics=self.statistics,
-            **columns,
-        )
-        return self.objective(inputs, self.denominators).metrics
+        return self(idle_micro_batch(1, self.device), nothing.clone().requires_grad_(), nothing)[1]
 
     def _count(self, counted: Tensor) -> LossDenominators:
         """Counted tokens and responses over all dp ranks: for most losses the one wait before the optimizer step."""
@@ -129,7 +122,12 @@ class MiniBatchLoss:
         return vector
 
 
-def _counted_tokens(batch: DataProto) -> Tensor:
-    """Response tokens that count, ``[batch, response]``; the mask of padding may be anything."""
+def _of_each_token(column: Shaped[Tensor, "batch *response"], width: int) -> Shaped[Tensor, "batch {width}"]:
+    """A column with a number for each token: one with a number for each row stands for all of its tokens, as a view."""
+    return column.unsqueeze(1).expand(-1, width) if column.dim() == 1 else column
+
+
+def _counted_tokens(batch: DataProto) -> Bool[Tensor, "batch response"]:
+    """Response tokens that count; the mask of padding may be anything."""
     mask = batch["response_mask"]
     return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))

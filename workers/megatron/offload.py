@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Tensors = Callable[[], Iterable[Tensor]]
+Storage = torch.UntypedStorage
 
 
 class Offload:
@@ -22,39 +23,48 @@ class Offload:
     """
 
     def __init__(self, *, weights: Tensors, state: Tensors, gradients: Tensors) -> None:
-        self._weights, self._state, self._gradients = weights, state, gradients
-        self._on_host: dict[str, list[tuple[torch.UntypedStorage, torch.UntypedStorage]]] = {}
-        self._dropped: list[tuple[torch.UntypedStorage, int]] = []
+        self._moving = {"weights": weights, "state": state}
+        self._on_host: dict[str, dict[Storage, Storage]] = {}
+        self._gradients = gradients
+        self._dropped: dict[Storage, int] = {}
 
     def offload(self) -> None:
         """Empties all three; does nothing for what is away already."""
-        for kind, tensors in (("weights", self._weights), ("state", self._state)):
+        for kind, tensors in self._moving.items():
             if kind not in self._on_host:
-                self._on_host[kind] = [(storage, _empty(storage)) for storage in _storages(tensors())]
+                self._on_host[kind] = {storage: _empty(storage) for storage in _storages(tensors())}
         for storage in _storages(self._gradients()):
-            self._dropped.append((storage, storage.nbytes()))
+            self._dropped[storage] = storage.nbytes()
             storage.resize_(0)
 
     def onload(self, *, training: bool) -> None:
         """Brings back the weights, and for training the rest; does nothing for what is there already."""
         for kind in ("weights", "state") if training else ("weights",):
-            for storage, copy in self._on_host.pop(kind, []):
+            for storage, copy in self._on_host.pop(kind, {}).items():
                 storage.resize_(copy.nbytes())
                 storage.copy_(copy)
         if training:
-            for storage, size in self._dropped:  # the optimizer clears them before the first micro-batch
+            for storage, size in self._dropped.items():  # the optimizer clears them before the first micro-batch
                 storage.resize_(size)
-            self._dropped = []
+            self._dropped = {}
+
+    def at_rest(self, tensor: Tensor) -> Tensor:
+        """Where the numbers of weights or state lie now: the tensor itself, or while it is empty its like on the host."""
+        storage = tensor.untyped_storage()
+        for copies in self._on_host.values():
+            if storage in copies:
+                view = torch.empty(0, dtype=tensor.dtype)
+                return view.set_(copies[storage], tensor.storage_offset(), tensor.shape, tensor.stride())
+        return tensor
 
 
-def _storages(tensors: Iterable[Tensor]) -> list[torch.UntypedStorage]:
+def _storages(tensors: Iterable[Tensor]) -> list[Storage]:
     """The distinct storages that hold anything."""
-    found = {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
-    return [storage for storage in found.values() if storage.nbytes()]
+    return [storage for storage in dict.fromkeys(tensor.untyped_storage() for tensor in tensors) if storage.nbytes()]
 
 
-def _empty(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    copy = torch.UntypedStorage(storage.nbytes())
+def _empty(storage: Storage) -> Storage:
+    copy = Storage(storage.nbytes())
     if storage.device.type == "cuda":
         copy = copy.pin_memory()
     copy.copy_(storage)

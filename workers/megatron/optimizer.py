@@ -1,4 +1,4 @@
-"""AdamW on fp32 master weights by Megatron-core's (distributed) optimizer, and the learning rate of each step."""
+"""AdamW on fp32 master weights by Megatron-core's (distributed) optimizer, its learning rate and what it steps."""
 
 import math
 import warnings
@@ -18,9 +18,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, NumericsError
 from workers.config import OptimizerConfig
-from workers.megatron.build import ModelRecipe
-from workers.megatron.chunks import named_parameters
-from workers.megatron.grad_cosine import GradientCosine
+from workers.megatron.build import ModelRecipe, named_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,14 +51,6 @@ class LearningRate:
         progress = min(1.0, (step - warmup) / max(1, self.total_steps - warmup))
         floor = self.config.min_lr_ratio
         return self.peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's warning that the distributed optimizer's fp32 masters, views of the weights, are no leaves."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-        yield
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -131,7 +121,9 @@ class PolicyOptimizer:
             [*chunks],
             use_gloo_process_groups=False,
         )
-        self.cosine = GradientCosine(self.megatron, recipe.device) if settings.grad_cosine else None
+        chained: Any = self.megatron
+        self.parts: list[Any] = chained.chained_optimizers  # of dense weights, and of experts
+        self.cosine = GradientCosine(self.parts, recipe.device) if settings.grad_cosine else None
 
     def zero_grad(self) -> None:
         """Clears the gradient buffers before the first micro-batch."""
@@ -172,8 +164,7 @@ class PolicyOptimizer:
     def shards(self) -> list[OptimizerShard]:
         """What this rank steps: whole parameters, or with the distributed optimizer its stretches of them."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in named_parameters(self.chunks)}
-        optimizers: Any = self.megatron
-        return [shard for part in optimizers.chained_optimizers for shard in _shards(part, names, self.has_masters)]
+        return [shard for part in self.parts for shard in _shards(part, names, self.has_masters)]
 
     def state_tensors(self) -> list[Tensor]:
         """The memory that only an optimizer step needs: AdamW's state, masters that are copies, a kept gradient."""
@@ -185,6 +176,63 @@ class PolicyOptimizer:
     def weights_changed(self) -> None:
         """Takes over model weights that were written from outside."""
         self.megatron.reload_model_params()
+
+
+class GradientCosine:
+    """The cosine between the gradients of two optimizer steps in a row: do they pull the same way?
+
+    Keeps a copy of the gradient before, fp32 and of the size of the gradients that this rank steps: 4 bytes a parameter,
+    with the distributed optimizer divided by dp. Elements are those that Megatron-core counts in the gradient norm, each
+    once over tp, pp, dp and ep, and sums run over the same ranks, so the cosine is that of whole gradients under any
+    layout.
+
+    Args:
+        parts: Megatron-core's optimizers, whose gradients these are.
+        device: where they are.
+    """
+
+    def __init__(self, parts: Sequence[Any], device: torch.device) -> None:
+        self._parts, self._device = parts, device
+        self._norm: float | None = None
+        self.kept: list[Tensor] = []
+
+    def measure(self, norm: float) -> dict[str, float]:
+        """``actor/grad_cosine``, and keeps the gradient; nothing at the first step of a process or beside a zero gradient.
+
+        Collective over the world. Gradients must be final and not yet clipped.
+
+        Args:
+            norm: of the gradient over all ranks.
+        """
+        gradients = [part.get_main_grads_for_grad_norm() for part in self._parts]
+        flat = [gradient.reshape(-1) for part in gradients for gradient in part]
+        previous, self._norm = self._norm, norm
+        if previous is None:
+            self.kept = [gradient.to(torch.float32, copy=True) for gradient in flat]
+            return {}
+        product = self._product_with_kept(gradients)
+        for kept, gradient in zip(self.kept, flat, strict=True):
+            kept.copy_(gradient)
+        return {"actor/grad_cosine": product / (previous * norm)} if previous * norm > 0 else {}
+
+    def _product_with_kept(self, gradients: Sequence[Sequence[Tensor]]) -> float:
+        """The dot product over all ranks; experts are reduced over ranks of their own."""
+        kept, products = iter(self.kept), []
+        for part, own in zip(self._parts, gradients, strict=True):
+            product = torch.zeros((), dtype=torch.float64, device=self._device)
+            for gradient in own:
+                product += torch.dot(gradient.reshape(-1).float(), next(kept))
+            dist.all_reduce(product, group=part.get_grad_stats_parallel_group())
+            products.append(product)
+        return float(torch.stack(products).sum())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning that the distributed optimizer's fp32 masters, views of the weights, are no leaves."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        yield
 
 
 def _shards(optimizer: Any, names: Mapping[Tensor, str], has_masters: bool) -> Iterator[OptimizerShard]:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Int, Shaped
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
-from workers.megatron.row_index import ragged
-from workers.megatron.shared_prompts import SharedPrompts, first_with_prompt, share_prompts
+from workers.megatron.shared_prompts import SharedPrompts, first_with_prompt, ragged, share_prompts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,30 +25,28 @@ class MicroBatch:
     """The packed tokens of a few rows.
 
     Args:
-        tokens: ``[token]`` ids of prompt and response, with filler at the end.
+        tokens: ids of prompts and responses, with filler at the end.
         lengths: prompt and response tokens of each row; the filler counts as the last row's tail, which nothing looks at.
-        predictors: ``[response token]`` index into ``tokens``: whose hidden state predicts it.
-        targets: ``[response token]`` ids.
-        sequence_ids: ``[response token]`` row within the micro-batch, from 0.
-        cells: ``[response token]`` place in a flattened padded ``[batch, response]`` column.
-        rows: ``[row]`` index of each row in the batch.
+        predictors: index into ``tokens`` for each response token: whose hidden state predicts it.
+        targets: ids of the response tokens.
+        sequence_ids: row of each response token within the micro-batch, from 0.
+        cells: place of each response token in a flattened padded column.
+        rows: index of each row in the batch.
         shared: how attention sees prompts that several rows have in common; None when there are none.
     """
 
-    tokens: Tensor
+    tokens: Int[Tensor, " packed"]
     lengths: tuple[int, ...]
-    predictors: Tensor
-    targets: Tensor
-    sequence_ids: Tensor
-    cells: Tensor
-    rows: Tensor
+    predictors: Int[Tensor, " token"]
+    targets: Int[Tensor, " token"]
+    sequence_ids: Int[Tensor, " token"]
+    cells: Int[Tensor, " token"]
+    rows: Int[Tensor, " row"]
     shared: SharedPrompts | None = None
 
-    def pick(self, column: Tensor) -> Tensor:
-        """The response tokens' values of a padded ``[batch, response]`` or a ``[batch]`` column, packed."""
-        if column.dim() == 1:
-            return column[self.rows][self.sequence_ids]
-        return column.reshape(-1)[self.cells]
+    def pick(self, column: Shaped[Tensor, "batch response"]) -> Shaped[Tensor, " token"]:
+        """The response tokens' values of a padded column, which may be a view."""
+        return column.take(self.cells)
 
 
 def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.device) -> list[MicroBatch]:
@@ -60,18 +58,18 @@ def pack(batch: DataProto, *, max_tokens: int, multiple: int, device: torch.devi
         multiple: packed lengths are filled up to a multiple of this.
         device: where the micro-batches shall be.
     """
-    strata = batch["mini_batch"] if "mini_batch" in batch else None
-    leaders = first_with_prompt(batch)
-    plan = plan_micro_batches(batch.num_tokens, max_tokens, leaders, strata)
+    leaders, num_tokens = first_with_prompt(batch), batch.num_tokens
+    strata = batch["mini_batch"] if "mini_batch" in batch else torch.zeros_like(leaders)
+    plan = plan_micro_batches(num_tokens, leaders, strata, max_tokens)
     columns = {name: batch[name] for name in ("prompts", "prompt_lengths", "responses", "response_lengths")}
     return [_pack_rows(columns, rows, leaders[rows], multiple, device) for rows in plan]
 
 
-def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -> MicroBatch:
+def idle_micro_batch(multiple: int, device: torch.device) -> MicroBatch:
     """One of filler alone, for a rank that has no rows left while its peers' tokens still need its experts."""
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     return MicroBatch(
-        tokens=torch.zeros(multiple, dtype=batch["responses"].dtype, device=device),
+        tokens=torch.zeros(multiple, dtype=torch.int64, device=device),
         lengths=(multiple,),
         predictors=nothing,
         targets=nothing,
@@ -82,45 +80,48 @@ def idle_micro_batch(batch: DataProto, *, multiple: int, device: torch.device) -
 
 
 def plan_micro_batches(
-    num_tokens: Tensor, max_tokens: int, leaders: Tensor | None = None, strata: Tensor | None = None
-) -> list[Tensor]:
+    num_tokens: Int[Tensor, " batch"], leaders: Int[Tensor, " batch"], strata: Int[Tensor, " batch"], max_tokens: int
+) -> list[Int[Tensor, " _"]]:
     """Row indices of each micro-batch: the groups with the longest rows first, and in each the longest row.
 
     Rows of like length go together, which wastes least where attention pads them.
 
     Args:
-        num_tokens: ``[batch]`` tokens of each row.
-        max_tokens: budget.
-        leaders: ``[batch]`` the same row for all rows of a group; by default each row is a group.
-        strata: ``[batch]`` labels that may not be mixed; handled in ascending order. No group has rows of two.
+        num_tokens: tokens of each row.
+        leaders: the same row for all rows of a group.
+        strata: labels that may not be mixed; handled in ascending order. No group has rows of two.
+        max_tokens: budget of a micro-batch.
 
-    Example: tokens [3, 9, 4, 5], budget 9 -> rows [1], [3, 2], [0].
+    Example: rows of [3, 9, 4, 5] tokens, each its own leader, and a budget of 9 -> rows [1], [3, 2], [0].
     """
     order = torch.argsort(num_tokens, descending=True, stable=True)
-    if leaders is not None:
-        longest = torch.zeros_like(num_tokens).scatter_reduce_(0, leaders, num_tokens, "amax")[leaders]
-        order = order[torch.argsort(leaders[order], stable=True)]
-        order = order[torch.argsort(longest[order], descending=True, stable=True)]
-    if strata is not None:
-        order = order[torch.argsort(strata[order], stable=True)]
-    sizes = num_tokens[order].tolist()
-    labels = strata[order].tolist() if strata is not None else [0] * len(sizes)
+    longest = torch.zeros_like(num_tokens).scatter_reduce_(0, leaders, num_tokens, "amax")[leaders]
+    order = order[torch.argsort(leaders[order], stable=True)]
+    order = order[torch.argsort(longest[order], descending=True, stable=True)]
+    order = order[torch.argsort(strata[order], stable=True)]
     starts: list[int] = []
     room, label = 0, None
-    for place, size in enumerate(sizes):
-        if size > room or labels[place] != label:
+    for place, (size, stratum) in enumerate(zip(num_tokens[order].tolist(), strata[order].tolist(), strict=True)):
+        if size > room or stratum != label:
             starts.append(place)
-            room, label = max_tokens, labels[place]
+            room, label = max_tokens, stratum
         room -= size
     return list(torch.tensor_split(order, starts[1:])) if starts else []
 
 
 def unpack(
-    micro_batches: Sequence[MicroBatch], values: Sequence[Tensor], shape: tuple[int, ...], device: torch.device
-) -> Tensor:
-    """Packed ``[k, response token]`` values back into padded fp32 columns ``[k, batch, response]``, 0 in the padding.
+    micro_batches: Sequence[MicroBatch],
+    values: Sequence[Float[Tensor, "column _"]],
+    shape: tuple[int, int, int],
+    device: torch.device,
+) -> Float32[Tensor, "column batch response"]:
+    """The inverse of ``pick`` for some columns at once, 0 in the padding.
 
-    Without values (a stage that computes none) all is 0.
+    Args:
+        micro_batches: of all rows.
+        values: of the response tokens of each micro-batch; none on a stage that computes none, and all is 0.
+        shape: of the answer.
+        device: of the answer.
     """
     padded = torch.zeros(shape[0], shape[1] * shape[2], dtype=torch.float32, device=device)
     for micro_batch, packed in zip(micro_batches, values, strict=bool(values)):

@@ -1,15 +1,24 @@
-"""The one place that sets up process groups for Megatron-core and asks it where this rank sits."""
+"""The one place that sets up what Megatron-core keeps for a whole process: its process groups and its random state.
 
+The ranks of a training layout are those of a torch world of their own: Megatron-core takes the size and the ranks of
+torch's world for its own, and parts of it (experts, schedules) look its groups up in the process's global state. So a pool
+of processes that trains joins a world by itself; whatever carries weights to another pool is a group beside it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from torch import Tensor
 
-from cfpo_hybrid.errors import DispatchError
+from cfpo_hybrid.errors import ConfigError, DispatchError
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
 from workers.megatron.cpu_support import megatron_on
+
+_TRACKER = "tracker."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +26,9 @@ class ParallelGroups:
     """This rank's place in the training layout, and the ranks it works with.
 
     Args:
+        layout: over all ranks of torch's world.
+        rank: this process's.
+        coordinate: of this rank.
         tp: tensor-parallel peers, None when there are none.
         pp: the other stages of this replica, None when there are none.
         dp: ranks that hold the same parameters and other rows.
@@ -40,30 +52,34 @@ class ParallelGroups:
         return self.coordinate.pp == self.layout.pp - 1
 
 
-def initialize_parallel(
-    layout: ParallelLayout, *, chunks: int = 1, rank: int, device: torch.device, seed: int
-) -> ParallelGroups:
+def initialize_parallel(layout: ParallelLayout, *, chunks: int = 1, device: torch.device, seed: int) -> ParallelGroups:
     """Creates Megatron-core's process groups over torch's world, which must exist; a process's later models share them.
 
     Args:
-        layout: of the training engine; its world is all processes.
+        layout: of the training engine.
         chunks: that each pipeline stage is cut into.
-        rank: this process's.
         device: where the model will be.
         seed: of Megatron's random-number tracker.
 
     Raises:
-        DispatchError: torch's world is not there or has another size, or Megatron-core has another layout already.
+        ConfigError: the layout splits sequences.
+        DispatchError: torch's world is not that of the layout, or Megatron-core has another layout already.
     """
-    world = dist.get_world_size() if dist.is_initialized() else 0
-    if world != layout.world_size:
-        raise DispatchError(f"{layout} needs {layout.world_size} processes, torch.distributed has {world}")
+    if layout.cp != 1:
+        raise ConfigError(
+            f"actor.megatron.context_parallel_size={layout.cp} must be 1: training does not split sequences"
+        )
+    world_size = dist.get_world_size() if dist.is_initialized() else 0
+    if world_size != layout.world_size:
+        raise DispatchError(
+            f"{layout} needs a torch world of its {layout.world_size} processes, and this one has {world_size}; "
+            "processes that do not train must be in a world of their own"
+        )
     with megatron_on(device):
         if not parallel_state.model_parallel_is_initialized():
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=layout.tp,
                 pipeline_model_parallel_size=layout.pp,
-                context_parallel_size=layout.cp,
                 expert_model_parallel_size=layout.ep,
                 expert_tensor_parallel_size=1,
                 create_gloo_process_groups=False,
@@ -71,6 +87,7 @@ def initialize_parallel(
         # No process group hangs on the chunks: each run of a worker may have its own.
         parallel_state.set_virtual_pipeline_model_parallel_world_size(chunks if chunks > 1 else None)
         tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    rank = dist.get_rank()
     coordinate = layout.coordinate(rank)
     expected = (coordinate.tp, coordinate.pp, layout.expert_rank(coordinate))
     found = (
@@ -89,3 +106,33 @@ def initialize_parallel(
         pp=megatron.get_pipeline_model_parallel_group() if layout.pp > 1 else None,
         dp=megatron.get_data_parallel_group(),
     )
+
+
+def random_state() -> dict[str, Tensor]:
+    """A copy of torch's generators and those of Megatron-core's tracker. Call inside ``megatron_on(device)``."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state | {_TRACKER + name: value for name, value in _tracker().get_states().items()}
+
+
+def restore_random_state(state: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    names = [name for name in state if name.startswith(_TRACKER)]
+    _tracker().set_states({name.removeprefix(_TRACKER): state[name] for name in names})
+
+
+def seed_anew(seed: int, step: int) -> None:
+    """A random state that follows from the seed and the step alone. Call inside ``megatron_on(device)``."""
+    mixed = (seed * 1_000_003 + step) % 2**31
+    torch.manual_seed(mixed)
+    tensor_parallel.model_parallel_cuda_manual_seed(mixed, force_reset_rng=True)
+
+
+def _tracker() -> Any:
+    tracker = tensor_parallel.get_cuda_rng_tracker()
+    assert tracker is not None
+    return tracker

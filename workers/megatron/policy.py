@@ -9,29 +9,30 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float32
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
+from cfpo_hybrid.algorithms.metrics import Metric
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.errors import DispatchError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
-from workers.megatron.build import ModelRecipe, PolicyModel, build_model, wrap_for_training
+from workers.megatron.build import Chunks, ModelRecipe, PolicyModel, build_model, named_parameters, wrap_for_training
 from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
-from workers.megatron.chunks import Chunks, named_parameters
 from workers.megatron.cpu_support import megatron_on
-from workers.megatron.kept_mass import Truncation
+from workers.megatron.hf_weights import export_hf
 from workers.megatron.lagged_weights import LaggedWeights
-from workers.megatron.log_probs import Head, vocabulary_log_probs
+from workers.megatron.log_probs import Truncation, kept_log_mass, vocabulary_log_probs
 from workers.megatron.mini_batch_loss import MiniBatchLoss
 from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
 from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel
-from workers.megatron.schedule import run_forward, run_forward_backward
+from workers.megatron.schedule import run_forward, run_forward_backward, with_idle
 
 
 class MegatronPolicy:
@@ -40,8 +41,7 @@ class MegatronPolicy:
     Args:
         shape: of the model.
         config: of the actor.
-        layout: of training; its world is torch's, which must exist.
-        rank: this process's.
+        layout: of training; its ranks are those of torch's world, which must exist.
         device: of this rank.
         seed: of Megatron's random state.
         total_optimizer_steps: length of the learning-rate schedule.
@@ -56,7 +56,6 @@ class MegatronPolicy:
         config: ActorConfig,
         layout: ParallelLayout,
         *,
-        rank: int,
         device: torch.device,
         seed: int,
         total_optimizer_steps: int,
@@ -65,9 +64,7 @@ class MegatronPolicy:
         truncation: Truncation | None = None,
     ) -> None:
         self.shape, self.config, self.device = shape, config, device
-        self.groups = initialize_parallel(
-            layout, chunks=config.megatron.cut.chunks, rank=rank, device=device, seed=seed
-        )
+        self.groups = initialize_parallel(layout, chunks=config.megatron.cut.chunks, device=device, seed=seed)
         self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
         self._temperature, self._truncation, self._seed = temperature, truncation, seed
         with megatron_on(device):
@@ -75,7 +72,9 @@ class MegatronPolicy:
             self.optimizer = PolicyOptimizer(self.chunks, self.recipe, total_optimizer_steps)
         self.reference: list[PolicyModel] | None = None
         self.lagged = LaggedWeights(self.parameters_by_name, weight_lag)
-        self._offload = Offload(weights=self._weights, state=self._optimizer_state, gradients=self._gradients)
+        self.memory = Offload(
+            weights=self._weights, state=self.optimizer.state_tensors, gradients=self._gradient_buffers
+        )
 
     # --- weights
 
@@ -114,7 +113,7 @@ class MegatronPolicy:
         comes along.
         """
         with self.lagged.in_place(self.lagged.steps):
-            columns = self._infer(self.chunks, batch, self._head(), self._truncation)
+            columns = self._infer(self.chunks, batch, self._temperature, self._truncation)
         return DataProto(dict(zip(("old_log_probs", "entropy", "kept_log_mass"), columns, strict=False)))
 
     def ref_log_probs(self, batch: DataProto) -> DataProto:
@@ -125,16 +124,16 @@ class MegatronPolicy:
         """
         if self.reference is None:
             raise DispatchError("ref_log_probs needs a reference; call build_reference() once the weights are loaded")
-        return DataProto({"ref_log_probs": self._infer(self.reference, batch, self._head())[0]})
+        return DataProto({"ref_log_probs": self._infer(self.reference, batch, self._temperature)[0]})
 
-    def score(self, batch: DataProto, temperature: float | None = None) -> Tensor:
-        """Log-probs ``[batch, response]`` of every response token, on the CPU of every rank of the replica.
+    def score(self, batch: DataProto, temperature: float | None = None) -> Float32[Tensor, "batch response"]:
+        """Log-probs of every response token, on the CPU of every rank of the replica.
 
         Args:
             batch: prompts and responses.
             temperature: by default the rollout's; vLLM scores at 1.
         """
-        return self._infer(self.chunks, batch, self._head(temperature))[0]
+        return self._infer(self.chunks, batch, temperature or self._temperature)[0]
 
     # --- training
 
@@ -153,29 +152,36 @@ class MegatronPolicy:
         Raises:
             NumericsError: the gradient norm is not finite.
         """
-        micro_batches = self._pack(batch)
         loss = MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp, on_policy=on_policy)
+        metrics = self._backward(batch, loss)
         with megatron_on(self.device):
-            self.optimizer.zero_grad()
-            metrics = run_forward_backward(self.chunks, micro_batches, self._head(), loss)
             stepped = self.optimizer.step()
         return (loss.reduce(metrics) if self.groups.is_last_stage else {}) | stepped
+
+    def gradient(self, batch: DataProto, objective: PolicyObjective) -> Float32[Tensor, " parameter"]:
+        """The gradient that an update would step by, on the CPU; no weight changes.
+
+        It is that of this rank's parameters with the padding between them, which is 0. The distributed optimizer must
+        be off, which leaves each rank the sum of a part alone.
+        """
+        self._backward(batch, MiniBatchLoss(batch, objective, device=self.device, dp=self.groups.dp))
+        return torch.cat([buffer.flatten() for buffer in self._gradient_buffers()]).cpu()
 
     # --- memory and disk
 
     def offload(self) -> None:
         """Frees the device while vLLM generates, when ``actor.megatron.offload`` is on; nothing to free on a CPU."""
         if self._can_offload:
-            self._offload.offload()
+            self.memory.offload()
             torch.cuda.empty_cache()
 
     def onload(self, *, training: bool) -> None:
         """Brings the weights back, and for training the optimizer state and gradient buffers too."""
         if self._can_offload:
-            self._offload.onload(training=training)
+            self.memory.onload(training=training)
 
     def save(self, directory: Path) -> None:
-        """Writes this rank's files of a checkpoint; collective over the world."""
+        """Writes this rank's files of a checkpoint, also while the model is offloaded; collective over the world."""
         with megatron_on(self.device):
             save_policy(directory, self._state())
 
@@ -184,56 +190,54 @@ class MegatronPolicy:
         with megatron_on(self.device):
             load_policy(directory, self._state())
 
+    def export(self, folder: Path, source: Path) -> None:
+        """Writes a Hugging Face folder, also while the model is offloaded; collective over the world.
+
+        Args:
+            folder: made if absent; on storage that all ranks share.
+            source: the folder the model came from; config.json and the tokenizer are taken over.
+        """
+        parameters = {name: self.memory.at_rest(tensor) for name, tensor in self.parameters_by_name().items()}
+        export_hf(folder, source, shape=self.shape, parameters=parameters, specs_of_rank=self.specs_of_rank)
+
     # --- private
 
     def _infer(
-        self,
-        chunks: Chunks,
-        batch: DataProto,
-        head: Head,
-        truncation: Truncation | None = None,
+        self, chunks: Chunks, batch: DataProto, temperature: float, truncation: Truncation | None = None
     ) -> tuple[Tensor, ...]:
         """Padded log-probs, entropy and for a truncation the kept mass, on the CPU of every rank of the replica."""
-        micro_batches = self._pack(batch)
-        measure = truncation.with_kept_mass if truncation else vocabulary_log_probs
+        head = self.recipe.head(temperature)
 
-        def keep(_: MicroBatch, *measured: Tensor) -> tuple[Tensor, Tensor]:
+        def measure(micro_batch: MicroBatch, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            measured = [*vocabulary_log_probs(hidden, weight, micro_batch.targets, head)]
+            if truncation:
+                measured.append(kept_log_mass(hidden, weight, head, truncation))
             return measured[0], torch.stack(measured)
 
+        micro_batches = self._pack(batch)
         with megatron_on(self.device):
-            packed = run_forward(chunks, micro_batches, head, keep, measure)
+            packed = run_forward(chunks, micro_batches, measure)
         padded = unpack(micro_batches, packed, (3 if truncation else 2, *batch["responses"].shape), self.device)
         if self.groups.pp is not None:
             dist.broadcast(padded, dist.get_process_group_ranks(self.groups.pp)[-1], group=self.groups.pp)
         return padded.cpu().unbind()
 
+    def _backward(self, batch: DataProto, loss: MiniBatchLoss) -> list[dict[str, Metric]]:
+        """Leaves the gradient of a mini-batch in the buffers; the metrics of its micro-batches on the last stage."""
+        micro_batches, head = self._pack(batch), self.recipe.head(self._temperature)
+
+        def finish(micro_batch: MicroBatch, hidden: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+            return loss(micro_batch, *vocabulary_log_probs(hidden, weight, micro_batch.targets, head))
+
+        with megatron_on(self.device):
+            self.optimizer.zero_grad()
+            return run_forward_backward(self.chunks, micro_batches, finish)
+
     def _pack(self, batch: DataProto) -> list[MicroBatch]:
-        multiple = self.groups.layout.tp if self.config.megatron.sequence_parallel else 1
+        megatron = self.config.megatron
+        multiple = self.groups.layout.tp if megatron.sequence_parallel else 1
         micro_batches = pack(batch, max_tokens=self.config.micro_batch_tokens, multiple=multiple, device=self.device)
-        idle = idle_micro_batch(batch, multiple=multiple, device=self.device)
-        return micro_batches + [idle] * (self._micro_batches_to_run(len(micro_batches)) - len(micro_batches))
-
-    def _micro_batches_to_run(self, own: int) -> int:
-        """As many as this rank's rows fill, or more where its peers or the schedule need them."""
-        if self.groups.layout.ep > 1:
-            # Experts are called by all dp ranks together, so all run the same number.
-            most = torch.tensor(own, device=self.device)
-            dist.all_reduce(most, dist.ReduceOp.MAX, self.groups.dp)
-            own = int(most)
-        # Megatron-core's interleaved schedule goes through the chunks with a group of as many as there are stages.
-        group = self.groups.layout.pp if self.config.megatron.cut.chunks > 1 else 1
-        return -(-own // group) * group
-
-    def _head(self, temperature: float | None = None) -> Head:
-        rows = self.recipe.padded_vocab // self.groups.layout.tp
-        first = self.groups.coordinate.tp * rows
-        return Head(
-            first_token=first,
-            num_tokens=min(max(self.shape.vocab_size - first, 0), rows),
-            temperature=temperature or self._temperature,
-            chunk_tokens=self.config.log_prob_chunk_tokens,
-            tp_group=self.groups.tp,
-        )
+        return with_idle(micro_batches, idle_micro_batch(multiple, self.device), self.groups, megatron.cut.chunks)
 
     @property
     def _can_offload(self) -> bool:
@@ -243,10 +247,7 @@ class MegatronPolicy:
         frozen = [parameter.data for _, parameter in named_parameters(self.reference or [])]
         return [*self.parameters_by_name().values(), *frozen]
 
-    def _optimizer_state(self) -> list[Tensor]:
-        return self.optimizer.state_tensors()
-
-    def _gradients(self) -> list[Tensor]:
+    def _gradient_buffers(self) -> list[Tensor]:
         # Megatron-core's gradient buffers, under a name that hides Module.buffers().
         return [
             buffer.grad_data
@@ -260,6 +261,7 @@ class MegatronPolicy:
             specs_of_rank=self.specs_of_rank,
             optimizer=self.optimizer,
             lagged=self.lagged,
+            at_rest=self.memory.at_rest,
             groups=self.groups,
             distributed_optimizer=self.config.megatron.distributed_optimizer,
             seed=self._seed,

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import (
@@ -18,43 +19,45 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor
 
-from workers.megatron.build import PolicyModel
-from workers.megatron.chunks import Chunks, unwrapped
-from workers.megatron.log_probs import Head, vocabulary_log_probs
+from workers.megatron.build import Chunks, PolicyModel, unwrapped
 from workers.megatron.packing import MicroBatch
+from workers.megatron.parallel import ParallelGroups
 
 Result = TypeVar("Result")
-OnLogProbs = Callable[..., tuple[Tensor, Result]]
-"""(micro-batch, log-probs ``[token]``, entropy ``[token]``) -> (scalar to minimise, anything to keep); a measure that
-gives more passes more."""
-Measure = Callable[[Tensor, Tensor, Tensor, Head], tuple[Tensor, ...]]
-"""(hidden ``[token, hidden]``, weight of the head, targets ``[token]``, head) -> log-probs, entropy and maybe more."""
+OnStates = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Result]]
+"""(micro-batch, hidden states ``[token, hidden]`` that predict its response tokens, weight of the head) -> (scalar to
+minimise, anything to keep)."""
 
 
-def run_forward(
-    chunks: Chunks,
-    micro_batches: Sequence[MicroBatch],
-    head: Head,
-    on_log_probs: OnLogProbs[Result],
-    measure: Measure = vocabulary_log_probs,
-) -> list[Result]:
-    """What ``on_log_probs`` kept of each micro-batch, without gradients; empty on all stages but the last."""
+def with_idle(
+    micro_batches: list[MicroBatch], idle: MicroBatch, groups: ParallelGroups, chunks: int
+) -> list[MicroBatch]:
+    """With idle ones at the end, where a rank's peers or the schedule need more than its rows fill."""
+    count = len(micro_batches)
+    if groups.layout.ep > 1:
+        # Experts are called by all dp ranks together, so all run the same number.
+        most = torch.tensor(count, device=idle.tokens.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX, groups.dp)
+        count = int(most)
+    # Megatron-core's interleaved schedule goes through the chunks with a group of as many as there are stages.
+    group = groups.layout.pp if chunks > 1 else 1
+    return micro_batches + [idle] * (-(-count // group) * group - len(micro_batches))
+
+
+def run_forward(chunks: Chunks, micro_batches: Sequence[MicroBatch], on_states: OnStates[Result]) -> list[Result]:
+    """What ``on_states`` kept of each micro-batch, without gradients; empty on all stages but the last."""
     with torch.no_grad():
-        return _run(chunks, micro_batches, partial(_finish, head, on_log_probs, measure), forward_only=True)
+        return _run(chunks, micro_batches, on_states, forward_only=True)
 
 
 def run_forward_backward(
-    chunks: list[DistributedDataParallel],
-    micro_batches: Sequence[MicroBatch],
-    head: Head,
-    on_log_probs: OnLogProbs[Result],
+    chunks: list[DistributedDataParallel], micro_batches: Sequence[MicroBatch], on_states: OnStates[Result]
 ) -> list[Result]:
     """As :func:`run_forward`, and adds the gradients of all micro-batches and dp ranks into the gradient buffers.
 
     Collective over the world: a rank without micro-batches takes part in the reduction.
     """
-    finish = partial(_finish, head, on_log_probs, vocabulary_log_probs)
-    kept = _run(chunks, micro_batches, finish, forward_only=False)
+    kept = _run(chunks, micro_batches, on_states, forward_only=False)
     finalize_model_grads([*chunks], num_tokens=None)
     return kept
 
@@ -62,7 +65,7 @@ def run_forward_backward(
 def _run(
     chunks: Chunks,
     micro_batches: Sequence[MicroBatch],
-    finish: Callable[[PolicyModel, MicroBatch, Tensor], tuple[Tensor, Tensor, Result]],
+    on_states: OnStates[Result],
     *,
     forward_only: bool,
 ) -> list[Result]:
@@ -78,7 +81,7 @@ def _run(
             attention_mask=None,
             packed_seq_params=policy.rotary.sequences(micro_batch.lengths, micro_batch.shared),
         )
-        return hidden, partial(finish, policy, micro_batch)
+        return hidden, partial(_finish, on_states, policy, micro_batch)
 
     return get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -92,17 +95,11 @@ def _run(
 
 
 def _finish(
-    head: Head,
-    on_log_probs: OnLogProbs[Result],
-    measure: Measure,
-    model: PolicyModel,
-    micro_batch: MicroBatch,
-    hidden: Tensor,
+    on_states: OnStates[Result], model: PolicyModel, micro_batch: MicroBatch, hidden: Tensor
 ) -> tuple[Tensor, Tensor, Result]:
-    """Last stage: hidden states ``[token / sp, 1, hidden]`` -> (loss, an unused token count, what is kept)."""
+    """Last stage: hidden states ``[packed / sp, 1, hidden]`` -> (loss, an unused token count, what is kept)."""
     predicting = _predicting_states(hidden, micro_batch.predictors, model.config.sequence_parallel)
-    measured = measure(predicting, model.head_weight, micro_batch.targets, head)
-    loss, kept = on_log_probs(micro_batch, *measured)
+    loss, kept = on_states(micro_batch, predicting, model.head_weight)
     return loss, torch.zeros((), dtype=torch.int, device=loss.device), kept
 
 

@@ -16,32 +16,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
-from workers.megatron.row_index import gather_rows, ragged
 
 
 @dataclass(frozen=True, eq=False)
 class SharedPrompts:
-    """The way between the tokens of a micro-batch and the positions of attention; see the module's picture.
+    """The way between the tokens of a micro-batch and the positions of attention; see the module's picture."""
 
-    Args:
-        sources: ``[position]`` token of each position.
-        owners: ``[token]`` position of each token.
-        copies: positions that own no token.
-    """
+    sources: Int[Tensor, " position"]
+    """The token behind each position."""
+    owners: Int[Tensor, " packed"]
+    """The position of each token."""
+    copies: Int[Tensor, " copy"]
+    """Positions that own no token."""
 
-    sources: Tensor
-    owners: Tensor
-    copies: Tensor
-
-    def spread(self, tokens: Tensor) -> Tensor:
-        """``[token, ...]`` -> ``[position, ...]``."""
+    def spread(self, tokens: Float[Tensor, "packed *rest"]) -> Float[Tensor, "position *rest"]:
+        """What each position sees of its token."""
         return _Spread.apply(tokens, self)
 
-    def collect(self, positions: Tensor) -> Tensor:
-        """``[position, ...]`` -> ``[token, ...]``; what stands at a copy is dropped."""
+    def collect(self, positions: Float[Tensor, "position *rest"]) -> Float[Tensor, "packed *rest"]:
+        """What each token takes from its position; what stands at a copy is dropped."""
         return gather_rows(positions, self.owners)
 
     def with_filler(self, count: int) -> "SharedPrompts":
@@ -71,8 +68,8 @@ class _Spread(torch.autograd.Function):
         return total.index_add_(0, shared.sources[shared.copies], copies).to(grads[0].dtype), None
 
 
-def first_with_prompt(batch: DataProto) -> Tensor:
-    """``[batch]`` the first row with each row's prompt, of the same mini-batch where the batch has any.
+def first_with_prompt(batch: DataProto) -> Int[Tensor, " batch"]:
+    """The first row with each row's prompt, of the same mini-batch where the batch has any.
 
     Without ``group_ids`` each row is its own.
     """
@@ -89,13 +86,15 @@ def first_with_prompt(batch: DataProto) -> Tensor:
     return torch.where(same, first, rows)
 
 
-def share_prompts(leaders: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> SharedPrompts:
+def share_prompts(
+    leaders: Int[Tensor, " row"], prompt_lengths: Int[Tensor, " row"], lengths: Int[Tensor, " row"]
+) -> SharedPrompts:
     """How the rows of a micro-batch share their prompts.
 
     Args:
-        leaders: ``[row]`` the same number for rows of one prompt, which are neighbours.
-        prompt_lengths: ``[row]`` tokens of each prompt.
-        lengths: ``[row]`` tokens of prompt and response.
+        leaders: the same number for rows of one prompt, which are neighbours.
+        prompt_lengths: tokens of each prompt.
+        lengths: tokens of prompt and response.
     """
     row, place = ragged(lengths)
     follows = torch.zeros(len(leaders), dtype=torch.bool)
@@ -106,3 +105,49 @@ def share_prompts(leaders: Tensor, prompt_lengths: Tensor, lengths: Tensor) -> S
     owner = torch.where(is_copy, starts[head[row]] + place, torch.arange(len(place)))
     sources = (torch.cumsum(~is_copy, dim=0) - 1)[owner]
     return SharedPrompts(sources, torch.nonzero(~is_copy).flatten(), torch.nonzero(is_copy).flatten())
+
+
+def ragged(lengths: Int[Tensor, " row"]) -> tuple[Int[Tensor, " element"], Int[Tensor, " element"]]:
+    """For rows of these lengths laid end to end: (row of each element, its place within the row)."""
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    starts = torch.cumsum(lengths, dim=0) - lengths
+    return row, torch.arange(len(row)) - starts[row]
+
+
+def scatter_rows(
+    rows: Float[Tensor, "row *rest"], slots: Int[Tensor, " row"], size: int
+) -> Float[Tensor, "{size} *rest"]:
+    """A table of ``size`` rows, zero but for ``rows`` in their slots, which are distinct."""
+    return _Scatter.apply(rows, slots, size)
+
+
+def gather_rows(table: Float[Tensor, "slot *rest"], slots: Int[Tensor, " row"]) -> Float[Tensor, "row *rest"]:
+    """The rows in these slots: the inverse of :func:`scatter_rows`."""
+    return _Gather.apply(table, slots)
+
+
+class _Scatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, slots: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(slots)
+        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, slots, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return grads[0].index_select(0, slots), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Distinct slots need no sum, so the gradient is a copy; torch's own adds atomically and is far slower."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.size = table.shape[0]
+        return table.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.size, *grads[0].shape[1:]).index_copy_(0, slots, grads[0]), None

@@ -1,13 +1,18 @@
-"""What a rollout engine is to the hybrid worker: it generates, scores, takes new weights and sleeps."""
+"""What a rollout engine is to the workers: it generates, scores, takes new weights and sleeps.
 
+Workers use nothing of an engine that is not in :class:`RolloutEngine`.
+"""
+
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 
@@ -48,6 +53,26 @@ class SamplingSettings:
             problems.append(f"top_k={self.top_k} must be -1 (all tokens) or at least 1")
         if problems:
             raise ConfigError(problems)
+
+
+def stop_token_ids(folder: Path) -> tuple[int, ...]:
+    """The tokens that end a response: end-of-sequence ids in generation_config.json and config.json of a model.
+
+    Raises:
+        ModelError: neither file names one, so that no response would ever end.
+    """
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        if file.exists():
+            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            found.update([] if value is None else [value] if isinstance(value, int) else value)
+    if not found:
+        raise ModelError(
+            f"neither generation_config.json nor config.json in '{folder}' names an eos_token_id, so no response would "
+            "ever end; add it to config.json"
+        )
+    return tuple(sorted(found))
 
 
 class RolloutEngine(Protocol):

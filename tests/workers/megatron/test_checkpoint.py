@@ -10,8 +10,8 @@ from policy_world import Case, Weights, build_policy, mini_batch, objective, row
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Rectangle
+from workers.megatron.checkpoint import HeldPart, StateFiles
 from workers.megatron.policy import MegatronPolicy
-from workers.megatron.state_files import HeldPart, StateFiles
 
 Steps = tuple[list[dict[str, float]], list[Weights], float]
 

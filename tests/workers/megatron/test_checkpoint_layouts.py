@@ -11,8 +11,8 @@ from policy_world import Case, Weights, build_policy, mini_batch, objective, row
 from tiny_model import checkpoint_tensors, tiny_model
 
 from cfpo_hybrid.resharding import ShardSpec
+from workers.megatron.checkpoint import HeldPart, held_parts
 from workers.megatron.policy import MegatronPolicy
-from workers.megatron.state_files import HeldPart, held_parts
 
 TIED = {"tie_word_embeddings": True}
 MIXTURE = {"family": "qwen3_moe", "num_hidden_layers": 2}

@@ -1,4 +1,4 @@
-"""Safetensors in and out of every layout, bit for bit, reading and holding no more than needed."""
+"""Safetensors in and out of every layout, bit for bit, reading and holding no more than needed; folders compared."""
 
 import json
 from dataclasses import dataclass
@@ -17,24 +17,8 @@ from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape, PipelineCut, load_hf_config, model_shape
 from cfpo_hybrid.models.stages import EQUAL_STAGES
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.resharding import ShardSpec
-from workers.megatron.hf_files import differing_tensors
-from workers.megatron.hf_weights import export_hf, load_hf
-
-
-@dataclass
-class Holder:
-    """The weights of one rank, as an engine would tell them."""
-
-    shape: ModelShape
-    specs: list[list[ShardSpec]]
-    parameters: dict[str, Tensor]
-
-    def parameters_by_name(self) -> dict[str, Tensor]:
-        return self.parameters
-
-    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
-        return self.specs[rank]
+from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
+from workers.megatron.hf_weights import TensorFiles, differing_tensors, export_hf, load_hf
 
 
 def empty_parameters(specs: list[ShardSpec], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -122,7 +106,14 @@ def pass_through(source: Path, shape: ModelShape) -> None:
         parameters = empty_parameters(specs)
         load_hf(source, specs, parameters)
         out = source.parent / f"out{number}"
-        export_hf(out, Holder(shape, world, parameters), source, stop.max_file_bytes)
+        export_hf(
+            out,
+            source,
+            shape=shape,
+            parameters=parameters,
+            specs_of_rank=world.__getitem__,
+            max_file_bytes=stop.max_file_bytes,
+        )
         source = out
 
 
@@ -159,7 +150,7 @@ def test_an_exported_folder_opens_in_transformers(tmp_path):
     world = megatron_world(shape, ParallelLayout())
     parameters = empty_parameters(world[0])
     load_hf(source, world[0], parameters)
-    export_hf(out, Holder(shape, world, parameters), source)
+    export_hf(out, source, shape=shape, parameters=parameters, specs_of_rank=world.__getitem__)
     assert sorted(file.name for file in out.iterdir()) == [
         "config.json",
         "generation_config.json",
@@ -169,3 +160,83 @@ def test_an_exported_folder_opens_in_transformers(tmp_path):
     again = AutoModelForCausalLM.from_pretrained(out)
     expected = dict(model.named_parameters())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.named_parameters())
+
+
+ROWS, COLUMNS = 2**15, 2**11  # of a tensor of which little is read
+
+
+def write_sparse_tensor(folder: Path) -> Path:
+    """A safetensors file with one fp32 tensor of 256 MiB, all of it a hole that takes no room."""
+    size = 4 * ROWS * COLUMNS
+    header = json.dumps({"w": {"dtype": "F32", "shape": [ROWS, COLUMNS], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    file = folder / "model.safetensors"
+    with file.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + size)
+    return file
+
+
+def bytes_read() -> int:
+    """By system calls of this process so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def bytes_touched(file: Path) -> int:
+    """Of the file's memory maps in this process."""
+    touched, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0] and not line.split()[0].endswith(":"):
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            touched += 1024 * int(line.split()[1])
+    return touched
+
+
+def test_only_the_bytes_of_a_rectangle_are_read(tmp_path: Path):
+    file = write_sparse_tensor(tmp_path)
+    with TensorFiles(tmp_path) as files:
+        before = bytes_read()
+        part = files.read(Piece("w", Rectangle((20_000, 0), (16, COLUMNS)), (0, 0)))
+        assert part.shape == (16, COLUMNS)
+        # 128 KiB are wanted; the system reads some pages around them, and /proc itself is read to see it.
+        assert bytes_touched(file) + bytes_read() - before < 8 * 2**20
+
+
+def folder_of(path: Path, **tensors: Tensor) -> Path:
+    path.mkdir()
+    save_file({name.replace("__", "."): tensor.clone() for name, tensor in tensors.items()}, path / "model.safetensors")
+    return path
+
+
+def test_differences_are_named_with_what_is_wrong(tmp_path: Path):
+    a, b = torch.arange(6.0).view(2, 3), torch.tensor([torch.nan, 0.0])
+    source = folder_of(tmp_path / "source", a=a, b=b, c=b, d=b)
+    assert differing_tensors(source, folder_of(tmp_path / "same", a=a, b=b, c=b, d=b), tied=False) == []
+    changed = a.clone()
+    changed[1] += 1
+    # Minus zero equals zero, but not bit for bit.
+    other = folder_of(tmp_path / "other", a=changed, b=b * torch.tensor([1.0, -1.0]), c=b[:1], e=b)
+    assert differing_tensors(source, other, tied=False) == [
+        "e: not in the source",
+        "a: 3 of 6 numbers differ",
+        "b: 1 of 2 numbers differ",
+        "c: shape [1] instead of [2]",
+        "d: not written",
+    ]
+
+
+def test_a_cast_and_a_head_under_two_names_are_no_difference(tmp_path: Path):
+    weight = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    source = folder_of(tmp_path / "source", lm_head__weight=weight.clone(), model__embed_tokens__weight=weight)
+    copy = folder_of(tmp_path / "copy", model__embed_tokens__weight=weight.float())
+    assert differing_tensors(source, copy, tied=True) == []
+    assert differing_tensors(source, copy, tied=False) == ["lm_head.weight: not written"]
+
+
+def test_an_index_that_names_a_missing_file(tmp_path: Path):
+    index = {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with TensorFiles(tmp_path) as files, pytest.raises(ModelError, match=r"00001-of-00001\.safetensors' is missing"):
+        files.whole("w")

@@ -1,26 +1,27 @@
 """The project's own norm, activation and attention against plain torch, values and gradients."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
 from resharding_world import small_shape
 from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError
-from workers.megatron.activation import SwiGLU
 from workers.megatron.attention import PackedAttention, Rotary, choose_kernel
-from workers.megatron.norm import RMSNorm
+from workers.megatron.layers import RMSNorm, SwiGLU
 
 CPU = torch.device("cpu")
-CONFIG = cast(
-    Any,
-    SimpleNamespace(
-        use_cpu_initialization=True, params_dtype=torch.float32, sequence_parallel=True, context_parallel_size=1
-    ),
+CONFIG = TransformerConfig(
+    num_layers=1,
+    hidden_size=32,
+    num_attention_heads=4,
+    use_cpu_initialization=True,
+    tensor_model_parallel_size=2,
+    sequence_parallel=True,
 )
 SHAPE = small_shape(hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8, rope_theta=100.0)
 
@@ -77,7 +78,7 @@ def separately(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ..
 def test_packed_attention(lengths: tuple[int, ...]) -> None:
     total = sum(lengths)
     sequences = Rotary(SHAPE, torch.float32, CPU).sequences(lengths)
-    attention = PackedAttention(CONFIG, kernel=choose_kernel("auto", CPU, torch.float32))
+    attention = PackedAttention(kernel=choose_kernel("auto", CPU, torch.float32))
     assert_same(
         lambda q, k, v: attention(q, k, v, packed_seq_params=sequences),
         lambda q, k, v: separately(q, k, v, lengths),

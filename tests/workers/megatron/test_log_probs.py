@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from gloo import run_gloo
 from torch import Tensor
 
-from workers.megatron.kept_mass import Truncation
-from workers.megatron.log_probs import Head, vocabulary_log_probs
+from workers.megatron.log_probs import Head, Truncation, kept_log_mass, vocabulary_log_probs
 
 VOCAB, PADDED, HIDDEN, TOKENS, TEMPERATURE = 11, 16, 6, 7, 0.5
 
@@ -100,10 +99,10 @@ TRUNCATIONS = [Truncation(top_p=0.6, top_k=-1), Truncation(top_p=1.0, top_k=3), 
 
 
 def kept_masses(place: Head) -> list[Tensor]:
-    hidden, weight, targets, _, _ = operands()
+    hidden, weight, _, _, _ = operands()
     rows = PADDED if place.tp_group is None else PADDED // dist.get_world_size()
     weight = weight[place.first_token : place.first_token + rows]
-    return [truncation.with_kept_mass(hidden, weight, targets, place)[2] for truncation in TRUNCATIONS]
+    return [kept_log_mass(hidden, weight, place, truncation) for truncation in TRUNCATIONS]
 
 
 def expected_kept_mass(truncation: Truncation) -> Tensor:

@@ -34,8 +34,9 @@ def test_packs_real_tokens_longest_row_first() -> None:
     # The state that predicts a response token is that of the token before it.
     assert micro.predictors.tolist() == [0, 1, 2, 5]
     assert micro.sequence_ids.tolist() == [0, 0, 0, 1]
-    assert micro.pick(torch.tensor([0.5, -1.0])).tolist() == [-1.0, -1.0, -1.0, 0.5]
     assert micro.pick(torch.arange(6).view(2, 3)).tolist() == [3, 4, 5, 0]
+    # A number a row, laid over its tokens as a view.
+    assert micro.pick(torch.tensor([[0.5], [-1.0]]).expand(2, 3)).tolist() == [-1.0, -1.0, -1.0, 0.5]
 
 
 def test_filler_joins_the_last_row() -> None:
@@ -88,7 +89,7 @@ def test_plan_covers_every_row_within_the_budget(rows: list[tuple[int, int]], bu
     groups = torch.tensor([group for _, group in rows], dtype=torch.int64)
     labels = groups % 4
     leaders = torch.tensor([groups.tolist().index(group) for group in groups.tolist()], dtype=torch.int64)
-    plan = plan_micro_batches(sizes, budget, leaders, labels)
+    plan = plan_micro_batches(sizes, leaders, labels, budget)
     in_order = [int(leaders[row]) for part in plan for row in part]
     assert len(list(itertools.groupby(in_order))) == len(set(in_order)), "rows of a group are not neighbours"
     assert sorted(int(row) for part in plan for row in part) == list(range(len(rows)))
@@ -99,5 +100,5 @@ def test_plan_covers_every_row_within_the_budget(rows: list[tuple[int, int]], bu
         # The rows of a label are cut as they would be alone.
         own = torch.nonzero(labels == label).flatten()
         own_leaders = torch.searchsorted(own, leaders[own])
-        alone = [own[part].tolist() for part in plan_micro_batches(sizes[own], budget, own_leaders)]
+        alone = [own[part].tolist() for part in plan_micro_batches(sizes[own], own_leaders, labels[own], budget)]
         assert alone == [part.tolist() for part in plan if labels[part[0]] == label]

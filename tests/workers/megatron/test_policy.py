@@ -12,8 +12,8 @@ from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
 
 from cfpo_hybrid.errors import BatchError, DispatchError, NumericsError
 from cfpo_hybrid.protocol import DataProto
-from workers.megatron.chunks import named_parameters
-from workers.megatron.kept_mass import Truncation
+from workers.megatron.build import named_parameters
+from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 
 

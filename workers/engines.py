@@ -39,7 +39,7 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         shape_of(settings.model),
         settings.actor,
         settings.train_layout,
-        rank=context.rank,
+        rank=context.ranks["train"],
         device=device,
         seed=settings.seed,
         total_optimizer_steps=settings.total_optimizer_steps,
@@ -93,7 +93,7 @@ def build_engine(
     settings = EngineSettings(
         folder=str(folder),
         shape=shape_of(model),
-        rank=context.rank,
+        rank=context.ranks["rollout"],
         dtype=dtype,
         max_model_len=max_model_len,
         stop_token_ids=stop_token_ids(folder),

@@ -78,7 +78,7 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
     from bench_controller import Scorer as ImportableScorer
 
     tiny, large = make_batch(8, 14), make_batch(arguments.rows, POSITIONS)
-    with RayWorkerGroup.create(ImportableScorer, pool=pool, layouts=layouts, role="bench", env=env) as group:
+    with RayWorkerGroup(ImportableScorer, pool=pool, layouts=layouts, role="bench", env=env) as group:
         small = {
             "bare": lambda: ray.get([host.__ray_ready__.remote() for host in group.hosts]),
             "ping": lambda: group.run(ImportableScorer.ping),

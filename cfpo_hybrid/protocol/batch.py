@@ -107,11 +107,6 @@ class DataProto:
         return self._deferred
 
     @property
-    def local_columns(self) -> Mapping[str, np.ndarray]:
-        """Columns whose values are at hand."""
-        return {name: self.column(name) for name in self._local}
-
-    @property
     def local_bytes(self) -> int:
         """Memory of the columns whose values are at hand; of Python objects only the references."""
         return sum(len(held) if isinstance(held, bytes) else held.nbytes for held in self._local.values())

@@ -31,11 +31,11 @@ def to_bytes(batch: DataProto) -> bytes:
     buffers: list[np.ndarray] = []
     objects: dict[str, list[object]] = {}
     offset = 0
-    for name, values in batch.fetch().local_columns.items():
-        if values.dtype == object:
-            objects[name] = values.tolist()
+    for name in batch.column_names:
+        array = np.ascontiguousarray(batch.column(name))
+        if array.dtype == object:
+            objects[name] = array.tolist()
             continue
-        array = np.ascontiguousarray(values)
         tensors.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
         buffers.append(array)
         offset += _aligned(array.nbytes)

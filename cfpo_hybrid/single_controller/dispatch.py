@@ -29,7 +29,7 @@ import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -40,6 +40,8 @@ from cfpo_hybrid.protocol import DataProto, partition_rows
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 Collected = TypeVar("Collected", covariant=True)
+Function: TypeAlias = Callable[Concatenate[Any, Params], Result]
+"""A method as it is written; the first parameter is the worker."""
 
 
 class Dispatch(enum.Enum):
@@ -58,7 +60,7 @@ class WorkerMethod(Generic[Params, Result, Collected]):
     returns on the driver (``Collected``).
     """
 
-    def __init__(self, function: Callable[Concatenate[Any, Params], Result], mode: Dispatch, layout: str) -> None:
+    def __init__(self, function: Function[Params, Result], mode: Dispatch, layout: str) -> None:
         self.function, self.mode, self.layout = function, mode, layout
         self.name = function.__name__
         self.owner: type | None = None
@@ -84,33 +86,21 @@ class WorkerMethod(Generic[Params, Result, Collected]):
 
 class _SplitDecorator(Protocol):
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[Any, Params], DataProto], /
-    ) -> WorkerMethod[Params, DataProto, DataProto]: ...
+    def __call__(self, function: Function[Params, DataProto], /) -> WorkerMethod[Params, DataProto, DataProto]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[Any, Params], Result], /
-    ) -> WorkerMethod[Params, Result, list[Result]]: ...
-
-
-class _OneDecorator(Protocol):
-    def __call__(
-        self, function: Callable[Concatenate[Any, Params], Result], /
-    ) -> WorkerMethod[Params, Result, Result]: ...
-
-
-class _AllDecorator(Protocol):
-    def __call__(
-        self, function: Callable[Concatenate[Any, Params], Result], /
-    ) -> WorkerMethod[Params, Result, list[Result]]: ...
+    def __call__(self, function: Function[Params, Result], /) -> WorkerMethod[Params, Result, list[Result]]: ...
 
 
 @overload
 def dispatch(mode: Literal[Dispatch.SPLIT_BY_DP], layout: str = "train") -> _SplitDecorator: ...
 @overload
-def dispatch(mode: Literal[Dispatch.ALL], layout: str = "train") -> _AllDecorator: ...
+def dispatch(
+    mode: Literal[Dispatch.ALL], layout: str = "train"
+) -> Callable[[Function[Params, Result]], WorkerMethod[Params, Result, list[Result]]]: ...
 @overload
-def dispatch(mode: Literal[Dispatch.BROADCAST, Dispatch.RANK_ZERO], layout: str = "train") -> _OneDecorator: ...
+def dispatch(
+    mode: Literal[Dispatch.BROADCAST, Dispatch.RANK_ZERO], layout: str = "train"
+) -> Callable[[Function[Params, Result]], WorkerMethod[Params, Result, Result]]: ...
 def dispatch(mode: Dispatch, layout: str = "train") -> Any:
     """Declares how a group runs the decorated worker method.
 

@@ -61,8 +61,7 @@ def wait_until_gone(pids: list[int]) -> None:
 @pytest.mark.parametrize(("rows", "width"), [(6, 3), (64, 512)])  # inside the message, and through the object store
 def test_ray_and_in_process_groups_give_the_same(group, rows, width):
     batch = make_batch(rows, width)
-    is_large = sum(values.nbytes for values in batch.local_columns.values()) > INLINE_BYTES
-    assert is_large == (rows == 64)
+    assert (batch.local_bytes > INLINE_BYTES) == (rows == 64)
     answers = []
     for backend in (group, InProcessWorkerGroup(EchoWorker, args=(0.5,), layouts=LAYOUTS)):
         scored = backend.run(EchoWorker.score, batch, scale=2.0)

@@ -22,12 +22,12 @@ class EchoWorker:
         rewards = batch["prompt_lengths"].float() * scale + self.bias
         return DataProto({"rewards": rewards}, {"rank": self.context.rank})
 
-    @dispatch(Dispatch.SPLIT_BY_DP)
+    @dispatch(Dispatch.SPLIT_BY_DP, layout="rollout")
     def respond(self, batch: DataProto, width: int) -> DataProto:
         """Response t of row i is prompt_length * 100 + t; replicas use different widths."""
         lengths = batch["prompt_lengths"].clamp(max=width)
-        responses = batch["prompt_lengths"][:, None] * 100 + torch.arange(width + self.context.rank)
-        return DataProto({"responses": responses, "response_lengths": lengths})
+        responses = batch["prompt_lengths"][:, None] * 100 + torch.arange(width + self.context.ranks["rollout"])
+        return DataProto({"responses": responses, "response_lengths": lengths}, {"rank": self.context.rank})
 
     @dispatch(Dispatch.SPLIT_BY_DP)
     def old_log_probs(self, batch: DataProto) -> DataProto:
@@ -38,6 +38,15 @@ class EchoWorker:
         return int(batch.num_tokens.sum())
 
     @dispatch(Dispatch.SPLIT_BY_DP)
+    def weigh(self, batch: DataProto) -> DataProto:
+        """Twice the advantages, whatever their shape."""
+        return DataProto({"advantages": 2 * batch["advantages"]})
+
+    @dispatch(Dispatch.ALL)
+    def columns(self, batch: DataProto) -> tuple[str, ...]:
+        return batch.column_names
+
+    @dispatch(Dispatch.SPLIT_BY_DP, layout="reward")
     def problems(self, batch: DataProto) -> list[str]:
         return [str(problem) for problem in batch["problem"]]
 
@@ -49,7 +58,7 @@ class EchoWorker:
     def total(self, batch: DataProto) -> int:
         return int(batch["prompt_lengths"].sum())
 
-    @dispatch(Dispatch.RANK_ZERO)
+    @dispatch(Dispatch.RANK_ZERO, layout="rollout")
     def prompts(self, batch: DataProto) -> DataProto:
         return batch.select("prompts")
 

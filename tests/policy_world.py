@@ -13,9 +13,8 @@ from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.models import model_shape
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol import DataProto, partition_rows
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
-from cfpo_hybrid.single_controller.split import split_rows
 from workers.config import ActorConfig, MegatronConfig, OptimizerConfig
 from workers.megatron.policy import MegatronPolicy
 
@@ -132,4 +131,4 @@ def objective(**options: Any) -> PolicyObjective:
 def rows_of_rank(batch: DataProto, policy: MegatronPolicy) -> DataProto:
     """This dp rank's share of a mini-batch."""
     place = policy.groups
-    return batch.take(split_rows(batch, place.layout.dp)[place.coordinate.dp])
+    return batch.take(partition_rows(batch, place.layout.dp)[place.coordinate.dp])

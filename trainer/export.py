@@ -130,7 +130,7 @@ def _run(settings: ExportSettings, output: Path) -> None:
     pool = ResourcePool(num_nodes=1, workers_per_node=world_size, cpus_per_worker=1)
     with (
         ray_cluster(TrainerConfig(num_workers=world_size), "cpu"),
-        RayWorkerGroup.create(
+        RayWorkerGroup(
             ExportWorker,
             args=(settings,),
             pool=pool,

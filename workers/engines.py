@@ -108,7 +108,7 @@ def build_engine(
     settings = EngineSettings(
         folder=str(folder),
         shape=shape_of(model),
-        rank=context.rank,
+        rank=context.ranks["rollout"],
         dtype=dtype,
         max_model_len=max_model_len,
         stop_token_ids=stop_token_ids(folder),

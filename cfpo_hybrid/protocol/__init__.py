@@ -1,20 +1,18 @@
-"""The batch that travels between the stages: its schema, the batch itself, its split over workers, its files."""
+"""The batch that travels between the stages: its schema, the batch itself, its partition over workers, its files."""
 
 from cfpo_hybrid.protocol.batch import DataProto
-from cfpo_hybrid.protocol.columns import JsonValue, Values
-from cfpo_hybrid.protocol.partition import balanced_partition
-from cfpo_hybrid.protocol.schema import SCHEMA, Column
+from cfpo_hybrid.protocol.partition import partition_rows
+from cfpo_hybrid.protocol.schema import SCHEMA, ColumnSpec, JsonValue
 from cfpo_hybrid.protocol.serialization import from_bytes, load, save, to_bytes
 
 __all__ = [
     "SCHEMA",
-    "Column",
+    "ColumnSpec",
     "DataProto",
     "JsonValue",
-    "Values",
-    "balanced_partition",
     "from_bytes",
     "load",
+    "partition_rows",
     "save",
     "to_bytes",
 ]

@@ -1,7 +1,7 @@
 """DataProto, the batch that every stage reads and writes: columns by name, checked against the schema, frozen."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,36 +10,35 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.protocol.block import Block
-from cfpo_hybrid.protocol.columns import (
+from cfpo_hybrid.protocol.columns import HeldColumn, Selection, restored, tensor_view, to_travel
+from cfpo_hybrid.protocol.schema import (
+    SCHEMA,
+    GivenColumn,
     JsonValue,
-    Values,
     array_dtype,
     checked_column,
     checked_meta,
-    column_of,
+    column_spec,
+    columns_read_by,
     common_length,
     common_widths,
-    padded_axis,
-    tensor_view,
 )
-from cfpo_hybrid.protocol.pickled import Held, pickled, restored
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
 
-BatchState: TypeAlias = tuple[dict[str, Held], int, Mapping[str, int], Mapping[str, JsonValue]]
-"""Columns, number of rows, widths and metadata of a batch."""
+BatchState: TypeAlias = tuple[dict[str, HeldColumn], int, Mapping[str, int], Mapping[str, JsonValue]]
+"""Columns, number of rows, width of each column that has a token axis, and metadata of a batch."""
 
 
 class DataProto:
     """Rows of a rollout batch: tensors (as a TensorDict: ``batch.tensors``), object columns, metadata.
 
     Frozen: every transform returns a new batch, and nobody writes into a column (its memory may be shared with other
-    processes). A column may be *deferred*: rows of this batch that lie in another batch, possibly in an object store,
-    and that are gathered when the column is read for the first time. A batch that came from workers holds its wide
-    columns so; the driver passes it on without ever having touched them.
+    processes). A column may be *deferred*: rows of other batches, possibly in an object store, that are gathered when
+    the column is read for the first time. A batch that came from workers holds its wide columns so; the driver passes it
+    on without ever having touched them.
 
     Columns are held as numpy arrays in host memory, which moving a batch between processes handles at a fraction of the
     cost of tensors; reading one gives a tensor over the same memory.
@@ -57,17 +56,15 @@ class DataProto:
 
     __slots__ = ("_deferred", "_length", "_local", "_meta", "_widths")
 
-    _local: dict[str, Held]
-    _deferred: dict[str, Block]
+    _local: dict[str, HeldColumn]
+    _deferred: dict[str, Selection]
     _length: int
     _widths: Mapping[str, int]
     _meta: Mapping[str, JsonValue]
 
-    def __init__(
-        self, columns: Mapping[str, Values | Sequence[object]], meta: Mapping[str, JsonValue] | None = None
-    ) -> None:
+    def __init__(self, columns: Mapping[str, GivenColumn], meta: Mapping[str, JsonValue] | None = None) -> None:
         checked = {name: checked_column(name, values) for name, values in columns.items()}
-        self._local, self._deferred = dict[str, Held](checked), {}
+        self._local, self._deferred = dict[str, HeldColumn](checked), {}
         self._length, self._widths = common_length(checked), common_widths(checked, {})
         self._meta = checked_meta(meta or {})
 
@@ -96,7 +93,7 @@ class DataProto:
         """
         held = self._held(name)
         if isinstance(held, bytes):
-            held = self._local[name] = restored(name, held, self._length, self._widths)
+            held = self._local[name] = restored(name, held, self._length, self._widths.get(name))
         return held
 
     @property
@@ -105,14 +102,9 @@ class DataProto:
         return tuple(sorted((*self._local, *self._deferred)))
 
     @property
-    def deferred(self) -> Mapping[str, Block]:
+    def deferred(self) -> Mapping[str, Selection]:
         """Columns that have not been read yet, with the place of their rows."""
         return self._deferred
-
-    @property
-    def local_columns(self) -> Mapping[str, np.ndarray]:
-        """Columns whose values are at hand."""
-        return {name: self.column(name) for name in self._local}
 
     @property
     def local_bytes(self) -> int:
@@ -124,7 +116,7 @@ class DataProto:
         """All tensor columns as a TensorDict of batch size ``[len(self)]``."""
         from tensordict import TensorDict  # here: its import takes as long as torch's, in every worker
 
-        names = [name for name in self.column_names if column_of(name).dtype is not object]
+        names = [name for name in self.column_names if SCHEMA[name].dtype is not object]
         return TensorDict({name: self[name] for name in names}, batch_size=[self._length])
 
     @property
@@ -135,7 +127,12 @@ class DataProto:
     @property
     def widths(self) -> Mapping[str, int]:
         """Width of the ``prompt`` and ``response`` axes, where a column has them."""
-        return self._widths
+        return {SCHEMA[name].axes[1]: width for name, width in self._widths.items()}
+
+    @property
+    def wide_columns(self) -> tuple[str, ...]:
+        """Names of the columns that have a token axis."""
+        return tuple(self._widths)
 
     @property
     def num_tokens(self) -> Tensor:
@@ -145,19 +142,19 @@ class DataProto:
 
     def __repr__(self) -> str:
         far = f", deferred: {', '.join(sorted(self._deferred))}" if self._deferred else ""
-        return f"DataProto({self._length} rows, {dict(self._widths)}, {', '.join(self.column_names)}{far})"
+        return f"DataProto({self._length} rows, {self.widths}, {', '.join(self.column_names)}{far})"
 
     # --- transforms
 
-    def with_columns(self, **columns: Values | Sequence[object]) -> "DataProto":
+    def with_columns(self, **columns: GivenColumn) -> "DataProto":
         """A batch with these columns added or replaced."""
         checked = {name: checked_column(name, values) for name, values in columns.items()}
-        kept = {name: values for name, values in self._local.items() if name not in checked}
-        deferred = {name: block for name, block in self._deferred.items() if name not in checked}
         if checked and common_length(checked) != self._length:
             raise BatchError(f"new columns have {common_length(checked)} rows, the batch has {self._length}")
-        widths = common_widths(checked, _widths_of((*kept, *deferred), self._widths))
-        return self._make({**kept, **checked}, deferred, self._length, widths, self._meta)
+        kept = self._narrowed([name for name in self.column_names if name not in checked])
+        kept._local.update(checked)
+        kept._widths = common_widths(checked, kept._widths)
+        return kept
 
     def with_meta(self, **meta: JsonValue) -> "DataProto":
         """A batch with these metadata added or replaced."""
@@ -174,9 +171,14 @@ class DataProto:
         self._require(names)
         if not names:
             raise BatchError("select needs the name of at least one column, else the number of rows is unknown")
-        local = {name: values for name, values in self._local.items() if name in names}
-        deferred = {name: block for name, block in self._deferred.items() if name in names}
-        return self._make(local, deferred, self._length, _widths_of((*local, *deferred), self._widths), self._meta)
+        return self._narrowed(names)
+
+    def read_by(self, layout: str) -> "DataProto":
+        """A batch of the columns that the worker methods of a layout read, by the schema; maybe of none."""
+        names = columns_read_by(layout)
+        if names.issuperset(self._local) and names.issuperset(self._deferred):
+            return self
+        return self._narrowed(names)
 
     def merge(self, other: "DataProto") -> "DataProto":
         """A batch with the columns of both, row by row; the metadata stay this batch's own.
@@ -189,11 +191,11 @@ class DataProto:
             raise BatchError(
                 f"cannot merge {other!r} into {self!r}: " + (f"both have {doubled}" if doubled else "rows differ")
             )
-        widths = {axis: other.widths.get(axis, width) for axis, width in self._widths.items()}
-        if widths != self._widths:
-            raise BatchError(f"cannot merge batches of widths {dict(other.widths)} and {self._widths}")
+        mine, theirs = self.widths, other.widths
+        if any(theirs.get(axis, width) != width for axis, width in mine.items()):
+            raise BatchError(f"cannot merge batches of widths {theirs} and {mine}")
         local, deferred = self._local | other._local, self._deferred | other._deferred
-        return self._make(local, deferred, self._length, {**other.widths, **self._widths}, self._meta)
+        return self._make(local, deferred, self._length, {**other._widths, **self._widths}, self._meta)
 
     def fetch(self, *names: str) -> "DataProto":
         """These columns (all by default) with every value at hand in this process."""
@@ -222,43 +224,39 @@ class DataProto:
 
     def take(self, wanted: np.ndarray) -> "DataProto":
         """:meth:`rows` for int64 indices that are known to be in range; nothing is checked."""
-        taken = {key: block.take(wanted) for key, block in {id(b): b for b in self._deferred.values()}.items()}
-        deferred = {name: taken[id(block)] for name, block in self._deferred.items()}
-        deferred.update(dict.fromkeys(self._local, Block((self,), None, wanted)))
+        taken = {key: chosen.take(wanted) for key, chosen in {id(c): c for c in self._deferred.values()}.items()}
+        deferred = {name: taken[id(chosen)] for name, chosen in self._deferred.items()}
+        deferred.update(dict.fromkeys(self._local, Selection((self,), None, wanted)))
         return self._make({}, deferred, len(wanted), self._widths, self._meta)
-
-    def repeat_interleave(self, times: int) -> "DataProto":
-        """Every row ``times`` times in succession."""
-        return self.rows(np.arange(self._length).repeat(times))
 
     @classmethod
     def concat(
         cls,
         batches: Sequence["DataProto"],
         meta: Mapping[str, JsonValue] | None = None,
-        places: Sequence[np.ndarray] | None = None,
+        rows: Sequence[np.ndarray] | None = None,
     ) -> "DataProto":
         """The rows of all batches; narrower prompts and responses are right-padded to the widest.
 
         Columns of one value a row are joined now if they are at hand, the others when they are read.
 
         Args:
-            batches: batches of the same columns.
+            batches: batches of the same columns in the same shapes.
             meta: metadata of the result; by default the batches' own, which must agree then.
-            places: for each batch, ``[its rows]`` int64: where they stand in the result, each place once; by default one
-                batch after the other.
+            rows: for each batch, ``[its rows]`` int64: the rows of the result that they are, each row once; by default
+                one batch comes after the other.
 
         Raises:
-            BatchError: no batch, columns that differ, or metadata that differ.
+            BatchError: no batch, columns or shapes that differ, or metadata that differ.
         """
         _check_alike(batches, same_meta=meta is None)
-        local: dict[str, Held] = {
-            name: _joined(batches, name, places)
+        local: dict[str, HeldColumn] = {
+            name: _joined(batches, name, rows)
             for name in batches[0]._local
-            if padded_axis(name) is None and all(name in batch._local for batch in batches)
+            if name not in batches[0]._widths and all(name in batch._local for batch in batches)
         }
-        deferred = _stacked(batches, [name for name in batches[0].column_names if name not in local], places)
-        widths = {axis: max(batch.widths[axis] for batch in batches) for axis in batches[0].widths}
+        deferred = _stacked(batches, [name for name in batches[0].column_names if name not in local], rows)
+        widths = {name: max(batch._widths[name] for batch in batches) for name in batches[0]._widths}
         chosen = dict(batches[0].meta) if meta is None else checked_meta(meta)
         return cls._make(local, deferred, sum(len(batch) for batch in batches), widths, chosen)
 
@@ -270,24 +268,28 @@ class DataProto:
         Plain values are what travels in small calls: looking a class up costs pickle more than the batch does.
         """
         held = self._local if names is None else {name: self._held(name) for name in names}
-        return {name: pickled(values) for name, values in held.items()}, self._length, self._widths, self._meta
+        return {name: to_travel(column) for name, column in held.items()}, self._length, self._widths, self._meta
 
     @classmethod
-    def of_state(cls, state: BatchState, deferred: dict[str, Block] | None = None) -> "DataProto":
+    def of_state(cls, state: BatchState, deferred: dict[str, Selection] | None = None) -> "DataProto":
         """The batch of that state, with columns that lie elsewhere; nothing is checked again."""
         columns, length, widths, meta = state
         return cls._make(columns, deferred or {}, length, widths, meta)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return from_state, (self.state(self.column_names),)
+    def __getstate__(self) -> BatchState:
+        return self.state(self.column_names)
+
+    def __setstate__(self, state: BatchState) -> None:
+        self._local, self._length, self._widths, self._meta = state
+        self._deferred = {}
 
     # --- private
 
     @classmethod
     def _make(
         cls,
-        local: dict[str, Held],
-        deferred: dict[str, Block],
+        local: dict[str, HeldColumn],
+        deferred: dict[str, Selection],
         length: int,
         widths: Mapping[str, int],
         meta: Mapping[str, JsonValue],
@@ -297,21 +299,26 @@ class DataProto:
         batch._length, batch._widths, batch._meta = length, widths, meta
         return batch
 
-    def _held(self, name: str) -> Held:
+    def _narrowed(self, names: Container[str]) -> "DataProto":
+        """A batch of those of its columns that are among the names."""
+        local = {name: held for name, held in self._local.items() if name in names}
+        deferred = {name: chosen for name, chosen in self._deferred.items() if name in names}
+        widths = {name: width for name, width in self._widths.items() if name in names}
+        return self._make(local, deferred, self._length, widths, self._meta)
+
+    def _held(self, name: str) -> HeldColumn:
         """One column at hand, be it bytes still."""
         if name in self._deferred:
-            self._local[name] = self._deferred[name].gather(name, self._width_of(name))
+            self._local[name] = self._deferred[name].column(name, self._widths.get(name))
             del self._deferred[name]
         if name in self._local:
             return self._local[name]
+        spec = column_spec(name)
+        readers = f"the layouts {', '.join(spec.readers)} read" if spec.readers else "no worker reads"
         raise BatchError(
-            f"the batch has no column '{name}', which the stage '{column_of(name).writer}' writes; "
+            f"the batch has no column '{name}', which the stage '{spec.writer}' writes and {readers}; "
             f"it has {', '.join(self.column_names)}"
         )
-
-    def _width_of(self, name: str) -> int | None:
-        axis = padded_axis(name)
-        return None if axis is None else self._widths[axis]
 
     def _require(self, names: Iterable[str]) -> None:
         for name in names:
@@ -329,45 +336,38 @@ def _check_alike(batches: Sequence[DataProto], *, same_meta: bool) -> None:
             raise BatchError(
                 f"cannot concat batches of different columns: {first.column_names} and {batch.column_names}"
             )
+        if batch._widths.keys() != first._widths.keys():
+            odd = ", ".join(sorted(batch._widths.keys() ^ first._widths.keys()))
+            raise BatchError(f"cannot concat batches of different shapes: only one of them has a token axis in {odd}")
         if same_meta and batch.meta != first.meta:
             raise BatchError(f"cannot concat batches of different meta: {first.meta} and {batch.meta}")
 
 
 def _stacked(
-    batches: Sequence[DataProto], names: Sequence[str], places: Sequence[np.ndarray] | None
-) -> dict[str, Block]:
-    """These columns of all batches; those that lie in the same places share their block."""
+    batches: Sequence[DataProto], names: Sequence[str], rows: Sequence[np.ndarray] | None
+) -> dict[str, Selection]:
+    """These columns of all batches; those whose rows lie alike share their selection."""
     if not names:
         return {}
-    order = None if places is None else np.concatenate(places).argsort()
-    own = [Block.whole(batch) for batch in batches]
-    stacked: dict[tuple[int, ...], Block] = {}
-    deferred: dict[str, Block] = {}
+    order = None if rows is None else np.concatenate(rows).argsort()
+    own = [Selection((batch,)) for batch in batches]
+    stacked: dict[tuple[int, ...], Selection] = {}
+    deferred: dict[str, Selection] = {}
     for name in names:
-        sources = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
-        key = tuple(map(id, sources))
+        selections = [batch.deferred.get(name, whole) for batch, whole in zip(batches, own, strict=True)]
+        key = tuple(map(id, selections))
         if key not in stacked:
-            block = Block.stack(sources)
-            stacked[key] = block if order is None else block.take(order)
+            together = Selection.stack(selections)
+            stacked[key] = together if order is None else together.take(order)
         deferred[name] = stacked[key]
     return deferred
 
 
-def _widths_of(names: Iterable[str], widths: Mapping[str, int]) -> dict[str, int]:
-    axes = {padded_axis(name) for name in names}
-    return {axis: width for axis, width in widths.items() if axis in axes}
-
-
-def _joined(batches: Sequence[DataProto], name: str, places: Sequence[np.ndarray] | None) -> np.ndarray:
+def _joined(batches: Sequence[DataProto], name: str, rows: Sequence[np.ndarray] | None) -> np.ndarray:
     """One column of one value a row, of all batches."""
-    if places is None:
+    if rows is None:
         return np.concatenate([batch.column(name) for batch in batches])
     joined = np.empty(sum(map(len, batches)), array_dtype(name))
-    for batch, rows in zip(batches, places, strict=True):
-        joined[rows] = batch.column(name)
+    for batch, places in zip(batches, rows, strict=True):
+        joined[places] = batch.column(name)
     return joined
-
-
-def from_state(state: BatchState) -> DataProto:
-    """:meth:`DataProto.of_state`, by a name that pickle finds."""
-    return DataProto.of_state(state)

@@ -1,161 +1,37 @@
-"""Columns against the schema: every value that enters a batch passes here."""
+"""How a batch holds its columns: as arrays, as the bytes they came as, or as rows of other batches.
+
+Pickling a numpy array costs some thirty microseconds however small it is, its bytes one; a small call between driver
+and workers spends its time on just that. So a small column travels as bytes, which become an array again only when the
+column is read, while the memory of a large one goes out of band.
+"""
 
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.protocol.schema import SCHEMA, Column
-from cfpo_hybrid.registry import nearest_name
+from cfpo_hybrid.protocol.schema import array_dtype
 
-Values: TypeAlias = Tensor | np.ndarray
-"""One column as it is given and read: a tensor, or a one-axis numpy array of objects. Batches hold both as arrays."""
+HeldColumn: TypeAlias = np.ndarray | bytes
+"""A column at hand: its array, or the bytes it came as."""
 
-JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
-"""What metadata and the cells of object columns that go into a file may be."""
+_SMALL_BYTES = 16 * 1024
 
 
-def column_of(name: str) -> Column:
-    """The schema's entry of a column.
-
-    Raises:
-        BatchError: no such column; the message names the nearest one.
-    """
-    if name not in SCHEMA:
-        nearest = nearest_name(name, SCHEMA)
-        hint = f"; did you mean '{nearest}'?" if nearest else ""
-        raise BatchError(
-            f"unknown column '{name}'{hint} Columns are declared in cfpo_hybrid/protocol/schema.py: "
-            f"{', '.join(sorted(SCHEMA))}"
-        )
-    return SCHEMA[name]
+def to_travel(column: HeldColumn) -> HeldColumn:
+    """The column as pickle is to see it."""
+    if isinstance(column, bytes) or column.dtype.hasobject:
+        return column
+    return column.tobytes() if column.nbytes <= _SMALL_BYTES else np.ascontiguousarray(column)
 
 
-@cache
-def array_dtype(name: str) -> np.dtype:
-    """The dtype of a column as numpy names it."""
-    dtype = column_of(name).dtype
-    return torch.empty(0, dtype=dtype).numpy().dtype if isinstance(dtype, torch.dtype) else np.dtype(object)
-
-
-@cache
-def padded_axis(name: str) -> str | None:
-    """The token axis of a column, None for a column of one value a row."""
-    axes = column_of(name).axes
-    return axes[1] if len(axes) > 1 else None
-
-
-def checked_column(name: str, values: Values | Sequence[object]) -> np.ndarray:
-    """The column as an array, once dtype and number of axes agree with the schema.
-
-    The memory of tensors and arrays is shared, that of a device copied to the host; a list becomes an object array.
-
-    Raises:
-        BatchError: unknown name, wrong dtype or wrong number of axes.
-    """
-    column = column_of(name)
-    array = _object_array(name, values) if column.dtype is object else _number_array(name, values, column)
-    if array.ndim != len(column.axes):
-        raise BatchError(
-            f"column '{name}' has shape {list(array.shape)}; the schema asks for the axes [{', '.join(column.axes)}]"
-        )
-    return array
-
-
-def common_length(columns: Mapping[str, np.ndarray]) -> int:
-    """The number of rows all columns share.
-
-    Raises:
-        BatchError: no column, or columns of different length.
-    """
-    if not columns:
-        raise BatchError("a batch needs at least one column, else its number of rows is unknown")
-    lengths = {len(values) for values in columns.values()}
-    if len(lengths) > 1:
-        by_name = {name: len(values) for name, values in columns.items()}
-        raise BatchError(f"columns differ in their number of rows: {by_name}")
-    return lengths.pop()
-
-
-def common_widths(columns: Mapping[str, np.ndarray], known: Mapping[str, int]) -> dict[str, int]:
-    """Width of the prompt and response axes, as all columns and the ``known`` widths agree on.
-
-    Raises:
-        BatchError: two columns disagree on an axis.
-    """
-    widths = dict(known)
-    for name, values in columns.items():
-        axis = padded_axis(name)
-        if axis is None:
-            continue
-        width = values.shape[1]
-        if widths.setdefault(axis, width) != width:
-            raise BatchError(
-                f"column '{name}' is {width} {axis} positions wide, other columns of the batch {widths[axis]}; "
-                f"pad them to the same width"
-            )
-    return widths
-
-
-def checked_meta(meta: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """A copy of the metadata.
-
-    Raises:
-        BatchError: a value that JSON cannot hold.
-    """
-    for key, value in meta.items():
-        _check_json(key, value)
-    return dict(meta)
-
-
-def _check_json(place: str, value: object) -> None:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return
-    if isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            _check_json(f"{place}[{number}]", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_json(f"{place}.{key}", item)
-    else:
-        raise BatchError(
-            f"meta '{place}' is a {type(value).__name__}; metadata holds JSON values only (numbers, text, lists, dicts)"
-        )
-
-
-def _object_array(name: str, values: Values | Sequence[object]) -> np.ndarray:
-    if isinstance(values, Tensor):
-        raise BatchError(f"column '{name}' is a tensor; the schema asks for one Python object a row")
-    if isinstance(values, np.ndarray):
-        if values.dtype != object:
-            raise _wrong_dtype(name, values.dtype)
-        return values
-    array = np.empty(len(values), dtype=object)
-    for row, value in enumerate(values):  # not array[:] = values, which would spread nested lists over axes
-        array[row] = value
-    return array
-
-
-def _number_array(name: str, values: Values | Sequence[object], column: Column) -> np.ndarray:
-    if isinstance(values, Tensor):
-        if values.dtype != column.dtype:
-            raise _wrong_dtype(name, values.dtype)
-        return values.numpy(force=True)
-    if not isinstance(values, np.ndarray) or values.dtype == object:
-        raise BatchError(f"column '{name}' is a {type(values).__name__}; the schema asks for a tensor")
-    if values.dtype != array_dtype(name):
-        raise _wrong_dtype(name, values.dtype)
-    return values
-
-
-def _wrong_dtype(name: str, found: object) -> BatchError:
-    wanted = column_of(name).dtype
-    return BatchError(f"column '{name}' has dtype {found}; the schema asks for {wanted}; convert it first")
+def restored(name: str, data: bytes, length: int, width: int | None) -> np.ndarray:
+    """The array of a column from the bytes it came as; writable, as torch wants it."""
+    return np.ndarray((length,) if width is None else (length, width), array_dtype(name), bytearray(data))
 
 
 def tensor_view(array: np.ndarray) -> Tensor:
@@ -168,3 +44,100 @@ def tensor_view(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
+
+
+class BatchLike(Protocol):
+    """Some rows of some columns: a batch at hand, or a reference to one in an object store."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+    def column(self, name: str) -> np.ndarray:
+        """One column, brought here if it is elsewhere."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Selection:
+    """Which row of which batch becomes which row of a new one, for any number of columns at once.
+
+    Args:
+        batches: where the values are.
+        batch_of_row: ``[batch]`` index into ``batches``, None when there is one of them.
+        row_in_batch: ``[batch]`` row of that batch, None for all rows of the only one, in order.
+
+    Example: ``batches=(a, b)``, ``batch_of_row=[0, 1, 0]``, ``row_in_batch=[2, 0, 1]`` is rows a[2], b[0], a[1].
+    Indices are numpy arrays, since a small call spends its time on the overhead of every operation.
+    """
+
+    batches: tuple[BatchLike, ...]
+    batch_of_row: np.ndarray | None = None
+    row_in_batch: np.ndarray | None = None
+
+    @classmethod
+    def stack(cls, selections: Sequence["Selection"]) -> "Selection":
+        """The rows of several selections, one after the other."""
+        if len(selections) == 1:
+            return selections[0]
+        batches: list[BatchLike] = []
+        batch_of_row, row_in_batch = [], []
+        for chosen in selections:
+            rows = np.arange(len(chosen.batches[0])) if chosen.row_in_batch is None else chosen.row_in_batch
+            row_in_batch.append(rows)
+            first = len(batches)
+            batch_of_row.append(
+                np.full(len(rows), first) if chosen.batch_of_row is None else chosen.batch_of_row + first
+            )
+            batches += chosen.batches
+        return cls(tuple(batches), np.concatenate(batch_of_row), np.concatenate(row_in_batch))
+
+    def take(self, indices: np.ndarray) -> "Selection":
+        """The rows ``indices`` of this selection; batches that no row needs are dropped."""
+        rows = indices if self.row_in_batch is None else self.row_in_batch[indices]
+        if self.batch_of_row is None:
+            return Selection(self.batches, None, rows)
+        batch_of_row = self.batch_of_row[indices]
+        needed = np.bincount(batch_of_row, minlength=len(self.batches)) > 0
+        if needed.all():
+            return Selection(self.batches, batch_of_row, rows)
+        batches = tuple(batch for batch, keep in zip(self.batches, needed, strict=True) if keep) or self.batches[:1]
+        return Selection(batches, (np.cumsum(needed) - 1)[batch_of_row] if len(batches) > 1 else None, rows)
+
+    def column(self, name: str, width: int | None) -> np.ndarray:
+        """One column, gathered, and right-padded with zeros to ``width`` when it has a token axis.
+
+        Rows of a single batch that are wanted whole and in order are a view of it, without a copy.
+        """
+        columns = [batch.column(name) for batch in self.batches]
+        if self.row_in_batch is None:
+            return _pad(columns[0], width)
+        if self.batch_of_row is None:
+            return _pad(_take_rows(columns[0], self.row_in_batch), width)
+        if width is None:  # small: joined whole, then put in order
+            starts = np.cumsum([0, *(len(batch) for batch in self.batches[:-1])])
+            return _take_rows(np.concatenate(columns), starts[self.batch_of_row] + self.row_in_batch)
+        result = np.zeros((len(self.row_in_batch), width), array_dtype(name))
+        for index, column in enumerate(columns):
+            positions = np.flatnonzero(self.batch_of_row == index)
+            result[positions, : column.shape[1]] = _take_rows(column, self.row_in_batch[positions])
+        return result
+
+
+def _take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    size = len(rows)
+    if size == len(values) and (size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and _ascending(rows))):
+        return values
+    return values[rows]
+
+
+def _ascending(rows: np.ndarray) -> bool:
+    return bool((rows == np.arange(len(rows))).all())
+
+
+def _pad(values: np.ndarray, width: int | None) -> np.ndarray:
+    if width is None or values.shape[1] == width:
+        return values
+    padded = np.zeros((len(values), width), values.dtype)
+    padded[:, : values.shape[1]] = values
+    return padded

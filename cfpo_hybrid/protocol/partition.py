@@ -6,6 +6,27 @@ from itertools import groupby
 
 import numpy as np
 
+from cfpo_hybrid.protocol.batch import DataProto
+
+
+def partition_rows(batch: DataProto, num_parts: int) -> list[np.ndarray]:
+    """The rows of each data-parallel rank: even in tokens where responses exist, contiguous before that.
+
+    The tokens of each mini-batch are even by themselves, and the responses of one prompt stay together where that is
+    lighter.
+
+    Returns:
+        ``[its rows]`` int64 of each part, ascending; contiguous parts differ by one row at most.
+    """
+    if "response_lengths" not in batch:
+        return np.array_split(np.arange(len(batch)), num_parts)
+    responses = batch.column("response_lengths")
+    prompts = batch.column("prompt_lengths") if "prompt_lengths" in batch else np.zeros_like(responses)
+    strata = batch.column("mini_batch") if "mini_batch" in batch else None
+    if "group_ids" in batch and "prompt_lengths" in batch:
+        return partition_groups(prompts, responses, batch.column("group_ids"), num_parts, strata)
+    return balanced_partition(prompts + responses, num_parts, strata)
+
 
 def balanced_partition(weights: np.ndarray, num_parts: int, strata: np.ndarray | None = None) -> list[np.ndarray]:
     """Cuts rows into parts of nearly equal total weight.
@@ -101,10 +122,3 @@ def partition_groups(
         return int(np.sum(most))
 
     return whole if heaviest(whole) <= heaviest(single) else single
-
-
-def contiguous_rows(num_rows: int, num_parts: int) -> list[np.ndarray]:
-    """Cuts rows into contiguous parts whose numbers of rows differ by one at most."""
-    size, larger = divmod(num_rows, num_parts)
-    ends = [size * (part + 1) + min(part + 1, larger) for part in range(num_parts)]
-    return [np.arange(start, end) for start, end in zip([0, *ends], ends, strict=False)]

@@ -15,7 +15,6 @@ import numpy as np
 
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol.batch import DataProto
-from cfpo_hybrid.protocol.columns import Values
 
 _MAGIC = b"CFPOBAT1"
 _ALIGNMENT = 64
@@ -32,11 +31,11 @@ def to_bytes(batch: DataProto) -> bytes:
     buffers: list[np.ndarray] = []
     objects: dict[str, list[object]] = {}
     offset = 0
-    for name, values in batch.fetch().local_columns.items():
-        if values.dtype == object:
-            objects[name] = values.tolist()
+    for name in batch.column_names:
+        array = np.ascontiguousarray(batch.column(name))
+        if array.dtype == object:
+            objects[name] = array.tolist()
             continue
-        array = np.ascontiguousarray(values)
         tensors.append({"name": name, "dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
         buffers.append(array)
         offset += _aligned(array.nbytes)
@@ -61,9 +60,9 @@ def from_bytes(data: bytes | bytearray | memoryview) -> DataProto:
         raise BatchError("these bytes are a batch cut short: the header is incomplete")
     try:
         header = json.loads(bytes(view[16:start]))
-        columns: dict[str, Values] = {
-            spec["name"]: _read_tensor(view[start:], spec["dtype"], spec["shape"], spec["offset"])
-            for spec in header["tensors"]
+        columns = {
+            tensor["name"]: _read_tensor(view[start:], tensor["dtype"], tensor["shape"], tensor["offset"])
+            for tensor in header["tensors"]
         }
         return DataProto({**columns, **dict(header["objects"])}, dict(header["meta"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -95,7 +94,7 @@ def _header(content: dict[str, Any]) -> bytes:
     return header + b" " * (_aligned(16 + len(header)) - 16 - len(header))
 
 
-def _read_tensor(body: memoryview, dtype: str, shape: list[int], offset: int) -> Values:
+def _read_tensor(body: memoryview, dtype: str, shape: list[int], offset: int) -> np.ndarray:
     if dtype not in _DTYPES or offset < 0 or any(size < 0 for size in shape):
         raise ValueError(f"a tensor of dtype {dtype}, shape {shape} at offset {offset}")
     count = int(np.prod(shape, dtype=object)) if shape else 1

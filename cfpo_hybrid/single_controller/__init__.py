@@ -3,11 +3,9 @@
 ``ray_group`` holds the Ray backend; it is imported by name, so that this package needs no Ray.
 """
 
-from cfpo_hybrid.single_controller.context import WorkerContext
 from cfpo_hybrid.single_controller.dispatch import Dispatch, WorkerMethod, dispatch
-from cfpo_hybrid.single_controller.group import Future, WorkerGroup
-from cfpo_hybrid.single_controller.in_process import InProcessWorkerGroup
-from cfpo_hybrid.single_controller.resources import ResourcePool
+from cfpo_hybrid.single_controller.group import Future, InProcessWorkerGroup, WorkerGroup
+from cfpo_hybrid.single_controller.resources import ResourcePool, WorkerContext
 
 __all__ = [
     "Dispatch",

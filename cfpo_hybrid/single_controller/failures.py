@@ -1,5 +1,7 @@
 """Which failure came first: when one rank dies, its peers fail too, and the user wants to read the cause."""
 
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +31,13 @@ class Failure:
     time: float
     summary: str
     cause: str
+
+    @classmethod
+    def of_error(cls, rank: int, method: str, error: Exception) -> "Failure":
+        """What a method raised, as its worker tells it."""
+        summary = traceback.format_exception_only(error)[-1].strip().split("\n")[0]
+        cause = "".join(traceback.format_exception(error))
+        return cls(rank=rank, method=method, died=False, time=time.time(), summary=summary, cause=cause)
 
     @property
     def is_consequence(self) -> bool:

@@ -1,28 +1,26 @@
 """Worker groups on Ray: one actor a worker, in placement groups packed per node. Nothing here waits without an end."""
 
 import logging
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any
 
 import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError, RayError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from cfpo_hybrid.errors import DispatchError, WorkerError
+from cfpo_hybrid.errors import ConfigError, DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.single_controller.context import WorkerContext
+from cfpo_hybrid.single_controller.dispatch import CallPlan, collect
 from cfpo_hybrid.single_controller.failures import Failure, worker_error
-from cfpo_hybrid.single_controller.group import Future, WorkerGroup
-from cfpo_hybrid.single_controller.parcel import pack, share, unpack_reply
-from cfpo_hybrid.single_controller.ray_host import Place, RayHost
-from cfpo_hybrid.single_controller.ray_resources import node_of, reserve
-from cfpo_hybrid.single_controller.resources import ResourcePool
-from cfpo_hybrid.single_controller.split import CallPlan, collect
+from cfpo_hybrid.single_controller.group import Closable, Future, WorkerGroup
+from cfpo_hybrid.single_controller.resources import HostInfo, ResourcePool, WorkerContext, free_port
+from cfpo_hybrid.single_controller.wire import decode_call, decode_reply, encode_call, encode_reply
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +30,56 @@ _GRACE_SECONDS = 2.0
 """How long other workers' failures are collected after the first one, to find the root."""
 _ROOT_GRACE_SECONDS = 10.0
 """The same while every failure seen is the echo of a lost peer, whose death Ray has yet to report."""
-_CLOSE_SECONDS = 20.0
-"""How long workers may take to clean up at shutdown before they are killed."""
+_PATIENCE_SECONDS = 20.0
+"""How long resources that the cluster has may be in use by others before a pool gives up."""
+
+
+class RayHost:
+    """The actor that holds one worker and runs its methods; what these raise goes back as a :class:`Failure`.
+
+    With what it calls, this is all of the controller that runs in the worker's process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.worker: Any = None
+
+    def info(self) -> HostInfo:
+        """Where this process runs."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return HostInfo(node_id, ray.util.get_node_ip_address(), free_port(), tuple(map(str, ray.get_gpu_ids())))
+
+    def set_environment(self, variables: Mapping[str, str]) -> None:
+        """Sets what is known only once every worker has its place; runs before the worker's class is imported."""
+        os.environ.update(variables)
+
+    def build(self, context: WorkerContext, made_of: tuple[type, tuple[Any, ...]]) -> Failure | None:
+        """Makes the worker from its class and arguments."""
+        worker_class, args = made_of
+        try:
+            self.worker = worker_class(context, *args)
+        except Exception as error:  # the driver raises it as WorkerError
+            return Failure.of_error(self.rank, "__init__", error)
+        return None
+
+    def execute(self, message: bytes, *beside: Any) -> Any:
+        """Runs the method that a message tells; ``beside`` is what travels by reference."""
+        method = "a call that could not be read"
+        try:
+            method, answers, whole = decode_call(message, *beside)
+            result = methodcaller(method, *whole.args, **whole.kwargs)(self.worker)
+            return encode_reply(result if answers else None)
+        except Exception as error:  # the driver raises it as WorkerError
+            return Failure.of_error(self.rank, method, error)
+
+    def close(self) -> None:
+        """Lets the worker clean up, if it can."""
+        if isinstance(self.worker, Closable):
+            self.worker.close()
 
 
 @dataclass(eq=False, slots=True)
-class _Call:
+class _StartedCall:
     """One call under way: what each rank will answer, and what has been read of it."""
 
     method: str
@@ -87,24 +129,39 @@ class _Call:
 class _RayFuture:
     """A call that has been started on a Ray group."""
 
-    def __init__(self, group: "RayWorkerGroup", call: _Call, plan: CallPlan) -> None:
+    def __init__(self, group: "RayWorkerGroup", call: _StartedCall, plan: CallPlan) -> None:
         self._group, self._call, self._plan = group, call, plan
 
     def result(self) -> Any:
         """Waits for the call; see :meth:`Future.result`."""
         outcomes = self._group._await(self._call)
-        return collect(self._plan, [unpack_reply(outcomes[rank]) for rank in self._plan.answering])
+        return collect(self._plan, [decode_reply(outcomes[rank]) for rank in self._plan.answering])
 
 
 class RayWorkerGroup(WorkerGroup):
-    """A group whose workers are Ray actors; made by :meth:`create`.
+    """A group whose workers are Ray actors, all up once it is made.
 
     The first failure of any worker kills all of them and raises :class:`WorkerError` with the root cause first.
+
+    Args:
+        worker_class: plain class, importable in the workers: ``__init__(self, context, *args)``.
+        args: what each worker gets after its context.
+        pool: how many workers where.
+        layouts: by name, how the ranks of each engine are laid out.
+        role: name of the group in messages.
+        env: environment of the workers' processes, set before they import anything.
+        placement: by layout, the worker of each rank, as for any group.
+
+    Raises:
+        ConfigError: the cluster cannot hold the pool, or a layout does not fit it.
+        WorkerError: a constructor raised or a process died.
     """
 
-    @classmethod
-    def create(
-        cls,
+    close_seconds = 20.0
+    """How long workers may take to clean up at shutdown before they are killed."""
+
+    def __init__(
+        self,
         worker_class: type,
         *,
         args: Sequence[Any] = (),
@@ -112,69 +169,47 @@ class RayWorkerGroup(WorkerGroup):
         layouts: Mapping[str, ParallelLayout],
         role: str,
         env: Mapping[str, str] | None = None,
-    ) -> "RayWorkerGroup":
-        """Reserves the pool, starts the workers and waits until every constructor has returned.
-
-        Args:
-            worker_class: plain class, importable in the workers: ``__init__(self, context, *args)``.
-            args: what each worker gets after its context.
-            pool: how many workers where.
-            layouts: by name, how they are laid out; each has ``pool.world_size`` ranks.
-            role: name of the group in messages.
-            env: environment of the workers' processes, set before they import anything.
-
-        Raises:
-            ConfigError: the cluster cannot hold the pool, or a layout of another size.
-            WorkerError: a constructor raised or a process died.
-        """
-        group = cls(worker_class, role=role, world_size=pool.world_size, layouts=layouts)
-        try:
-            group._launch(pool, dict(env or {}))
-            group._build(tuple(args))
-        except BaseException:
-            group._stop("it failed to start")
-            raise
-        return group
-
-    def __init__(
-        self, worker_class: type, *, role: str, world_size: int, layouts: Mapping[str, ParallelLayout]
+        placement: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(worker_class, role=role, world_size=world_size, layouts=layouts)
-        self.places: list[Place] = []
-        self._reservation: PlacementGroup | None = None
+        super().__init__(worker_class, role=role, world_size=pool.world_size, layouts=layouts, placement=placement)
         self.hosts: list[Any] = []
+        self.infos: list[HostInfo] = []
+        self._reservation: PlacementGroup | None = None
         self._execute: list[Any] = []
-        self._calls: list[_Call] = []
+        self._calls: list[_StartedCall] = []
         self._error: WorkerError | None = None
+        try:
+            self._launch(pool, dict(env or {}))
+            self._build(tuple(args))
+        except BaseException:
+            self._stop("it failed to start")
+            raise
 
     def shutdown(self) -> None:
         """Lets every worker close within a bounded time, kills what is left and frees the resources."""
         if self._stopped is None:
             closing = [host.close.remote() for host in self.hosts]
-            late = ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)[1] if closing else []
+            late = ray.wait(closing, num_returns=len(closing), timeout=self.close_seconds)[1] if closing else []
             if late:
                 logger.warning("%d of %d %s workers did not close in time", len(late), len(closing), self.role)
         self._stop("it was shut down")
 
     # --- calls
 
-    def _share(self, batch: DataProto) -> DataProto:
-        return share(batch)
-
     def _submit(self, method: str, plan: CallPlan) -> Future[Any]:
-        call = pack(method, plan.arguments)
+        call = encode_call(method, plan.arguments)
         replies: dict[int, ObjectRef] = {}
-        for rank in plan.ranks:
-            carried = call.arguments_for(plan.rows.get(rank), answers=rank in plan.answering)
-            replies[rank] = self._execute[rank].remote(*carried)
+        for rank in plan.workers:
+            message = call.message(plan.rows.get(rank), answers=rank in plan.answering)
+            replies[rank] = self._execute[rank].remote(*message)
         return _RayFuture(self, self._begin(method, replies), plan)
 
-    def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _Call:
-        call = _Call(method, replies)
+    def _begin(self, method: str, replies: dict[int, ObjectRef]) -> _StartedCall:
+        call = _StartedCall(method, replies)
         self._calls.append(call)
         return call
 
-    def _await(self, call: _Call) -> dict[int, Any]:
+    def _await(self, call: _StartedCall) -> dict[int, Any]:
         """Waits until the call is complete, or anything that the group has under way has failed."""
         self._refuse_lost(call)
         while not call.poll(_POLL_SECONDS) or call.failures:
@@ -187,7 +222,7 @@ class RayWorkerGroup(WorkerGroup):
             self._calls.remove(call)
         return call.outcomes
 
-    def _refuse_lost(self, call: _Call) -> None:
+    def _refuse_lost(self, call: _StartedCall) -> None:
         if call not in self._calls and not call.complete:
             raise self._error or DispatchError(f"a call of {call.method} was lost: group '{self.role}' was shut down")
 
@@ -209,26 +244,26 @@ class RayWorkerGroup(WorkerGroup):
     # --- life
 
     def _launch(self, pool: ResourcePool, env: dict[str, str]) -> None:
-        self._reservation = None if pool.books_nothing else reserve(pool)
+        self._reservation = None if pool.books_nothing else _reserve(pool)
         actor = ray.remote(num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, runtime_env={"env_vars": env})(
             RayHost
         )
         for rank in range(pool.world_size):
-            node = node_of(self._reservation, rank // pool.workers_per_node)
+            node = _node_of(self._reservation, rank // pool.workers_per_node)
             self.hosts.append(actor.options(scheduling_strategy=node).remote(rank))
         self._execute = [host.execute for host in self.hosts]  # Ray makes a method anew whenever it is read
-        self.places = self._on_all("start", lambda host, _: host.place.remote())
+        self.infos = self._on_all("start", lambda host, _: host.info.remote())
 
     def _build(self, args: tuple[Any, ...]) -> None:
-        contexts = contexts_of(self.role, self.places)
+        contexts = self._contexts(self.infos)
         self._on_all("start", lambda host, rank: host.set_environment.remote(self._environment(contexts[rank])))
         made_of = ray.put((self.worker_class, args))
         self._on_all("__init__", lambda host, rank: host.build.remote(contexts[rank], made_of))
 
     def _environment(self, context: WorkerContext) -> dict[str, str]:
         """Ranks and rendezvous; with GPUs also the group's devices on that node, in the order of local ranks."""
-        node = self.places[context.rank].node_id
-        devices = [place.gpu_ids[0] for place in self.places if place.node_id == node and place.gpu_ids]
+        node = self.infos[context.rank].node_id
+        devices = [info.gpu_ids[0] for info in self.infos if info.node_id == node and info.gpu_ids]
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
         return {**context.environment(), **visible}
 
@@ -246,21 +281,39 @@ class RayWorkerGroup(WorkerGroup):
             self._reservation = None
 
 
-def contexts_of(role: str, places: Sequence[Place]) -> list[WorkerContext]:
-    """The context of every rank, from where Ray put the workers."""
-    nodes = [place.node_id for place in places]
-    job_id = uuid.uuid4().hex[:12]
-    return [
-        WorkerContext(
-            role=role,
-            rank=rank,
-            world_size=len(places),
-            local_rank=nodes[:rank].count(nodes[rank]),
-            local_world_size=nodes.count(nodes[rank]),
-            node_ip=place.node_ip,
-            master_address=places[0].node_ip,
-            master_port=places[0].port,
-            job_id=job_id,
-        )
-        for rank, place in enumerate(places)
-    ]
+def copies_that_fit(pool: ResourcePool) -> int:
+    """How many such pools the cluster could hold side by side, were it idle."""
+    return pool.copies_on(_nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _reserve(pool: ResourcePool) -> PlacementGroup:
+    """Books the pool: bundle i of the placement group holds the workers of the i-th node, which so stay together.
+
+    Raises:
+        ConfigError: the cluster is too small, or others keep what is needed.
+    """
+    pool.check(_nodes())
+    strategy = "STRICT_PACK" if pool.num_nodes == 1 else "STRICT_SPREAD"
+    reservation = placement_group([pool.node_bundle] * pool.num_nodes, strategy=strategy)
+    if reservation.wait(_PATIENCE_SECONDS):
+        return reservation
+    remove_placement_group(reservation)
+    free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
+    raise ConfigError(
+        f"the cluster could hold {pool.describe()}, but others use it: free are {free or 'no CPU or GPU'} of "
+        f"{ {kind: amount for kind, amount in ray.cluster_resources().items() if kind in ('CPU', 'GPU')} }. "
+        f"Stop the other jobs, or ask for less"
+    )
+
+
+def _node_of(
+    reservation: PlacementGroup | None, index: int
+) -> PlacementGroupSchedulingStrategy | NodeAffinitySchedulingStrategy:
+    """Where the workers of the pool's ``index``-th node go; without a reservation, to the driver's node."""
+    if reservation is None:
+        return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return PlacementGroupSchedulingStrategy(reservation, index)

@@ -1,5 +1,6 @@
-"""What a worker group asks of a cluster: how many workers on how many nodes, and what each needs."""
+"""What a worker group asks of a cluster, where its workers then are, and what each of them is told of that."""
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,14 +71,13 @@ class ResourcePool:
         Raises:
             ConfigError: too few; the message says what was asked and what each node has.
         """
-        fitting = sum(all(node.get(kind, 0.0) >= need for kind, need in self.node_bundle.items()) for node in nodes)
-        if fitting >= self.num_nodes:
-            return
-        raise ConfigError(
-            f"the cluster cannot hold {self.describe()}: {fitting} of its {len(nodes)} nodes could; the nodes have "
-            f"{'; '.join(_amounts(node) for node in nodes) or 'nothing'}. Ask for fewer workers per node, "
-            f"fewer CPUs per worker, or add nodes"
-        )
+        fitting = sum(self._bundles_on(node) > 0 for node in nodes)
+        if fitting < self.num_nodes:
+            raise ConfigError(
+                f"the cluster cannot hold {self.describe()}: {fitting} of its {len(nodes)} nodes could; the nodes have "
+                f"{'; '.join(_amounts(node) for node in nodes) or 'nothing'}. Ask for fewer workers per node, "
+                f"fewer CPUs per worker, or add nodes"
+            )
 
     def copies_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many such pools the nodes could hold side by side, were they idle.
@@ -85,15 +85,80 @@ class ResourcePool:
         Args:
             nodes: total resources of each node of the cluster, by Ray's names.
         """
-        needs = {kind: need for kind, need in self.node_bundle.items() if need > 0}
-        bundles = sum(int(min(node.get(kind, 0.0) // need for kind, need in needs.items())) for node in nodes)
-        return bundles // self.num_nodes
+        return sum(map(self._bundles_on, nodes)) // self.num_nodes
 
     def describe(self) -> str:
         """For messages: ``2 nodes x 4 workers (each node: 4 CPU, 4 GPU)``."""
         return f"{self.num_nodes} nodes x {self.workers_per_node} workers (each node: {_amounts(self.node_bundle)})"
 
+    def _bundles_on(self, node: Mapping[str, float]) -> int:
+        return int(min(node.get(kind, 0.0) // need for kind, need in self.node_bundle.items() if need > 0))
+
 
 def _amounts(resources: Mapping[str, float]) -> str:
     amounts = {kind: resources.get(kind, 0.0) for kind in ("CPU", "GPU")}
     return ", ".join(f"{amount:g} {kind}" for kind, amount in amounts.items() if amount) or "no CPU or GPU"
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """Where a worker's process is.
+
+    Args:
+        node_id: the cluster's name of the node.
+        node_ip: its address.
+        port: a port that is free there.
+        gpu_ids: the devices that are booked for the worker.
+    """
+
+    node_id: str
+    node_ip: str
+    port: int
+    gpu_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerContext:
+    """What a worker knows of itself and its group.
+
+    Args:
+        role: name of the group, e.g. ``"hybrid"``.
+        rank: number of the worker in the group; contiguous on a node.
+        world_size: number of workers in the group.
+        ranks: by name, the layouts in which the worker has a part, and its rank in each.
+        local_rank: number of the worker on this node; with GPUs, the index of its device.
+        local_world_size: number of the group's workers on this node.
+        node_ip: address of this node.
+        master_address: address of rank 0's node, for the rendezvous of process groups.
+        master_port: a port that was free there when the group was made.
+        job_id: unique name of the group's life, for shared-memory names and temporary folders.
+    """
+
+    role: str
+    rank: int
+    world_size: int
+    ranks: Mapping[str, int]
+    local_rank: int
+    local_world_size: int
+    node_ip: str
+    master_address: str
+    master_port: int
+    job_id: str
+
+    def environment(self) -> dict[str, str]:
+        """The variables that torch.distributed's ``env://`` rendezvous and vLLM read."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "MASTER_ADDR": self.master_address,
+            "MASTER_PORT": str(self.master_port),
+        }
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]

@@ -53,11 +53,10 @@ def make_batch(rows: int, positions: int) -> DataProto:
     """Six wide columns with as many bytes as verl's six; prompts are wide only to make the bytes equal."""
     wide = 8 * positions * 3 + (8 + 4 + 4) * (positions - positions // 7)  # verl's bytes in a row
     prompt = (wide - (8 + 4 * 4) * positions) // 8
-    columns = {name: torch.randn(rows, positions) for name in ("old_log_probs", "ref_log_probs", "rollout_log_probs")}
+    names = ("old_log_probs", "ref_log_probs", "rollout_log_probs", "kept_log_mass")
     return DataProto(
         {
-            **columns,
-            "entropy": torch.randn(rows, positions),
+            **{name: torch.randn(rows, positions) for name in names},
             "prompts": torch.randint(0, 50000, (rows, prompt)),
             "responses": torch.randint(0, 50000, (rows, positions)),
             "response_lengths": torch.randint(1, positions, (rows,)),
@@ -78,14 +77,14 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
     from bench_controller import Scorer as ImportableScorer
 
     tiny, large = make_batch(8, 14), make_batch(arguments.rows, POSITIONS)
-    with RayWorkerGroup.create(ImportableScorer, pool=pool, layouts=layouts, role="bench", env=env) as group:
+    with RayWorkerGroup(ImportableScorer, pool=pool, layouts=layouts, role="bench", env=env) as group:
         small = {
             "bare": lambda: ray.get([host.__ray_ready__.remote() for host in group.hosts]),
             "ping": lambda: group.run(ImportableScorer.ping),
             "tiny": lambda: group.run(ImportableScorer.score_lengths, tiny)["rewards"],
         }
         answer = medians(small, arguments.small_rounds)
-        arrays = large.local_columns
+        arrays = {name: large.column(name) for name in large.column_names}
         copies = {name: values.copy() for name, values in arrays.items()}
 
         def put_and_call() -> None:
@@ -100,7 +99,7 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
             "everything": lambda: group.run(ImportableScorer.score_everything, large)["rewards"],
         }
         answer |= medians(big, arguments.large_rounds, warm_up=5)  # until all of the store was written once
-        size = sum(column.nbytes for column in large.local_columns.values())
+        size = sum(column.nbytes for column in arrays.values())
         answer |= {"bytes": size, "growth": memory_growth(big["large"])}
     ray.shutdown()
     return answer

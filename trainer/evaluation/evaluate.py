@@ -107,7 +107,7 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
         stack.enter_context(ray_cluster(trainer, device))
         graders = stack.enter_context(start_graders(model, RewardConfig(name=options.reward)))
         actors = stack.enter_context(
-            RayWorkerGroup.create(
+            RayWorkerGroup(
                 GenerationWorker,
                 args=(settings,),
                 pool=ResourcePool(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
@@ -111,19 +112,27 @@ def hybrid_pool(config: Config) -> ResourcePool:
 
 
 def start_actors(config: Config) -> RayWorkerGroup:
-    """The hybrid workers; their engines are built when a run begins."""
-    return RayWorkerGroup.create(
-        HybridWorker,
-        pool=hybrid_pool(config),
-        layouts={"train": config.train_layout, "rollout": config.rollout_layout},
-        role="hybrid",
-        env=worker_environment(resolve_device(config.trainer.device), max(1, config.trainer.cpus_per_worker)),
-    )
+    """The hybrid workers; their engines are built when a run begins.
+
+    Raises:
+        ConfigError: the cluster cannot hold them; the message names the keys that say how many there are.
+    """
+    try:
+        return RayWorkerGroup(
+            HybridWorker,
+            pool=hybrid_pool(config),
+            layouts={"train": config.train_layout, "rollout": config.rollout_layout},
+            role="hybrid",
+            env=worker_environment(resolve_device(config.trainer.device), max(1, config.trainer.cpus_per_worker)),
+        )
+    except ConfigError as error:
+        keys = "trainer.num_workers, trainer.nodes, trainer.workers_per_node, trainer.cpus_per_worker"
+        raise ConfigError(f"{error} ({keys})") from error
 
 
 def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
     """One reward worker on the driver's side of the cluster; its own processes do the grading."""
-    return RayWorkerGroup.create(
+    return RayWorkerGroup(
         RewardWorker,
         args=(absolute_model(model), absolute_reward(reward)),
         pool=ResourcePool(num_nodes=1, workers_per_node=1, cpus_per_worker=0, gpus_per_worker=0),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
-from cfpo_hybrid.single_controller.ray_resources import copies_that_fit
+from cfpo_hybrid.single_controller.ray_group import copies_that_fit
 from trainer.launch.live_engines import EngineIdentity, hybrid_pool
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.session import resolve_device

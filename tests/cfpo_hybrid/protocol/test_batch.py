@@ -47,6 +47,8 @@ def test_reads_columns_and_keeps_tensors_in_a_tensordict():
         ({"problem": torch.zeros(2)}, "one Python object a row"),
         ({"rewards": [1.0, 2.0]}, "asks for a tensor"),
         ({}, "at least one column"),
+        ({"advantages": torch.zeros(2, 3, 1)}, r"asks for the axes \[batch\] or \[batch, response\]"),
+        ({"advantages": torch.zeros(2, 3), "old_log_probs": torch.zeros(2, 4)}, "4 response positions wide"),
     ],
 )
 def test_breaking_the_schema_is_an_error_that_says_how(columns, message):
@@ -110,16 +112,50 @@ def test_concat_pads_to_the_widest_and_undoes_a_split():
 
 
 @pytest.mark.parametrize("travelled", [False, True])
-def test_concat_puts_rows_in_their_places(travelled):
+def test_concat_puts_rows_where_they_belong(travelled):
     whole = make_batch(5)
-    places = [np.array([4, 1]), np.array([], dtype=np.int64), np.array([0, 2, 3])]
-    parts = [whole.rows(rows) for rows in places]
+    rows = [np.array([4, 1]), np.array([], dtype=np.int64), np.array([0, 2, 3])]
+    parts = [whole.rows(own) for own in rows]
     if travelled:
         parts = [pickle.loads(pickle.dumps(part)) for part in parts]
-    together = DataProto.concat(parts, places=places)
+    together = DataProto.concat(parts, rows=rows)
     assert together.meta == whole.meta
     for name in whole.column_names:
         assert np.array_equal(together.column(name), whole.column(name)), name
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (0,), (0, 3)])
+@pytest.mark.parametrize("travelled", [False, True])
+def test_advantages_come_in_two_shapes_and_keep_theirs(shape, travelled):
+    advantages = torch.rand(shape)
+    batch = DataProto({"advantages": advantages, "rewards": torch.zeros(shape[0])})
+    assert batch.widths == ({"response": shape[1]} if len(shape) > 1 else {})
+    if travelled:
+        batch = pickle.loads(pickle.dumps(batch))
+    order = torch.randperm(shape[0])
+    assert batch["advantages"].equal(advantages) and batch.select("advantages").widths == batch.widths
+    assert batch.without("advantages").widths == {}
+    assert batch.rows(order)["advantages"].equal(advantages[order])
+    assert DataProto.concat([batch, batch.rows(order)])["advantages"].equal(torch.cat([advantages, advantages[order]]))
+    assert batch.tensors["advantages"].equal(advantages)
+
+
+def test_advantages_of_tokens_are_padded_like_responses_and_meet_only_their_like():
+    narrow, wide = (DataProto({"advantages": torch.ones(1, width)}) for width in (2, 3))
+    assert DataProto.concat([narrow, wide])["advantages"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    with pytest.raises(errors.BatchError, match="different shapes: only one of them has a token axis in advantages"):
+        DataProto.concat([narrow, DataProto({"advantages": torch.ones(1)})])
+    by_row = narrow.with_columns(advantages=torch.ones(1))
+    assert by_row.widths == {} and by_row.with_columns(response_mask=torch.ones(1, 5).bool()).widths == {"response": 5}
+
+
+def test_a_layout_gets_the_columns_that_its_methods_read():
+    batch = make_batch().with_columns(seeds=torch.arange(4), rewards=torch.zeros(4))
+    assert batch.read_by("rollout").column_names == ("prompt_lengths", "prompts", "seeds")
+    assert batch.read_by("reward").column_names == ("problem",) and batch.read_by("reward").widths == {}
+    assert len(batch.read_by("nobody")) == 4 and batch.read_by("nobody").column_names == ()
+    with pytest.raises(errors.BatchError, match="'rewards', which the stage 'reward' writes and no worker reads"):
+        batch.read_by("train")["rewards"]
 
 
 def test_concat_needs_the_same_columns_and_metadata():
@@ -144,11 +180,10 @@ def test_merge_joins_columns_of_the_same_rows():
         left.merge(DataProto({"old_log_probs": torch.zeros(2, 4)}))
 
 
-def test_repeat_interleave_and_num_tokens():
-    batch = make_batch(2).repeat_interleave(3)
-    assert batch["prompt_lengths"].tolist() == [1, 1, 1, 2, 2, 2]
-    lengths = torch.tensor([4, 0, 1, 0, 0, 9])
-    assert batch.with_columns(response_lengths=lengths).num_tokens.tolist() == [5, 1, 2, 2, 2, 11]
+def test_num_tokens_counts_prompts_and_responses():
+    batch = make_batch(3)
+    assert batch.num_tokens.tolist() == [1, 2, 3] and batch.select("problem").num_tokens.tolist() == [0, 0, 0]
+    assert batch.with_columns(response_lengths=torch.tensor([4, 0, 9])).num_tokens.tolist() == [5, 2, 12]
 
 
 def test_pickling_carries_tensors_out_of_band_and_gathers_what_was_deferred():

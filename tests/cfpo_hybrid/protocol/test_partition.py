@@ -1,14 +1,13 @@
-"""balanced_partition: a partition, even in weight, within every stratum too, and fast."""
-
-import time
+"""Rows to parts: even in tokens, within every stratum too, and groups whole where that is lighter."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfpo_hybrid.protocol import balanced_partition
-from cfpo_hybrid.protocol.partition import contiguous_rows, partition_groups
+from cfpo_hybrid.protocol import DataProto, partition_rows
+from cfpo_hybrid.protocol.partition import balanced_partition, partition_groups
 
 
 def imbalance(weights: np.ndarray, parts: list[np.ndarray]) -> float:
@@ -98,12 +97,30 @@ def test_groups_worked_example_and_no_rows():
     assert [len(part) for part in partition_groups(nothing, nothing, nothing, 3)] == [0, 0, 0]
 
 
-def test_a_large_batch_is_cut_in_well_under_a_second():
-    weights, start = np.random.default_rng(0).integers(1, 4096, 12288), time.perf_counter()
-    balanced_partition(weights, 64, np.arange(12288) % 16)
-    assert time.perf_counter() - start < 0.5
+def make_batch(rows: int = 6) -> DataProto:
+    return DataProto({"prompt_lengths": torch.arange(1, rows + 1)})
 
 
-def test_contiguous_parts_differ_by_one_row_at_most():
-    assert [part.tolist() for part in contiguous_rows(5, 3)] == [[0, 1], [2, 3], [4]]
-    assert [len(part) for part in contiguous_rows(1, 3)] == [1, 0, 0]
+def test_a_batch_is_cut_into_contiguous_rows_before_generation_and_evenly_in_tokens_after_it():
+    batch = make_batch()
+    assert [rows.tolist() for rows in partition_rows(batch, 2)] == [[0, 1, 2], [3, 4, 5]]
+    assert [rows.tolist() for rows in partition_rows(make_batch(5), 3)] == [[0, 1], [2, 3], [4]]
+    assert [len(rows) for rows in partition_rows(make_batch(1), 3)] == [1, 0, 0]
+    # Tokens 1+9, 2, 3, 4, 5, 6: 10 to the first, 6 and 5 to the second, 4 to the first, 3 to the second, 2 to the first.
+    responded = batch.with_columns(response_lengths=torch.tensor([9, 0, 0, 0, 0, 0]))
+    assert [int(responded.num_tokens[rows].sum()) for rows in partition_rows(responded, 2)] == [16, 14]
+    by_mini_batch = responded.with_columns(mini_batch=torch.tensor([0, 0, 0, 1, 1, 1]))
+    for rows in partition_rows(by_mini_batch, 2):
+        assert set(by_mini_batch["mini_batch"][rows].tolist()) == {0, 1}
+
+
+def test_a_group_stays_whole_where_that_is_lighter():
+    batch = make_batch().with_columns(group_ids=torch.tensor([0, 1, 0, 1, 2, 2]))
+    batch = batch.with_columns(prompt_lengths=torch.full((6,), 8), response_lengths=torch.tensor([3, 1, 3, 1, 2, 2]))
+    whole = [set(batch["group_ids"][rows].tolist()) for rows in partition_rows(batch, 3)]
+    assert sorted(map(sorted, whole)) == [[0], [1], [2]]
+    # Without their prompts rows of a group have nothing in common.
+    assert sorted(len(rows) for rows in partition_rows(batch.select("response_lengths", "group_ids"), 2)) == [3, 3]
+    # One group for two ranks: one of them would have nothing to do.
+    alone = batch.with_columns(group_ids=torch.zeros(6, dtype=torch.int64))
+    assert [len(rows) for rows in partition_rows(alone, 2)] == [3, 3]

@@ -44,6 +44,14 @@ def test_round_trip_through_bytes_and_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["batch.bin"]
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 3)])
+def test_advantages_come_back_in_the_shape_they_had(tmp_path, shape):
+    batch = DataProto({"advantages": torch.rand(shape)})
+    save(batch, tmp_path / "batch.bin")
+    loaded = load(tmp_path / "batch.bin")
+    assert loaded["advantages"].equal(batch["advantages"]) and loaded.widths == batch.widths
+
+
 def test_a_batch_without_rows_survives():
     empty = make_batch().rows([])
     assert_equal(from_bytes(to_bytes(empty)), empty)

@@ -30,7 +30,7 @@ def test_an_error_comes_before_the_echo_that_was_seen_earlier():
 def test_a_rank_that_was_left_alone_in_the_weight_sync_is_an_echo():
     mine, theirs = socket.socketpair()
     slots = {rank: torch.zeros(128, dtype=torch.uint8) for rank in (0, 1)}
-    host = HostMemory(0, slots, {1: mine}, patience=60)
+    host = HostMemory(0, slots, {1: mine}, patience=60.0)
     theirs.close()
     with pytest.raises(ReshardError) as gone:
         host.signals({1: 1}, block=True)

@@ -14,13 +14,13 @@ from controller_workers import EchoWorker, FailsToStart, GlooWorker
 from cfpo_hybrid.errors import ConfigError, DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
-from cfpo_hybrid.single_controller import InProcessWorkerGroup, ResourcePool, ray_group
-from cfpo_hybrid.single_controller.parcel import INLINE_BYTES, StoredPart
+from cfpo_hybrid.single_controller import InProcessWorkerGroup, ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
+from cfpo_hybrid.single_controller.wire import INLINE_BYTES, StoredBatch
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ENV = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-LAYOUTS = {"train": ParallelLayout(dp=2)}
+LAYOUTS = dict.fromkeys(("train", "rollout", "reward"), ParallelLayout(dp=2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +32,7 @@ def cluster() -> Iterator[None]:
 
 def create(worker_class: type, **options) -> RayWorkerGroup:
     options = {"pool": ResourcePool(workers_per_node=2), "layouts": LAYOUTS, "role": "test", "env": ENV, **options}
-    return RayWorkerGroup.create(worker_class, **options)
+    return RayWorkerGroup(worker_class, **options)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,7 @@ def wait_until_gone(pids: list[int]) -> None:
 @pytest.mark.parametrize(("rows", "width"), [(6, 3), (64, 512)])  # inside the message, and through the object store
 def test_ray_and_in_process_groups_give_the_same(group, rows, width):
     batch = make_batch(rows, width)
-    is_large = sum(values.nbytes for values in batch.local_columns.values()) > INLINE_BYTES
-    assert is_large == (rows == 64)
+    assert (batch.local_bytes > INLINE_BYTES) == (rows == 64)
     answers = []
     for backend in (group, InProcessWorkerGroup(EchoWorker, args=(0.5,), layouts=LAYOUTS)):
         scored = backend.run(EchoWorker.score, batch, scale=2.0)
@@ -87,11 +86,43 @@ def test_wide_columns_stay_in_the_object_store_until_they_are_read(group):
     batch = make_batch(64, 512)
     responded = group.run(EchoWorker.respond, batch, 512)
     assert "response_lengths" in responded and len(responded) == 64 and responded.widths == {"response": 513}
-    parts = responded.deferred["responses"].parts
-    assert all(isinstance(part, StoredPart) for part in parts) and len(parts) == 2
+    stored = responded.deferred["responses"].batches
+    assert all(isinstance(batch, StoredBatch) for batch in stored) and len(stored) == 2
     log_probs = group.run(EchoWorker.old_log_probs, batch.merge(responded))
     assert "responses" in responded.deferred  # passing it on did not bring it here
     assert log_probs["old_log_probs"].equal(-responded["responses"].float())
+
+
+@pytest.mark.parametrize("shape", [(64,), (64, 512)])
+def test_advantages_travel_in_either_shape(group, shape):
+    advantages = torch.arange(torch.Size(shape).numel()).float().reshape(shape)
+    batch = make_batch(64, 512).with_columns(advantages=advantages, response_lengths=torch.arange(64))
+    assert group.run(EchoWorker.weigh, batch)["advantages"].equal(2 * advantages)
+
+
+def test_columns_that_no_method_of_a_layout_reads_stay_on_the_driver(group):
+    batch = make_batch(4, 3).with_columns(entropy=torch.zeros(4, 5), rewards=torch.zeros(4))
+    assert group.run(EchoWorker.columns, batch) == [("prompt_lengths", "prompts")] * 2
+
+
+def test_layouts_with_workers_of_their_own_give_what_shared_workers_give(group):
+    options = {
+        "pool": ResourcePool(workers_per_node=3, cpus_per_worker=0.5),
+        "layouts": {"train": ParallelLayout(dp=2), "rollout": ParallelLayout()},
+        "placement": {"train": [0, 1], "rollout": [2]},
+    }
+    batch = make_batch(64, 512)
+    with create(EchoWorker, args=(0.5,), **options) as apart:
+        steps = []
+        for workers in (apart, group):
+            responded = workers.run(EchoWorker.respond, batch, 512)
+            log_probs = workers.run(EchoWorker.old_log_probs, batch.merge(responded))
+            lengths, width = responded["response_lengths"].tolist(), 512  # the second of two replicas pads one more
+            steps.append((lengths, log_probs["old_log_probs"][:, :width].tolist()))
+        assert steps[0] == steps[1]
+        assert apart.run(EchoWorker.respond, batch, 3).meta["replicas"] == [{"rank": 2}]
+        assert apart.run(EchoWorker.score, batch, 1.0).meta["replicas"] == [{"rank": 0}, {"rank": 1}]
+        assert [context.ranks for context in apart.run(EchoWorker.where)] == [{"train": 0}, {"train": 1}]
 
 
 def test_workers_know_their_place_and_environment(group):
@@ -119,9 +150,9 @@ def test_shutdown_closes_workers_and_leaves_no_process(tmp_path):
         group.run(EchoWorker.pid)
 
 
-def test_a_call_ends_when_another_thread_shuts_the_group_down(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ray_group, "_CLOSE_SECONDS", 0.2)
+def test_a_call_ends_when_another_thread_shuts_the_group_down():
     group = create(EchoWorker)
+    group.close_seconds = 0.2
     call = group.start(EchoWorker.sleep, 60)
     Timer(0.2, group.shutdown).start()
     with pytest.raises(DispatchError, match="a call of sleep was lost: group 'test' was shut down"):

@@ -31,8 +31,8 @@ def two_nodes() -> Iterator[None]:
 def test_workers_are_packed_per_node_and_see_their_nodes_devices():
     pool = ResourcePool(num_nodes=2, workers_per_node=2, cpus_per_worker=0.5, gpus_per_worker=1)
     layouts = {"train": ParallelLayout(dp=2, tp=2)}
-    with RayWorkerGroup.create(EchoWorker, pool=pool, layouts=layouts, role="test", env=ENV) as group:
-        nodes = [place.node_id for place in group.places]
+    with RayWorkerGroup(EchoWorker, pool=pool, layouts=layouts, role="test", env=ENV) as group:
+        nodes = [info.node_id for info in group.infos]
         assert nodes[0] == nodes[1] != nodes[2] == nodes[3]
         contexts = group.run(EchoWorker.where)
         assert [context.local_rank for context in contexts] == [0, 1, 0, 1]
@@ -40,13 +40,13 @@ def test_workers_are_packed_per_node_and_see_their_nodes_devices():
         assert len({context.master_port for context in contexts}) == 1
         visible = group.run(EchoWorker.environment, "CUDA_VISIBLE_DEVICES")
         for node in (0, 2):  # both workers of a node see both devices; local_rank is the index of a worker's own
-            own = [group.places[node + local].gpu_ids[0] for local in (0, 1)]
+            own = [group.infos[node + local].gpu_ids[0] for local in (0, 1)]
             assert visible[node] == visible[node + 1] == ",".join(own)
 
 
 def test_a_node_is_never_asked_for_more_than_it_has():
     with pytest.raises(ConfigError, match="0 of its 2 nodes could; the nodes have 2 CPU, 2 GPU; 2 CPU, 2 GPU"):
-        RayWorkerGroup.create(
+        RayWorkerGroup(
             EchoWorker,
             pool=ResourcePool(workers_per_node=4, cpus_per_worker=1),
             layouts={"train": ParallelLayout(dp=4)},

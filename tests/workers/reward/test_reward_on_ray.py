@@ -11,8 +11,8 @@ import torch
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
-from cfpo_hybrid.single_controller.resources import ResourcePool
 from workers.config import ModelConfig, RewardConfig
 from workers.reward.reward_worker import RewardWorker
 
@@ -58,7 +58,7 @@ def is_alive(pid: int) -> bool:
 def test_graders_live_and_end_with_ray_workers(cluster: None, model_with_tokenizer: ModelConfig, tmp_path: Path):
     path = tmp_path / "custom.py"
     path.write_text(CUSTOM)
-    group = RayWorkerGroup.create(
+    group = RayWorkerGroup(
         RewardWorker,
         args=(model_with_tokenizer, RewardConfig(name=f"{path}:score", num_processes=1)),
         pool=ResourcePool(workers_per_node=2, cpus_per_worker=0.5),

@@ -32,7 +32,7 @@ host's memory is estimated apart; on a CPU the host's memory is the device's.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
 from trainer.config.root import Config

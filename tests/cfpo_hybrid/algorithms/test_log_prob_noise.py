@@ -2,7 +2,7 @@
 
 import torch
 
-from cfpo_hybrid.algorithms.log_prob_noise import log_prob_noise
+from cfpo_hybrid.algorithms.mismatch import log_prob_noise
 
 SEEDS = torch.randint(2**63 - 1, (500,), generator=torch.Generator().manual_seed(0))
 

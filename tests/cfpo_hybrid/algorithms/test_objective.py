@@ -10,9 +10,9 @@ from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
 from cfpo_hybrid.algorithms.conformance import pack
 from cfpo_hybrid.algorithms.metrics import MetricSums
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import CfpoConfig
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 
 NAN = float("nan")
 # Old and rollout log-probs differ by 0.01 nats a token, so that these bounds leave some out.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cfpo_hybrid.algorithms.overlong import overlong_punishment
+from cfpo_hybrid.algorithms.rewards import overlong_punishment
 from cfpo_hybrid.errors import ConfigError
 
 

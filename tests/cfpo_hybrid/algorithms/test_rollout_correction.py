@@ -11,9 +11,8 @@ from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_
 from cfpo_hybrid.algorithms.aggregate import LossDenominators
 from cfpo_hybrid.algorithms.conformance import pack
 from cfpo_hybrid.algorithms.metrics import MetricSums
-from cfpo_hybrid.algorithms.mismatch import mismatch_metrics
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection, mismatch_metrics
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 
 NAN = float("nan")
 # pi_old / pi_rollout of three responses of 2, 1 and 3 tokens

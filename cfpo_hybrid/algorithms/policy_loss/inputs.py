@@ -52,7 +52,7 @@ class PolicyLossInputs:
     Args:
         log_probs: log pi_theta of the sampled tokens, fp32, with gradient.
         old_log_probs: log pi_old of the same tokens.
-        advantages: one number a token; of padded inputs also one a row, ``[batch]``, to be spread over its tokens.
+        advantages: one number a token; of padded inputs also one a row, which is laid over its tokens.
         mask: True where a token counts. Values elsewhere may be anything, NaN included.
         rollout_log_probs: log-probs that the rollout engine sampled with; present when the loss declares the need.
         ref_log_probs: log-probs of the frozen reference; likewise.
@@ -72,8 +72,8 @@ class PolicyLossInputs:
 
     log_probs: PerToken
     old_log_probs: PerToken
-    advantages: PerToken
-    mask: Counts
+    advantages: Advantages
+    mask: Shaped[Tensor, "*tokens"]
     rollout_log_probs: PerToken | None = None
     ref_log_probs: PerToken | None = None
     entropy: PerToken | None = None

@@ -10,7 +10,7 @@ from cfpo_hybrid import ConfigError, PolicyLossInputs, build_policy_loss, descri
 from cfpo_hybrid.algorithms.conformance import check_policy_loss
 from cfpo_hybrid.plugins import load_plugins, resolve_plugins
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "custom_loss" / "my_loss.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_loss" / "my_loss.py"
 
 PLUGIN = """
 from dataclasses import dataclass

@@ -1,3 +1,5 @@
+"""What a long response loses of its reward."""
+
 import pytest
 import torch
 

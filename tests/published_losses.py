@@ -1,6 +1,6 @@
 """The losses of this project, without those that other tests have registered in the same process."""
 
-from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES, LossEntry
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES, LossEntry
 from cfpo_hybrid.registry import Registry
 
 

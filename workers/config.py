@@ -6,7 +6,7 @@ Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fie
 from dataclasses import dataclass, field
 from typing import Any
 
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
 from cfpo_hybrid.models.stages import PipelineCut
 
 

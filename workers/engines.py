@@ -4,8 +4,8 @@ import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_shape
+from cfpo_hybrid.plugins import load_plugins
 from cfpo_hybrid.single_controller import WorkerContext
 from workers.config import ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import load_hf

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 
 from cfpo_hybrid.algorithms.kl import response_kl
-from cfpo_hybrid.algorithms.log_prob_noise import log_prob_noise
+from cfpo_hybrid.algorithms.mismatch import log_prob_noise
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.models import model_folder

@@ -17,9 +17,10 @@ group's size, and a denominator that shrinks with the mask would depend on the s
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.errors import BatchError, ConfigError
 
 AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm")
@@ -40,14 +41,14 @@ class LossDenominators:
     """Tokens that a response may have; only ``seq_mean_token_sum_norm`` asks."""
 
     @classmethod
-    def of_mask(cls, response_mask: Tensor) -> "LossDenominators":
-        """The counts of these rows, ``[batch, response]``, padded to the longest allowed response; ranks add theirs up."""
+    def of_mask(cls, response_mask: Shaped[Tensor, "batch response"]) -> "LossDenominators":
+        """The counts of these rows, padded to the longest allowed response; ranks add theirs up."""
         rows, width = response_mask.shape
         return cls(num_tokens=float(response_mask.sum()), num_sequences=float(rows), max_length=float(width))
 
 
-def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenominators) -> Tensor:
-    """The weight of each token in the loss, shaped like ``inputs.log_probs``; 0 outside the mask.
+def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenominators) -> PerToken:
+    """The weight of each token in the loss; 0 outside the mask.
 
     An empty mini-batch (no counted tokens anywhere) has weight 0 everywhere rather than 0/0.
 
@@ -69,4 +70,4 @@ def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenomin
             return inputs.counted((per_sequence / denominators.max_length).expand(shape))
         case "seq_mean_token_mean":
             return inputs.counted(inputs.spread(per_sequence / inputs.sequence_token_counts))
-    raise ConfigError(f"algorithm.loss_aggregation={mode!r} is unknown; use one of {', '.join(AGGREGATIONS)}")
+    raise ConfigError(f"aggregation {mode!r} is unknown; use one of {', '.join(AGGREGATIONS)}")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
-from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss, build_policy_loss
 
 RESPONSE_LENGTHS = (5, 1, 4, 3, 5, 2)
@@ -89,23 +89,22 @@ def _with_statistics(
     return dataclasses.replace(inputs, statistics=loss.statistics(tokens))
 
 
-def _gradient(loss: PolicyLoss, inputs: PolicyLossInputs) -> tuple[Tensor, Tensor]:
+def _gradient(loss: PolicyLoss, inputs: PolicyLossInputs) -> tuple[PerToken, PerToken]:
     """Per-token loss, and the gradient of its sum with respect to the log-probs."""
     per_token = loss(_with_statistics(loss, inputs))
     (gradient,) = torch.autograd.grad(per_token.sum(), inputs.log_probs)
     return per_token.detach(), gradient
 
 
-def _with_log_ratio(inputs: PolicyLossInputs, log_ratio: Tensor | float) -> PolicyLossInputs:
+def _with_log_ratio(inputs: PolicyLossInputs, log_ratio: float) -> PolicyLossInputs:
     return dataclasses.replace(inputs, log_probs=(inputs.old_log_probs + log_ratio).requires_grad_())
 
 
 def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
     inputs = _with_statistics(loss, _batch(torch.float32))
-    tensors = _tensors(inputs)
-    before = {name: value.detach().clone() for name, value in tensors.items()}
+    before = {name: value.detach().clone() for name, value in inputs.tensors().items()}
     per_token = loss(inputs)
-    changed = [name for name, value in before.items() if not torch.equal(value, tensors[name])]
+    changed = [name for name, value in inputs.tensors().items() if not torch.equal(value, before[name])]
     if changed:
         return False, f"changes its inputs in place: {', '.join(changed)}"
     if per_token.dtype != torch.float32:
@@ -113,8 +112,8 @@ def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
     return bool(per_token.isfinite().all()), f"{list(per_token.shape)} {per_token.dtype}, inputs untouched"
 
 
-def _check_on_policy(loss: PolicyLoss) -> tuple[bool, str]:
-    inputs = _with_log_ratio(_batch(), 0.0)
+def _check_on_policy(loss: PolicyLoss, inputs: PolicyLossInputs | None = None) -> tuple[bool, str]:
+    inputs = _with_log_ratio(inputs if inputs is not None else _batch(), 0.0)
     _, gradient = _gradient(loss, inputs)
     dropped = inputs.mask & (gradient == 0) if loss.entry.drops_tokens else torch.zeros_like(inputs.mask)
     difference = (gradient + inputs.advantages)[inputs.mask & ~dropped].abs().amax()
@@ -122,12 +121,23 @@ def _check_on_policy(loss: PolicyLoss) -> tuple[bool, str]:
     return bool(difference < 1e-9), f"largest difference from -A: {float(difference):.1e}{left_out}"
 
 
+def _check_advantages_of_tokens(loss: PolicyLoss) -> tuple[bool, str]:
+    of_rows = _batch()
+    same = dataclasses.replace(of_rows, advantages=of_rows.advantages.clone())
+    if not all(map(torch.equal, _gradient(loss, of_rows), _gradient(loss, same))):
+        return False, "advantages laid over the tokens give other numbers than those of their rows"
+    noise = torch.randn(of_rows.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    passed, detail = _check_on_policy(loss, dataclasses.replace(of_rows, advantages=of_rows.advantages + noise))
+    hint = "" if passed else "; a ratio of a whole response that hands out its gradient by token: inputs.sequence_ratio"
+    return passed, f"{detail}{hint}"
+
+
 def _check_gradient(loss: PolicyLoss) -> tuple[bool, str]:
     if loss.entry.stops_gradient:
         return True, "skipped: the loss stops gradients on purpose"
     inputs = _with_statistics(loss, _batch())
 
-    def total(log_probs: Tensor) -> Tensor:
+    def total(log_probs: PerToken) -> Float[Tensor, ""]:
         return loss(dataclasses.replace(inputs, log_probs=log_probs)).sum()
 
     if torch.autograd.gradcheck(total, (inputs.log_probs,), raise_exception=False):
@@ -144,7 +154,7 @@ def _check_zero_advantage(loss: PolicyLoss) -> tuple[bool, str]:
 
 def _check_padding(loss: PolicyLoss) -> tuple[bool, str]:
     inputs = _batch()
-    tensors = {name: value.detach() for name, value in _tensors(inputs).items() if value.is_floating_point()}
+    tensors = {name: value.detach() for name, value in inputs.tensors().items() if value.is_floating_point()}
     poisoned = {name: value.masked_fill(~inputs.mask, float("nan")) for name, value in tensors.items()}
     dirty = dataclasses.replace(inputs, **poisoned)
     clean_output, dirty_output = (_objective_result(loss, each, AGGREGATIONS[0]) for each in (inputs, dirty))
@@ -181,7 +191,7 @@ def _check_packing(loss: PolicyLoss) -> tuple[bool, str]:
     inputs, worst = _batch(), 0.0
     for aggregation in AGGREGATIONS:
         padded = _objective_result(loss, inputs, aggregation)
-        packed = _objective_result(loss, pack(inputs), aggregation, whole=inputs)
+        packed = _objective_result(loss, inputs.packed(), aggregation, whole=inputs)
         difference = (packed[1] - padded[1][inputs.mask]).abs().max()
         worst = max(worst, float((packed[0] - padded[0]).abs()), float(difference))
     return worst < 1e-9, f"packed and padded agree within {worst:.1e}"
@@ -190,6 +200,7 @@ def _check_packing(loss: PolicyLoss) -> tuple[bool, str]:
 CHECKS: dict[str, Callable[[PolicyLoss], tuple[bool, str]]] = {
     "one fp32 loss a token": _check_output,
     "gradient at r = 1 is -A": _check_on_policy,
+    "the same with A of each token": _check_advantages_of_tokens,
     "gradcheck in fp64": _check_gradient,
     "zero advantage, zero gradient": _check_zero_advantage,
     "NaN in the padding": _check_padding,
@@ -201,7 +212,7 @@ CHECKS: dict[str, Callable[[PolicyLoss], tuple[bool, str]]] = {
 
 def _objective_result(
     loss: PolicyLoss, inputs: PolicyLossInputs, aggregation: str, whole: PolicyLossInputs | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Float[Tensor, ""], PerToken]:
     """Aggregated loss and its gradient, with the denominators and statistics of ``whole`` (padded)."""
     denominators = LossDenominators.of_mask((whole if whole is not None else inputs).mask)
     leaf = dataclasses.replace(inputs, log_probs=inputs.log_probs.detach().requires_grad_())
@@ -211,18 +222,6 @@ def _objective_result(
     return output.loss.detach(), gradient
 
 
-def _tensors(inputs: PolicyLossInputs) -> dict[str, Tensor]:
-    values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
 def _rows(inputs: PolicyLossInputs, rows: slice) -> PolicyLossInputs:
     """Some rows of padded inputs."""
-    return dataclasses.replace(inputs, **{name: value[rows] for name, value in _tensors(inputs).items()})
-
-
-def pack(inputs: PolicyLossInputs) -> PolicyLossInputs:
-    """The counted tokens of padded inputs as packed ones, in row order."""
-    packed = {name: value[inputs.mask] for name, value in _tensors(inputs).items()}
-    packed["sequence_ids"] = torch.arange(len(inputs.mask)).unsqueeze(1).expand_as(inputs.mask)[inputs.mask]
-    return dataclasses.replace(inputs, **packed, num_sequences=len(inputs.mask))
+    return dataclasses.replace(inputs, **{name: value[rows] for name, value in inputs.tensors().items()})

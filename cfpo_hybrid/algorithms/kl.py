@@ -1,4 +1,4 @@
-"""The KL divergence to a reference: estimators per sampled token, its sum over a response, and a steered coefficient.
+"""The KL divergence to the reference: estimators per sampled token, its sum over a response, and a steered coefficient.
 
 Estimators are those of Schulman, "Approximating KL divergence", 2020.
 
@@ -19,9 +19,10 @@ that of the divergence. ``k2`` is its own.
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import LOG_RATIO_LIMIT
+from cfpo_hybrid.algorithms.policy_loss.inputs import LOG_RATIO_LIMIT, PerToken
 from cfpo_hybrid.errors import ConfigError
 
 KL_ESTIMATORS = ("k1", "k2", "k3", "abs", "k1+", "k3+", "abs+")
@@ -30,14 +31,14 @@ LARGEST_KL_ERROR = 0.2
 """Relative distance from the target beyond which the coefficient moves no faster."""
 
 
-def kl_penalty(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Tensor:
-    """KL(pi || pi_ref) per token in nats, fp32 (fp64 kept), shaped like ``log_probs``.
+def reference_kl(log_probs: PerToken, ref_log_probs: PerToken, estimator: str) -> PerToken:
+    """KL(pi || pi_ref) per token in nats, fp32 (fp64 kept).
 
     Raises:
         ConfigError: the estimator is unknown.
     """
     if estimator not in KL_ESTIMATORS:
-        raise ConfigError(f"algorithm.kl_estimator={estimator!r} is unknown; use one of {', '.join(KL_ESTIMATORS)}")
+        raise ConfigError(f"KL estimator {estimator!r} is unknown; use one of {', '.join(KL_ESTIMATORS)}")
     wide = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32))
     difference = (wide - ref_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     if not estimator.endswith("+"):
@@ -46,16 +47,21 @@ def kl_penalty(log_probs: Tensor, ref_log_probs: Tensor, estimator: str) -> Tens
     return value + (through - through.detach())
 
 
-def response_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: str) -> Tensor:
-    """KL of each response in nats: the sum over its counted tokens, fp32 ``[batch]``.
+def response_kl(
+    log_probs: Float[Tensor, "batch response"],
+    ref_log_probs: Float[Tensor, "batch response"],
+    mask: Bool[Tensor, "batch response"],
+    estimator: str,
+) -> Float[Tensor, " batch"]:
+    """KL of each response in nats: the sum over its counted tokens, fp32 (fp64 kept).
 
     Args:
-        log_probs: ``[batch, response]``.
-        ref_log_probs: of the reference, likewise.
-        mask: tokens that count, likewise bool; values elsewhere may be anything.
+        log_probs: of the policy.
+        ref_log_probs: of the reference.
+        mask: tokens that count; values elsewhere may be anything.
         estimator: one of ``KL_ESTIMATORS``.
     """
-    return torch.where(mask, kl_penalty(log_probs, ref_log_probs, estimator), 0.0).sum(dim=1)
+    return torch.where(mask, reference_kl(log_probs, ref_log_probs, estimator), 0.0).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +89,7 @@ class KlController:
         return replace(self, coef=self.coef * max(1 + error * responses / self.horizon, 0.5))
 
 
-def _estimate(difference: Tensor, estimator: str) -> Tensor:
+def _estimate(difference: PerToken, estimator: str) -> PerToken:
     match estimator:
         case "k1":
             return difference

@@ -1,53 +1,64 @@
-"""Metrics as (sum, count) pairs and extremes: gathered as tensors, reduced once an optimizer step.
+"""Metrics as sums and extremes: gathered as tensors, reduced once an optimizer step.
 
 A mean over micro-batches of different sizes is wrong; a sum of sums over a sum of counts is right for every split.
 Nothing here waits for the device before ``reduce``, which ends in one copy to the host.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from itertools import islice
 from typing import Literal
 
 import torch
+from jaxtyping import Float64, Num
 from torch import Tensor
 
 AllReduce = Callable[[Tensor, Literal["sum", "max"]], Tensor]
 """Reduces a vector over the ranks that hold different tokens, and returns it."""
 
-Finish = Callable[[Sequence[float]], dict[str, float]]
-"""From sums over all parts to the named numbers that they stand for; no number for sums over nothing."""
-
-
-class Reduction(Enum):
-    """How the parts of a metric are put together."""
-
-    MEAN = "mean"
-    SUM = "sum"
-    MAX = "max"
-    MIN = "min"
-    PARTS = "parts"
+Finish = Callable[[str, Sequence[float]], dict[str, float]]
+"""From a metric's name and its sums over all parts, or its extreme, to the named numbers that they stand for; no number for
+nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One micro-batch's part of a metric: detached scalars on the device, or for PARTS a vector.
+    """One micro-batch's part of a metric, detached on the device: sums that the parts add to, or an extreme.
 
-    Example: 3 of 8 tokens clipped: ``Metric(Reduction.MEAN, tensor(3.0), tensor(8.0))``.
+    Example: 3 of 8 tokens clipped: ``Metric.mean(tensor(3.0), tensor(8.0))``.
     """
 
-    reduction: Reduction
-    value: Tensor
-    """The sum for MEAN and SUM, the extreme for MAX and MIN (-inf or +inf for an extreme of nothing), sums for PARTS."""
-    count: Tensor | None = None
-    """For MEAN, what the sum is divided by."""
-    finish: Finish | None = None
-    """For PARTS, what the sums over all parts mean: a ratio of sums, a quantile of counts."""
+    values: tuple[Num[Tensor, "*sums"], ...]
+    """Scalars, or vectors of like length in every part; each is added up by itself, and in its own dtype."""
+    finish: Finish
+    is_extreme: bool = False
+    """The largest of the parts counts, and not their sum."""
 
     @classmethod
-    def of_sums(cls, *sums: Tensor, finish: Finish) -> "Metric":
-        """Numbers that are worked out of these scalar sums once all parts are added up."""
-        return cls(Reduction.PARTS, torch.stack([each.double() for each in sums]), finish=finish)
+    def mean(cls, total: Num[Tensor, ""], count: Num[Tensor, ""]) -> "Metric":
+        """The sum of all totals over that of all counts."""
+        return cls((total, count), _mean)
+
+    @classmethod
+    def total(cls, value: Num[Tensor, ""]) -> "Metric":
+        """The sum."""
+        return cls((value,), _total)
+
+    @classmethod
+    def largest(cls, value: Num[Tensor, ""]) -> "Metric":
+        """The largest value; -inf is that of nothing."""
+        return cls((value,), _largest, is_extreme=True)
+
+    @classmethod
+    def smallest(cls, value: Num[Tensor, ""]) -> "Metric":
+        """The smallest value; +inf is that of nothing."""
+        return cls((-value,), _smallest, is_extreme=True)
+
+    @classmethod
+    def of_sums(cls, *sums: Num[Tensor, ""], finish: Finish) -> "Metric":
+        """Numbers that are worked out of these sums once all parts are added up."""
+        return cls((torch.stack([each.double() for each in sums]),), finish)
 
 
 @dataclass(slots=True)
@@ -72,62 +83,43 @@ class MetricSums:
         """
         if not self._parts:
             return {}
-        summed, vectors = self._names(Reduction.MEAN, Reduction.SUM), self._names(Reduction.PARTS)
-        extreme = self._names(Reduction.MAX, Reduction.MIN)
-        device = next(iter(self._parts.values()))[0].value.device
-        values = [torch.stack([part.value for part in self._parts[name]]).sum() for name in summed]
-        counts = [torch.stack([_count(part) for part in self._parts[name]]).sum() for name in summed]
-        stacked = [torch.stack([part.value for part in self._parts[name]]).double().sum(dim=0) for name in vectors]
-        largest = [torch.stack([part.value * _sign(part) for part in self._parts[name]]).amax() for name in extreme]
-        sums, extremes = torch.cat([_vector(values + counts, device), *stacked]), _vector(largest, device)
+        vectors = {name: _put_together(self._parts[name]) for name in sorted(self._parts)}
+        summed = [name for name in vectors if not self._parts[name][0].is_extreme]
+        extreme = [name for name in vectors if self._parts[name][0].is_extreme]
+        nothing = next(iter(vectors.values()))[:0]
+        sums, extremes = (torch.cat([nothing, *(vectors[name] for name in names)]) for names in (summed, extreme))
         if all_reduce is not None:
             sums, extremes = all_reduce(sums, "sum"), all_reduce(extremes, "max")
-        numbers = torch.cat([sums, extremes]).tolist()
-        of_extremes = numbers[len(numbers) - len(extreme) :]
-        return (
-            self._named(summed, numbers)
-            | self._finished(vectors, numbers[2 * len(summed) :])
-            | self._named_extremes(extreme, of_extremes)
-        )
-
-    def _names(self, *reductions: Reduction) -> list[str]:
-        return sorted(name for name, parts in self._parts.items() if parts[0].reduction in reductions)
-
-    def _named(self, names: list[str], numbers: list[float]) -> dict[str, float]:
-        named = {}
-        for name, total, count in zip(names, numbers, numbers[len(names) :], strict=False):
-            if self._parts[name][0].reduction is Reduction.SUM:
-                named[name] = total
-            elif count > 0:
-                named[name] = total / count
+        numbers, named = iter(torch.cat([sums, extremes]).tolist()), {}
+        for name in summed + extreme:
+            named |= self._parts[name][0].finish(name, list(islice(numbers, len(vectors[name]))))
         return named
 
-    def _finished(self, names: list[str], numbers: list[float]) -> dict[str, float]:
-        named, first = {}, 0
-        for name in names:
-            part = self._parts[name][0]
-            assert part.finish is not None, f"{name} has sums, and nothing that says what they mean"
-            named |= part.finish(numbers[first : first + len(part.value)])
-            first += len(part.value)
-        return named
 
-    def _named_extremes(self, names: list[str], numbers: list[float]) -> dict[str, float]:
-        signed = {name: number * _sign(self._parts[name][0]) for name, number in zip(names, numbers, strict=True)}
-        return {name: number for name, number in signed.items() if number not in (float("inf"), float("-inf"))}
+def sample_size_share(total: float, squares: float, count: float) -> float:
+    """Effective sample size of weights with this sum and sum of squares, as a share of their number."""
+    return total**2 / (count * squares) if squares > 0 else 0.0
 
 
-def _count(part: Metric) -> Tensor:
-    return part.count if part.count is not None else torch.zeros_like(part.value)
+def _put_together(parts: Sequence[Metric]) -> Float64[Tensor, " sum"]:
+    """The values of all parts added up, or the largest of them, one after the other."""
+    of_parts = [torch.stack(values) for values in zip(*(part.values for part in parts), strict=True)]
+    combined = [values.amax(dim=0) if parts[0].is_extreme else values.sum(dim=0) for values in of_parts]
+    return torch.cat([values.double().reshape(-1) for values in combined])
 
 
-def _sign(part: Metric) -> float:
-    return -1.0 if part.reduction is Reduction.MIN else 1.0
+def _mean(name: str, sums: Sequence[float]) -> dict[str, float]:
+    total, count = sums
+    return {name: total / count} if count > 0 else {}
 
 
-def _vector(scalars: list[Tensor], device: torch.device) -> Tensor:
-    """Scalars of any dtype as one fp64 vector, empty for none."""
-    return (
-        torch.stack([scalar.double() for scalar in scalars])
-        if scalars
-        else torch.zeros(0, dtype=torch.float64, device=device)
-    )
+def _total(name: str, sums: Sequence[float]) -> dict[str, float]:
+    return {name: sums[0]}
+
+
+def _largest(name: str, extreme: Sequence[float]) -> dict[str, float]:
+    return {} if math.isinf(extreme[0]) else {name: extreme[0]}
+
+
+def _smallest(name: str, extreme: Sequence[float]) -> dict[str, float]:
+    return {} if math.isinf(extreme[0]) else {name: -extreme[0]}

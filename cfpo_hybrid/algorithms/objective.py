@@ -2,7 +2,7 @@
 
     sum over tokens of w (c policy_loss + kl_coef KL(pi || pi_ref) - entropy_coef H)      (equation 8 of the CFPO paper)
 
-c is 1, or the weight that corrects for tokens being sampled from another distribution (``rollout_correction.py``).
+c is 1, or the weight that corrects for tokens being sampled from another distribution (``mismatch.py``).
 Summed over the micro-batches and data-parallel ranks of a mini-batch this is the mini-batch's loss, since the weights w
 carry global denominators. The gradient with respect to each token's log-prob is worked out here, at once: the metrics
 look at it, and the backward pass hands it on to the model.
@@ -13,24 +13,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators, token_weights
-from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS, kl_penalty
-from cfpo_hybrid.algorithms.metrics import Metric, Reduction
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS, reference_kl
+from cfpo_hybrid.algorithms.metrics import Metric
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 from cfpo_hybrid.algorithms.token_metrics import token_metrics
 from cfpo_hybrid.errors import BatchError, ConfigError
+from cfpo_hybrid.registry import missing_inputs
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveOutput:
     """What one micro-batch gives."""
 
-    loss: Tensor
-    """Scalar whose gradient reaches ``inputs.log_probs`` and ``inputs.entropy``; micro-batches add up."""
+    loss: Float[Tensor, ""]
+    """Its gradient reaches ``inputs.log_probs`` and ``inputs.entropy``; micro-batches add up."""
     metrics: dict[str, Metric]
     """Detached parts for ``MetricSums.add``."""
 
@@ -59,14 +61,14 @@ class PolicyObjective:
     def __post_init__(self) -> None:
         problems = []
         if self.aggregation not in AGGREGATIONS:
-            problems.append(f"algorithm.loss_aggregation={self.aggregation!r}; use one of {', '.join(AGGREGATIONS)}")
+            problems.append(f"aggregation={self.aggregation!r} is unknown; use one of {', '.join(AGGREGATIONS)}")
         if self.kl_estimator not in KL_ESTIMATORS:
-            problems.append(f"algorithm.kl_estimator={self.kl_estimator!r}; use one of {', '.join(KL_ESTIMATORS)}")
+            problems.append(f"kl_estimator={self.kl_estimator!r} is unknown; use one of {', '.join(KL_ESTIMATORS)}")
         if not 0 <= self.kl_coef < float("inf"):
-            problems.append(f"algorithm.kl_coef={self.kl_coef} must be 0 or a positive number")
+            problems.append(f"kl_coef={self.kl_coef} must be 0 or a positive number")
         if not abs(self.entropy_coef) < float("inf"):
-            problems.append(f"algorithm.entropy_coef={self.entropy_coef} must be a finite number")
-        problems += [message for _, message in self.correction.problems()]
+            problems.append(f"entropy_coef={self.entropy_coef} must be a finite number")
+        problems += [f"correction.{message}" for _, message in self.correction.problems()]
         if problems:
             raise ConfigError(problems)
 
@@ -87,6 +89,9 @@ class PolicyObjective:
         Raises:
             BatchError: an input that is needed is absent.
         """
+        missing = missing_inputs(inputs, self.needs)
+        if missing:
+            raise BatchError(f"the objective needs {', '.join(missing)}, which the inputs lack")
         leaves = _with_leaves(inputs)
         weights = token_weights(leaves, self.aggregation, denominators)
         corrected, correction_metrics = self._corrected(leaves, weights)
@@ -96,20 +101,22 @@ class PolicyObjective:
             kl_value, kl_gradient, metrics["actor/ref_kl"] = self._kl_term(leaves, weights)
             value, log_prob_gradient = value + kl_value, log_prob_gradient + kl_gradient
         if self.entropy_coef:
-            value = value - self.entropy_coef * (weights * _counted(leaves, "entropy")).sum().detach()
+            value = value - self.entropy_coef * (weights * leaves.counted(_present(leaves.entropy))).sum().detach()
             entropy_gradient = entropy_gradient - self.entropy_coef * weights
-        metrics["actor/loss"] = Metric(Reduction.SUM, value)
+        metrics["actor/loss"] = Metric.total(value)
         gradients = (log_prob_gradient, entropy_gradient)
         return ObjectiveOutput(_KnownGradient.apply(value, inputs.log_probs, inputs.entropy, *gradients), metrics)
 
-    def _corrected(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, dict[str, Metric]]:
+    def _corrected(self, leaves: PolicyLossInputs, weights: PerToken) -> tuple[PerToken, dict[str, Metric]]:
         """The weights of the policy loss, and the metrics of the correction."""
         if not self.correction.is_active:
             return weights, {}
         correction, metrics = self.correction.weigh(leaves)
         return weights * correction, metrics
 
-    def _policy_term(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _policy_term(
+        self, leaves: PolicyLossInputs, weights: PerToken
+    ) -> tuple[Float[Tensor, ""], PerToken, Float[Tensor, "..."]]:
         """Value, and gradients with respect to the log-probs and the entropy."""
         with torch.enable_grad():
             total = (weights * self.loss(leaves)).sum()
@@ -122,14 +129,14 @@ class PolicyObjective:
         entropy_gradient = gradients[1] if len(gradients) > 1 else torch.zeros((), device=weights.device)
         return total.detach(), gradients[0], entropy_gradient
 
-    def _kl_term(self, leaves: PolicyLossInputs, weights: Tensor) -> tuple[Tensor, Tensor, Metric]:
+    def _kl_term(self, leaves: PolicyLossInputs, weights: PerToken) -> tuple[Float[Tensor, ""], PerToken, Metric]:
         """Weighted value, gradient with respect to the log-probs, and the mean KL as a metric."""
-        reference = _counted(leaves, "ref_log_probs")
+        reference = leaves.counted(_present(leaves.ref_log_probs))
         with torch.enable_grad():
-            estimate = kl_penalty(leaves.counted(leaves.log_probs), reference, self.kl_estimator)
+            estimate = reference_kl(leaves.counted(leaves.log_probs), reference, self.kl_estimator)
             total = self.kl_coef * (weights * estimate).sum()
         (gradient,) = torch.autograd.grad(total, leaves.log_probs)
-        return total.detach(), gradient, Metric(Reduction.MEAN, estimate.detach().sum(), leaves.num_counted)
+        return total.detach(), gradient, Metric.mean(estimate.detach().sum(), leaves.num_counted)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -155,8 +162,6 @@ def _with_leaves(inputs: PolicyLossInputs) -> PolicyLossInputs:
     return dataclasses.replace(inputs, log_probs=inputs.log_probs.detach().requires_grad_(), entropy=entropy)
 
 
-def _counted(inputs: PolicyLossInputs, name: str) -> Tensor:
-    present = {"ref_log_probs": inputs.ref_log_probs, "entropy": inputs.entropy}[name]
-    if present is None:
-        raise BatchError(f"the objective needs {name}, which the inputs lack")
-    return inputs.counted(present)
+def _present(optional: PerToken | None) -> PerToken:
+    assert optional is not None, "a need of the objective"
+    return optional

@@ -28,9 +28,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks
 from bench_step import NEW_TOKENS, PROMPT_TOKENS, VOCAB, model_config  # noqa: E402
 
 from cfpo_hybrid.algorithms import objective as objective_module  # noqa: E402
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection  # noqa: E402
 from cfpo_hybrid.algorithms.objective import PolicyObjective  # noqa: E402
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss  # noqa: E402
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection  # noqa: E402
 from cfpo_hybrid.models import model_shape  # noqa: E402
 from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402

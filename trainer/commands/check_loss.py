@@ -4,8 +4,8 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from cfpo_hybrid.algorithms.conformance import check_policy_loss, format_check_results
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
 from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.plugins import load_plugins
 from trainer.config.sources import read_overrides
 
 

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from collections.abc import Callable
 
-from cfpo_hybrid.algorithms.policy_loss import LossDescription, describe_losses
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
+from cfpo_hybrid.algorithms.policy_loss import LossEntry, describe_losses
+from cfpo_hybrid.plugins import load_plugins
 
 
 def run(arguments: Namespace, write: Callable[[str], None]) -> int:
@@ -14,7 +14,8 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     return 0
 
 
-def _describe(loss: LossDescription) -> str:
+def _describe(loss: LossEntry) -> str:
     knobs = [f"    policy_loss.{name}: {kind} = {default}" for name, kind, default in loss.knobs]
-    needs = [f"    needs {', '.join(loss.needs)}"] if loss.needs else []
+    needed = [*sorted(loss.needs), *(["statistics of the mini-batch"] if loss.statistics is not None else [])]
+    needs = [f"    needs {', '.join(needed)}"] if needed else []
     return "\n".join([f"{loss.name}    {loss.summary}", *knobs, *needs, f"    {loss.source}"])

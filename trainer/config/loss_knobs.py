@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins, resolve_plugins
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
 from cfpo_hybrid.errors import ConfigError, RegistryError
-from trainer.config.problem import Problem
+from cfpo_hybrid.plugins import load_plugins, resolve_plugins
+from trainer.config.problem import Problem, with_section
 from workers.config import PolicyLossConfig
 
 
@@ -22,17 +22,17 @@ def fill_knobs(section: PolicyLossConfig, extras: Mapping[str, Any]) -> tuple[Po
         plugins = resolve_plugins(section.plugins)
         load_plugins(plugins)
     except ConfigError as error:
-        return section, [Problem(("policy_loss.plugins",), message) for message in error.problems]
+        return section, [Problem(("policy_loss.plugins",), f"policy_loss.plugins: {each}") for each in error.problems]
     try:
-        loss = build_policy_loss(section.name, **dict(extras))
+        loss = POLICY_LOSSES.get(section.name)
     except RegistryError as error:
         return section, [Problem(("policy_loss.name",), f"policy_loss.name: {error}")]
-    except ConfigError as error:
-        return section, [Problem(_keys_of(message, extras), message) for message in error.problems]
-    knobs = {knob.name: getattr(loss.config, knob.name) for knob in fields(loss.config) if knob.init}
+    mistakes = loss.problems(extras)
+    if mistakes:
+        return section, [
+            Problem((f"policy_loss.{knob if knob in extras else 'name'}",), with_section("policy_loss", knob, message))
+            for knob, message in mistakes
+        ]
+    config = loss.configure(extras)
+    knobs = {knob.name: getattr(config, knob.name) for knob in fields(config) if knob.init}
     return replace(section, plugins=plugins, knobs=knobs), []
-
-
-def _keys_of(message: str, extras: Mapping[str, Any]) -> tuple[str, ...]:
-    named = tuple(f"policy_loss.{knob}" for knob in extras if message.startswith(f"policy_loss.{knob}="))
-    return named or ("policy_loss.name",)

@@ -1,13 +1,12 @@
 """Policy losses that a command line names, e.g. ``clip,cfpo:epsilon=0.1``, or all that are registered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from typing import Any
 
-from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, build_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
-from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES, PolicyLoss, build_policy_loss
 from cfpo_hybrid.errors import ConfigError, UserError
+from cfpo_hybrid.plugins import load_plugins
 from trainer.config.sources import read_overrides
 
 ALL = "all"
@@ -42,8 +41,7 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
 
 def registered_losses() -> list[PolicyLoss]:
     """Every registered loss with its defaults, those that have a knob without a default left out."""
-    names = [name for name in POLICY_LOSSES.names() if not _required_knobs(POLICY_LOSSES.get(name).config)]
-    return [build_policy_loss(name) for name in names]
+    return [build_policy_loss(entry.name) for entry in POLICY_LOSSES.entries() if not entry.required_knobs]
 
 
 def loss_of_section(section: Mapping[str, Any]) -> PolicyLoss:
@@ -74,8 +72,3 @@ def _loss_of(word: str) -> PolicyLoss:
 
 def _flat(trees: Iterable[Mapping[Any, Any]]) -> dict[str, Any]:
     return {str(key): value for tree in trees for key, value in tree.items()}
-
-
-def _required_knobs(config: type) -> list[str]:
-    knobs = fields(config)
-    return [knob.name for knob in knobs if knob.default is MISSING and knob.default_factory is MISSING]

@@ -24,6 +24,14 @@ class Problem:
         return f"{self.message} [{', '.join(places)}]" if places else self.message
 
 
+def with_section(section: str, argument: str, message: str) -> str:
+    """The library's message about one of its arguments, which it begins with, under the key of a configuration's section.
+
+    Without an argument the message begins with whose arguments are meant.
+    """
+    return f"{section}.{message}" if argument else f"{section} of {message}"
+
+
 def one_of(key: str, value: str, allowed: Iterable[str]) -> list[Problem]:
     """No problem when ``value`` is allowed; otherwise one that lists what is, nearest first named."""
     names = tuple(allowed)

@@ -7,11 +7,12 @@ from pathlib import Path
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import model_folder
+from cfpo_hybrid.registry import missing_inputs
 from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
 from trainer.lab.comparison import Comparison
 from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
-from trainer.lab.token_gradients import TokenReading, compare_tokens, missing_inputs, read_tokens
+from trainer.lab.token_gradients import TokenReading, compare_tokens, read_tokens
 from trainer.run.saved_model import saved_model
 
 VANILLA = "policy_gradient"
@@ -106,7 +107,7 @@ def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: 
 
 def _read(rollout: SavedRollout, pair: PolicyPair, losses: Sequence[PolicyLoss]) -> LabResult:
     inputs = pair.inputs(rollout)
-    missing = {loss_label(loss): missing_inputs(loss, inputs) for loss in losses}
+    missing = {loss_label(loss): missing_inputs(inputs, loss.needs) for loss in losses}
     readable = [loss for loss in losses if not missing[loss_label(loss)]]
     readings = read_tokens(readable, inputs, _aggregation(rollout))
     return LabResult(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cfpo_hybrid.algorithms.policy_loss import token_advantages
 from cfpo_hybrid.errors import BatchError, ConfigError, DataError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.protocol.serialization import load
@@ -72,7 +73,7 @@ def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
     counted = counted_tokens(kept)
     if not bool(counted.any()):
         raise DataError(f"{path}: none of its {len(batch)} rows has a token that counts and finite numbers only")
-    if not bool((counted & (kept["advantages"] != 0).unsqueeze(1)).any()):
+    if not bool((counted & (token_advantages(kept["advantages"], counted.shape) != 0)).any()):
         raise DataError(
             f"{path}: every advantage is 0 (no group with different rewards), so no loss has a gradient; take another batch"
         )
@@ -102,11 +103,9 @@ def _find(source: Path) -> Path:
 def _finite_rows(batch: DataProto) -> Tensor:
     """Rows whose advantage and counted log-probs are finite, ``[batch]`` bool."""
     counted = counted_tokens(batch)
-    finite = batch["advantages"].isfinite()
-    for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs"):
-        if name in batch:
-            finite = finite & (batch[name].isfinite() | ~counted).all(dim=1)
-    return finite
+    columns = [batch[name] for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs") if name in batch]
+    columns.append(token_advantages(batch["advantages"], counted.shape))
+    return torch.stack([(column.isfinite() | ~counted).all(dim=1) for column in columns]).all(dim=0)
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ def read_tokens(losses: Sequence[PolicyLoss], inputs: PolicyLossInputs, aggregat
     """Every loss on the whole rollout as one mini-batch.
 
     Raises:
-        BatchError: a loss needs an input that is absent; see :func:`missing_inputs`.
+        BatchError: a loss needs an input that is absent.
     """
     return [_read(PolicyObjective(loss=loss, aggregation=aggregation), inputs) for loss in losses]
 
@@ -45,16 +45,6 @@ def read_tokens(losses: Sequence[PolicyLoss], inputs: PolicyLossInputs, aggregat
 def compare_tokens(readings: Sequence[TokenReading]) -> Comparison:
     """Norms and cosines of the gradients with respect to the log-probs."""
     return Comparison.of([reading.gradient for reading in readings])
-
-
-def missing_inputs(loss: PolicyLoss, inputs: PolicyLossInputs) -> list[str]:
-    """What a loss needs and the rollout does not have."""
-    present = {
-        "rollout_log_probs": inputs.rollout_log_probs,
-        "ref_log_probs": inputs.ref_log_probs,
-        "entropy": inputs.entropy,
-    }
-    return sorted(need for need in loss.needs if present[need] is None)
 
 
 def _read(objective: PolicyObjective, inputs: PolicyLossInputs) -> TokenReading:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.advantage import Advantage, AdvantageInputs, build_advantage
-from cfpo_hybrid.algorithms.overlong import overlong_punishment
+from cfpo_hybrid.algorithms.rewards import overlong_punishment
 from cfpo_hybrid.protocol import DataProto
 from workers.config import AlgorithmConfig
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES, build_advantage
-from cfpo_hybrid.errors import ConfigError
-from trainer.config.problem import Problem
+from trainer.config.problem import Problem, with_section
 from trainer.config.schema import Config
 from workers.config import AlgorithmConfig
 
@@ -14,12 +13,12 @@ def advantage(config: Config) -> Iterator[Problem]:
     algorithm = config.algorithm
     if algorithm.advantage not in ADVANTAGES:
         return
-    try:
-        estimator = build_advantage(algorithm.advantage, **algorithm.advantage_knobs)
-    except ConfigError as error:
-        yield from (Problem(("algorithm.advantage_knobs",), message) for message in error.problems)
+    key, mistakes = "algorithm.advantage_knobs", ADVANTAGES.get(algorithm.advantage).problems(algorithm.advantage_knobs)
+    if mistakes:
+        yield from (Problem((key,), with_section(key, knob, message)) for knob, message in mistakes)
         return
-    size, smallest = config.rollout.group_size, estimator.smallest_group
+    size = config.rollout.group_size
+    smallest = build_advantage(algorithm.advantage, **algorithm.advantage_knobs).smallest_group
     if size < smallest:
         yield Problem(
             ("rollout.group_size", "algorithm.advantage"),

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
-from trainer.config.problem import Problem, one_of
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
+from trainer.config.problem import Problem, one_of, with_section
 from trainer.config.schema import Config
 
 OLD = "algorithm.old_log_probs"
@@ -21,7 +21,8 @@ def old_log_probs(config: Config) -> Iterator[Problem]:
 def rollout_correction(config: Config) -> Iterator[Problem]:
     """The correction makes sense, and there is something to correct."""
     algorithm, correction = config.algorithm, config.algorithm.rollout_correction
-    yield from (Problem((f"{CORRECTION}.{key}",), message) for key, message in correction.problems())
+    for key, message in correction.problems():
+        yield Problem((f"{CORRECTION}.{key}",), with_section(CORRECTION, key, message))
     if correction.is_active and algorithm.old_log_probs == "rollout":
         yield Problem(
             (CORRECTION, f"{CORRECTION}.mode", OLD),

@@ -11,8 +11,7 @@ from torch import Tensor
 from cfpo_hybrid.algorithms.aggregate import LossDenominators
 from cfpo_hybrid.algorithms.metrics import Metric, MetricSums
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
-from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PolicyLossInputs
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol import DataProto
 from workers.megatron.packing import MicroBatch, idle_micro_batch

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs, clamp
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs, clamp
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
 
@@ -20,7 +18,7 @@ class CispoConfig(ClipConfig):
 
 
 @register_policy_loss("cispo", config=CispoConfig, stops_gradient=True)
-def cispo(inputs: PolicyLossInputs, config: CispoConfig) -> Tensor:
+def cispo(inputs: PolicyLossInputs, config: CispoConfig) -> PerToken:
     """The loss -w A log pi_theta, w = r clipped to [1 - clip_low, 1 + clip_high] and held fixed.
 
     MiniMax-M1 (arXiv 2506.13585), equations 4 and 5: REINFORCE with a bounded weight, so a token beyond the bound still

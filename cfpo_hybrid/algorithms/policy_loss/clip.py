@@ -1,12 +1,15 @@
-"""PPO's clipped surrogate with a bound of its own for either side."""
+"""PPO's clipped surrogate with a bound of its own for either side.
+
+``clip_higher`` is its alias with the bounds of DAPO (Yu et al., 2025, arXiv 2503.14476, section 3.1). DAPO's other parts are
+settings of their own, e.g. the aggregation ``token_mean``.
+"""
 
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs, clamp
-from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs, clamp
+from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES, TrustRegion, register_policy_loss
+from cfpo_hybrid.registry import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +24,7 @@ class ClipConfig:
     def __post_init__(self) -> None:
         if not 0 < self.clip_low <= 1:
             raise ValueError(f"clip_low={self.clip_low} must lie in (0, 1]: a ratio is never below 0")
-        if not 0 < self.clip_high < float("inf"):
-            raise ValueError(f"clip_high={self.clip_high} must be a positive number")
+        check_positive(clip_high=self.clip_high)
 
     @property
     def trust_region(self) -> TrustRegion:
@@ -30,8 +32,23 @@ class ClipConfig:
         return TrustRegion(low=self.clip_low, high=self.clip_high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipHigherConfig(ClipConfig):
+    """Knobs of ``clip_higher``: those of ``clip`` with DAPO's bounds."""
+
+    clip_high: float = 0.28
+    """Ratios above 1 + clip_high are clipped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip_high <= self.clip_low:
+            raise ValueError(
+                f"clip_high={self.clip_high} must be larger than clip_low={self.clip_low}; 'clip' takes any bounds"
+            )
+
+
 @register_policy_loss("clip", config=ClipConfig, trust_region=lambda config: config.trust_region)
-def clip(inputs: PolicyLossInputs, config: ClipConfig) -> Tensor:
+def clip(inputs: PolicyLossInputs, config: ClipConfig) -> PerToken:
     """The loss -min(r A, clipped r A) with r clipped to [1 - clip_low, 1 + clip_high], and no further bound.
 
     With A+ = max(A, 0) and A- = min(A, 0) this is -(A+ min(r, 1 + clip_high) + A- max(r, 1 - clip_low)).
@@ -41,7 +58,17 @@ def clip(inputs: PolicyLossInputs, config: ClipConfig) -> Tensor:
     return -clipped_surrogate(inputs.ratio, inputs.advantages, low=1 - config.clip_low, high=1 + config.clip_high)
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, low: float, high: float, dual: float = math.inf) -> Tensor:
+POLICY_LOSSES.alias(
+    "clip_higher",
+    of="clip",
+    config=ClipHigherConfig,
+    summary="The loss of ``clip`` with r clipped to [1 - 0.2, 1 + 0.28]: rare tokens may gain more than they may lose.",
+)
+
+
+def clipped_surrogate(
+    ratio: PerToken, advantages: PerToken, *, low: float, high: float, dual: float = math.inf
+) -> PerToken:
     """A+ min(r, high) + A- min(max(r, low), dual); ``dual`` is infinite in plain PPO."""
     for_positive = advantages.clamp(min=0) * clamp(ratio, high=high)
     for_negative = advantages.clamp(max=0) * clamp(ratio, low=low, high=dual)

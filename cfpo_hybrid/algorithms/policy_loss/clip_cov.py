@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clip
-from cfpo_hybrid.algorithms.policy_loss.covariance import CovarianceMeans, token_draw
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
-from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PerToken, PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.kl_cov import CovarianceMeans
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
+
+MULTIPLIER = 0x9E3779B1
+"""2^32 over the golden ratio, the multiplier of Fibonacci hashing (Knuth, volume 3, section 6.4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class ClipCovConfig(ClipConfig):
                 f"covariance_high={self.covariance_high}"
             )
 
-    def in_band(self, covariance: Tensor) -> Tensor:
+    def in_band(self, covariance: Float64[Tensor, "*tokens"]) -> Bool[Tensor, "*tokens"]:
         """Where the covariance lies between the bounds."""
         return (covariance > self.covariance_low) & (covariance < self.covariance_high)
 
@@ -60,14 +63,29 @@ def clip_cov_statistics(tokens: MiniBatchTokens, config: ClipCovConfig) -> ClipC
     statistics=clip_cov_statistics,
     drops_tokens=True,
 )
-def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> Tensor:
+def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> PerToken:
     """The loss of ``clip``, and 0 on a random few tokens in a band of the covariance of log-prob and advantage.
 
     Cui et al., 2025 (arXiv 2505.22617), Clip-Cov; share and band are verl's. Which tokens is drawn by a hash
     of the token itself (``token_draw``), so that the number of tokens left out is ``ratio`` x tokens on average, and
-    the same ones are left out however the mini-batch is cut. The selection is global (``covariance.py``).
+    the same ones are left out however the mini-batch is cut. The selection is global (``kl_cov.py``).
     """
     statistics: ClipCovStatistics = inputs.statistics
     in_band = config.in_band(statistics.means.covariance(inputs.old_log_probs, inputs.advantages))
     dropped = in_band & (token_draw(inputs) < statistics.share)
     return torch.where(dropped, 0.0, clip(inputs, config))
+
+
+def token_draw(inputs: PolicyLossInputs) -> Float64[Tensor, "*tokens"]:
+    """A number in [0, 1) for each token that looks random and is a function of the token alone.
+
+    The bits of the old log-prob and the advantage are hashed: the draw is the same on every rank, in every micro-batch
+    and in each pass over the rollout. Old log-probs that another layout recomputes differ in their last bits, and draw
+    other tokens.
+    """
+    mixed = torch.zeros(inputs.log_probs.shape, dtype=torch.int64, device=inputs.log_probs.device)
+    for values in (inputs.old_log_probs, inputs.advantages):
+        bits = values.detach().float().contiguous().view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        mixed = ((mixed ^ bits) * MULTIPLIER) & 0xFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 15)) * MULTIPLIER) & 0xFFFFFFFF
+    return (mixed ^ (mixed >> 16)).double() / 2**32

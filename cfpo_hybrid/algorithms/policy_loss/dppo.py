@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
+Divergence = Callable[[PerToken, PerToken], PerToken]
 """(log pi_old, log pi_theta) -> divergence of the two-outcome distributions "this token or another"."""
 
 
@@ -38,7 +37,7 @@ class DppoKlConfig:
 
 
 @register_policy_loss("dppo_tv", config=DppoTvConfig)
-def dppo_tv(inputs: PolicyLossInputs, config: DppoTvConfig) -> Tensor:
+def dppo_tv(inputs: PolicyLossInputs, config: DppoTvConfig) -> PerToken:
     """The loss -M r A, M = 0 where A pulls r further from 1 and abs(pi_theta - pi_old) > delta, else 1.
 
     Qi et al., 2026 (arXiv 2602.04879), the binary total-variation mask. The mask allows a rare token a large ratio and
@@ -49,7 +48,7 @@ def dppo_tv(inputs: PolicyLossInputs, config: DppoTvConfig) -> Tensor:
 
 
 @register_policy_loss("dppo_kl", config=DppoKlConfig)
-def dppo_kl(inputs: PolicyLossInputs, config: DppoKlConfig) -> Tensor:
+def dppo_kl(inputs: PolicyLossInputs, config: DppoKlConfig) -> PerToken:
     """The loss -M r A, M = 0 where A pulls r further from 1 and the binary KL(pi_old || pi_theta) > delta, else 1.
 
     Qi et al., 2026 (arXiv 2602.04879), the binary KL mask: p log(p / q) + (1 - p) log((1 - p) / (1 - q)) with p = pi_old
@@ -58,12 +57,12 @@ def dppo_kl(inputs: PolicyLossInputs, config: DppoKlConfig) -> Tensor:
     return _masked_surrogate(inputs, binary_kl, config.delta)
 
 
-def total_variation(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+def total_variation(old_log_probs: PerToken, log_probs: PerToken) -> PerToken:
     """The absolute change of probability."""
     return (log_probs.exp() - old_log_probs.exp()).abs()
 
 
-def binary_kl(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+def binary_kl(old_log_probs: PerToken, log_probs: PerToken) -> PerToken:
     """KL of "this token or another" in nats; digits are kept for tokens of probability near 1."""
     smallest = torch.finfo(log_probs.dtype).tiny
     others, old_others = (-torch.expm1(each) for each in (log_probs, old_log_probs))
@@ -71,7 +70,7 @@ def binary_kl(old_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     return old_log_probs.exp() * (old_log_probs - log_probs) + moved_others
 
 
-def _masked_surrogate(inputs: PolicyLossInputs, divergence: Divergence, delta: float) -> Tensor:
+def _masked_surrogate(inputs: PolicyLossInputs, divergence: Divergence, delta: float) -> PerToken:
     # Rounding can leave a log-prob above 0.
     old_log_probs, log_probs = inputs.old_log_probs.clamp(max=0), inputs.log_probs.detach().clamp(max=0)
     leaving = inputs.log_ratio * inputs.advantages > 0

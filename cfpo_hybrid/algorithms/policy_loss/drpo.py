@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
 
@@ -21,7 +19,7 @@ class DrpoConfig:
 
 
 @register_policy_loss("drpo", config=DrpoConfig)
-def drpo(inputs: PolicyLossInputs, config: DrpoConfig) -> Tensor:
+def drpo(inputs: PolicyLossInputs, config: DrpoConfig) -> PerToken:
     """The loss -(r A - |A| / (2 delta) pi_old (r - 1)^2).
 
     Yao et al., 2026 (arXiv 2606.09821): the soft form of ``dppo_tv``'s mask. The gradient of the objective with respect

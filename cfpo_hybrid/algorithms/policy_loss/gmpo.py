@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs, clamp
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs, clamp
 from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion, register_policy_loss
+from cfpo_hybrid.registry import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,7 @@ class GmpoConfig:
     """With A > 0, log-ratios above log_clip_high are clipped."""
 
     def __post_init__(self) -> None:
-        for name, bound in (("log_clip_low", self.log_clip_low), ("log_clip_high", self.log_clip_high)):
-            if not 0 < bound < math.inf:
-                raise ValueError(f"{name}={bound} must be a positive number of nats")
+        check_positive(log_clip_low=self.log_clip_low, log_clip_high=self.log_clip_high)
 
     @property
     def trust_region(self) -> TrustRegion:
@@ -30,14 +28,17 @@ class GmpoConfig:
         return TrustRegion(low=-math.expm1(-self.log_clip_low), high=math.expm1(self.log_clip_high))
 
 
-@register_policy_loss("gmpo", config=GmpoConfig, trust_region=lambda config: config.trust_region)
-def gmpo(inputs: PolicyLossInputs, config: GmpoConfig) -> Tensor:
+@register_policy_loss("gmpo", config=GmpoConfig, trust_region=lambda config: config.trust_region, stops_gradient=True)
+def gmpo(inputs: PolicyLossInputs, config: GmpoConfig) -> PerToken:
     """The loss -s A at each token, s = exp(mean of the clipped log r over the response).
 
     Zhao et al., 2025 (arXiv 2507.20673), with its bounds. A token is clipped on the side that its
     advantage pulls to, as in PPO, and leaves the gradients of the others alone, unlike GSPO's clip of the whole response.
+    Advantages may differ along a response, so the gradient is handed out as in GSPO-token (arXiv 2507.18071, equation
+    14): a token that is not clipped is moved by s A with its own A. Where all tokens of a response share an advantage
+    that is GMPO's own gradient.
     """
     for_positive = clamp(inputs.log_ratio, high=config.log_clip_high)
     for_negative = clamp(inputs.log_ratio, low=-config.log_clip_low)
     clipped = torch.where(inputs.advantages > 0, for_positive, for_negative)
-    return -inputs.sequence_mean(clipped).exp() * inputs.advantages
+    return -inputs.sequence_ratio(clipped) * inputs.advantages

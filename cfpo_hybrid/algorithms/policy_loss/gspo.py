@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clipped_surrogate
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
 
@@ -19,14 +17,15 @@ class GspoConfig(ClipConfig):
     """Responses whose ratio is above 1 + clip_high are clipped."""
 
 
-@register_policy_loss("gspo", config=GspoConfig)
-def gspo(inputs: PolicyLossInputs, config: GspoConfig) -> Tensor:
+@register_policy_loss("gspo", config=GspoConfig, stops_gradient=True)
+def gspo(inputs: PolicyLossInputs, config: GspoConfig) -> PerToken:
     """The loss -min(s A, clipped s A) at each token, s = exp(mean of log r over the response).
 
-    Zheng et al., 2025 (arXiv 2507.18071), equations 5 and 7; the bounds are its section 5.1's. Every token of a response
-    carries the response's loss, of which its own log-prob moves 1 / length: summed over the tokens the gradient with
-    respect to each log-prob is that of GSPO-token (equation 13) where all tokens share an advantage. A clipped response
-    is clipped as a whole. The metrics count tokens against 1 +- 0.2, since these bounds are no bounds on tokens.
+    Zheng et al., 2025 (arXiv 2507.18071), equations 5 and 7; the bounds are its section 5.1's. Advantages may differ
+    along a response, so this is GSPO-token (section 4.3, equations 13 and 14): the token's own log-prob is moved by s A
+    with the token's A, and by nothing where s lies beyond the bound that the token's A pulls to. Where all tokens of a
+    response share an advantage that is GSPO itself: the same value, the same clipping and the same gradient, and a
+    response is clipped as a whole. The metrics count tokens against 1 +- 0.2, since these bounds are no bounds on tokens.
     """
-    ratio = inputs.sequence_mean(inputs.log_ratio).exp()
+    ratio = inputs.sequence_ratio(inputs.log_ratio)
     return -clipped_surrogate(ratio, inputs.advantages, low=1 - config.clip_low, high=1 + config.clip_high)

@@ -1,14 +1,23 @@
-"""KL-Cov: a KL penalty on the few tokens whose update costs the most entropy."""
+"""KL-Cov: a KL penalty on the few tokens whose update costs the most entropy.
+
+They are told by the covariance of log-prob and advantage, token by token:
+
+    cov = (log pi_old - mean log pi_old) (A - mean A)        means over all tokens of the mini-batch
+
+Cui et al., 2025 (arXiv 2505.22617): where it is high, the update makes a likely token likelier, and so costs entropy. The
+paper has pi_theta, the policy in training; pi_old equals it at the first optimizer step of a rollout, and unlike it is
+known for the whole mini-batch before the update. The published code takes means, ranks and random draws over each
+micro-batch instead, and so changes with the way a mini-batch is cut.
+"""
 
 import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.covariance import CovarianceMeans
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
-from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
 
@@ -29,6 +38,27 @@ class KlCovConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CovarianceMeans:
+    """Means over the mini-batch.
+
+    Example: tokens of log pi_old -1 and -3 with A = 1 and 0: ``CovarianceMeans(log_prob=-2.0, advantage=0.5)``, and
+    both have the covariance 0.5.
+    """
+
+    log_prob: float
+    advantage: float
+
+    @classmethod
+    def of(cls, tokens: MiniBatchTokens) -> "CovarianceMeans":
+        """The means of a mini-batch; collective over its ranks."""
+        return cls(log_prob=tokens.mean(tokens.old_log_probs), advantage=tokens.mean(tokens.advantages))
+
+    def covariance(self, old_log_probs: PerToken, advantages: PerToken) -> Float64[Tensor, "*tokens"]:
+        """Covariance of each token, bit for bit the same whatever else is in the tensors."""
+        return (old_log_probs.detach().double() - self.log_prob) * (advantages.double() - self.advantage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KlCovStatistics:
     """Of a mini-batch: the means, and the smallest covariance that is penalised."""
 
@@ -45,11 +75,11 @@ def kl_cov_statistics(tokens: MiniBatchTokens, config: KlCovConfig) -> KlCovStat
 
 
 @register_policy_loss("kl_cov", config=KlCovConfig, statistics=kl_cov_statistics)
-def kl_cov(inputs: PolicyLossInputs, config: KlCovConfig) -> Tensor:
+def kl_cov(inputs: PolicyLossInputs, config: KlCovConfig) -> PerToken:
     """The loss -r A, plus kl_coef |log r| on the tokens of the highest covariance of log-prob and advantage.
 
     Cui et al., 2025 (arXiv 2505.22617), KL-Cov; |log r| is the KL estimate of the authors' code. The
-    selection is global: rank and means are over the whole mini-batch, with the policy that sampled (``covariance.py``).
+    selection is global: rank and means are over the whole mini-batch, with the policy that sampled.
     A covariance of 0 or less is never penalised.
     """
     statistics: KlCovStatistics = inputs.statistics

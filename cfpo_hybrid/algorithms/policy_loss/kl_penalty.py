@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import TrustRegion, register_policy_loss
+from cfpo_hybrid.registry import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,7 @@ class KlPenaltyConfig:
     pull on tokens with A = 0 ``cfpo check-loss`` reports."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < float("inf"):
-            raise ValueError(f"epsilon={self.epsilon} must be a positive number")
+        check_positive(epsilon=self.epsilon)
 
 
 @register_policy_loss(
@@ -29,7 +28,7 @@ class KlPenaltyConfig:
     config=KlPenaltyConfig,
     trust_region=lambda config: TrustRegion(low=config.epsilon, high=config.epsilon),
 )
-def kl_penalty(inputs: PolicyLossInputs, config: KlPenaltyConfig) -> Tensor:
+def kl_penalty(inputs: PolicyLossInputs, config: KlPenaltyConfig) -> PerToken:
     """The loss -(r A - w / epsilon (r - 1 - log r)), w = |A| or 1; r - 1 - log r estimates KL(pi_old || pi_theta).
 
     The KL-penalised surrogate of TRPO (Schulman et al., 2015, section 4) and PPO (Schulman et al., 2017, equation 8),

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
 
 
@@ -17,7 +15,7 @@ class PolicyGradientConfig:
 
 
 @register_policy_loss("policy_gradient", config=PolicyGradientConfig)
-def policy_gradient(inputs: PolicyLossInputs, config: PolicyGradientConfig) -> Tensor:
+def policy_gradient(inputs: PolicyLossInputs, config: PolicyGradientConfig) -> PerToken:
     """The loss -A log pi_theta, or -A r when importance-weighted; nothing holds the policy back.
 
     REINFORCE (Williams, 1992); the weighted form is the conservative policy iteration surrogate, equation 6 of PPO

@@ -4,23 +4,18 @@ A loss is a function of a micro-batch's inputs and its own frozen config; it ret
 Masking, aggregation, scaling and metrics belong to the framework (``objective.py``).
 """
 
-import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.knobs import KnobOwner, build_knobs, check_config_class, check_needs, describe_knobs
-from cfpo_hybrid.algorithms.policy_loss.inputs import OPTIONAL_INPUTS, PolicyLossInputs
-from cfpo_hybrid.algorithms.policy_loss.mini_batch import MiniBatchTokens
+from cfpo_hybrid.algorithms.policy_loss.inputs import OPTIONAL_INPUTS, MiniBatchTokens, PerToken, PolicyLossInputs
 from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.registry import Registry
+from cfpo_hybrid.registry import FunctionEntry, FunctionRegistry
 
-LossFunction = Callable[[PolicyLossInputs, Any], Tensor]
+LossFunction = TypeVar("LossFunction", bound=Callable[[PolicyLossInputs, Any], Tensor])
 StatisticsFunction = Callable[[MiniBatchTokens, Any], Any]
-Function = TypeVar("Function", bound=LossFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +31,19 @@ def _default_trust_region(config: object) -> TrustRegion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossEntry:
+class LossEntry(FunctionEntry):
     """What the registry holds for one name; ``register_policy_loss`` explains the fields."""
 
-    function: LossFunction
-    config: type
-    needs: frozenset[str]
-    trust_region: Callable[[Any], TrustRegion]
-    statistics: StatisticsFunction | None
-    stops_gradient: bool
-    drops_tokens: bool
+    KIND: ClassVar[str] = "policy loss"
+    OPTIONAL_INPUTS: ClassVar[tuple[str, ...]] = OPTIONAL_INPUTS
+
+    trust_region: Callable[[Any], TrustRegion] = _default_trust_region
+    statistics: StatisticsFunction | None = None
+    stops_gradient: bool = False
+    drops_tokens: bool = False
 
 
-POLICY_LOSSES: Registry[LossEntry] = Registry("policy loss")
+POLICY_LOSSES: FunctionRegistry[LossEntry] = FunctionRegistry(LossEntry)
 
 
 def register_policy_loss(
@@ -60,11 +55,11 @@ def register_policy_loss(
     statistics: StatisticsFunction | None = None,
     stops_gradient: bool = False,
     drops_tokens: bool = False,
-) -> Callable[[Function], Function]:
+) -> Callable[[LossFunction], LossFunction]:
     """Registers ``function(inputs, config) -> per-token loss`` under a name.
 
     Args:
-        name: what recipes call it in ``policy_loss.name``.
+        name: what recipes call it.
         config: a frozen dataclass of the loss's own knobs, each with a default where one makes sense; checks of values
             go into its ``__post_init__`` as ``ValueError``.
         needs: those of ``rollout_log_probs``, ``ref_log_probs`` and ``entropy`` that the loss reads.
@@ -83,23 +78,15 @@ def register_policy_loss(
         ConfigError: the config is no frozen dataclass, or a need is unknown.
         RegistryError: the name is taken.
     """
-    check_config_class(f"policy loss '{name}'", config)
-    known_needs = check_needs(f"policy loss '{name}'", needs, OPTIONAL_INPUTS)
-
-    def register(function: Function) -> Function:
-        entry = LossEntry(
-            function=function,
-            config=config,
-            needs=known_needs,
-            trust_region=trust_region,
-            statistics=statistics,
-            stops_gradient=stops_gradient,
-            drops_tokens=drops_tokens,
-        )
-        POLICY_LOSSES.register(name, entry)
-        return function
-
-    return register
+    return POLICY_LOSSES.adding(
+        name,
+        config=config,
+        needs=frozenset(needs),
+        trust_region=trust_region,
+        statistics=statistics,
+        stops_gradient=stops_gradient,
+        drops_tokens=drops_tokens,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +96,13 @@ class PolicyLoss:
     Example: ``build_policy_loss("cfpo", epsilon=0.1)(inputs)`` has the shape of ``inputs.log_probs``.
     """
 
-    name: str
-    config: Any
     entry: LossEntry
+    config: Any
+
+    @property
+    def name(self) -> str:
+        """What recipes call it."""
+        return self.entry.name
 
     @property
     def needs(self) -> frozenset[str]:
@@ -132,26 +123,22 @@ class PolicyLoss:
         """What the loss needs to know of a whole mini-batch, None for most losses; collective over its ranks."""
         return None if self.entry.statistics is None else self.entry.statistics(tokens, self.config)
 
-    def __call__(self, inputs: PolicyLossInputs) -> Tensor:
+    def __call__(self, inputs: PolicyLossInputs) -> PerToken:
         """The per-token loss to minimise, shaped like ``inputs.log_probs``, exactly 0 outside the mask.
 
         Raises:
             BatchError: an input that the loss needs is absent, or its result is not one number a token.
         """
-        present = {"rollout_log_probs": inputs.rollout_log_probs, "ref_log_probs": inputs.ref_log_probs}
-        present["entropy"] = inputs.entropy
-        missing = sorted(need for need in self.needs if present[need] is None)
-        if missing:
-            raise BatchError(f"policy loss '{self.name}' needs {', '.join(missing)}, which the inputs lack")
+        self.entry.check_inputs(inputs)
         if self.needs_statistics and inputs.statistics is None:
             raise BatchError(
-                f"policy loss '{self.name}' needs statistics of the mini-batch, which the inputs lack; set them to "
+                f"{self.entry} needs statistics of the mini-batch, which the inputs lack; set them to "
                 f"loss.statistics(MiniBatchTokens.of(old_log_probs, advantages, mask))"
             )
         per_token = self.entry.function(inputs, self.config)
         if per_token.shape != inputs.log_probs.shape:
             raise BatchError(
-                f"policy loss '{self.name}' returned shape {list(per_token.shape)}; it must return one loss a token, "
+                f"{self.entry} returned shape {list(per_token.shape)}; it must return one loss a token, "
                 f"shaped like log_probs: {list(inputs.log_probs.shape)}. Leave sums and means to the framework"
             )
         return inputs.counted(per_token)
@@ -165,40 +152,12 @@ def build_policy_loss(name: str, **knobs: object) -> PolicyLoss:
         ConfigError: knobs that are unknown, missing, of the wrong type or outside their range, all of them at once.
     """
     entry = POLICY_LOSSES.get(name)
-    config = build_knobs(KnobOwner("policy_loss", name), entry.config, knobs)
-    return PolicyLoss(name=name, config=config, entry=entry)
+    return PolicyLoss(entry=entry, config=entry.configure(knobs))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossDescription:
-    """What ``cfpo losses`` shows of one loss.
+def describe_losses() -> list[LossEntry]:
+    """Every registered loss by name, user losses included once their plugins are loaded.
 
-    Example: name "cfpo", knobs (("epsilon", "float", "0.2"),), source "cfpo_hybrid/.../cfpo.py:31".
+    Each tells its ``name``, ``summary``, ``knobs``, ``needs`` and ``source``.
     """
-
-    name: str
-    summary: str
-    knobs: tuple[tuple[str, str, str], ...]
-    """Name, type and default ("required" without one) of each knob."""
-    needs: tuple[str, ...]
-    source: str
-    """File and line of the function."""
-
-
-def describe_losses() -> list[LossDescription]:
-    """Every registered loss by name, user losses included once their plugins are loaded."""
-    return [_describe(name, POLICY_LOSSES.get(name)) for name in POLICY_LOSSES.names()]
-
-
-def _describe(name: str, entry: LossEntry) -> LossDescription:
-    code = inspect.unwrap(entry.function).__code__
-    path = Path(code.co_filename)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    documentation = inspect.getdoc(entry.function) or ""
-    return LossDescription(
-        name=name,
-        summary=documentation.partition("\n")[0],
-        knobs=describe_knobs(entry.config),
-        needs=(*sorted(entry.needs), *(["statistics of the mini-batch"] if entry.statistics else [])),
-        source=f"{shown}:{code.co_firstlineno}",
-    )
+    return POLICY_LOSSES.entries()

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss.inputs import PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import register_policy_loss
+from cfpo_hybrid.registry import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,11 @@ class SapoConfig:
     """The same for the other tokens; larger, since pushing one token down raises many."""
 
     def __post_init__(self) -> None:
-        for name, tau in (("tau_positive", self.tau_positive), ("tau_negative", self.tau_negative)):
-            if not 0 < tau < float("inf"):
-                raise ValueError(f"{name}={tau} must be a positive number")
+        check_positive(tau_positive=self.tau_positive, tau_negative=self.tau_negative)
 
 
 @register_policy_loss("sapo", config=SapoConfig)
-def sapo(inputs: PolicyLossInputs, config: SapoConfig) -> Tensor:
+def sapo(inputs: PolicyLossInputs, config: SapoConfig) -> PerToken:
     """The loss -4 / tau sigmoid(tau (r - 1)) A, with a tau for either sign of A.
 
     Gao et al., 2025 (arXiv 2511.20347), with its temperatures. With p the sigmoid the gradient of the objective with respect

@@ -5,7 +5,6 @@ import torch
 
 from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators, token_weights
-from cfpo_hybrid.algorithms.conformance import pack
 
 
 def inputs_of(mask):
@@ -35,7 +34,7 @@ def test_weights_by_hand(mode, expected):
 @pytest.mark.parametrize("mode", AGGREGATIONS)
 def test_packed_weights_are_the_padded_ones(mode):
     inputs = inputs_of([[1, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
-    packed = pack(inputs)
+    packed = inputs.packed()
     expected = token_weights(inputs, mode, GLOBAL)[inputs.mask]
     assert torch.equal(token_weights(packed, mode, GLOBAL), expected)
 

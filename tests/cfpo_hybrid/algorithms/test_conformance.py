@@ -74,10 +74,16 @@ def local_statistics(inputs, config):
     return -inputs.ratio / inputs.ratio.detach().amax() * (inputs.advantages + 0 * inputs.statistics)
 
 
-@wrong_loss("sequence")
-def sequence(inputs, config):
-    """GSPO's ratio: one a response, its gradient shared by the tokens."""
+@wrong_loss("shared_gradient")
+def shared_gradient(inputs, config):
+    """GSPO's ratio, its gradient shared by the tokens: each gets the mean advantage of its response."""
     return -inputs.sequence_mean(inputs.log_ratio).exp() * inputs.advantages
+
+
+@wrong_loss("sequence", stops_gradient=True)
+def sequence(inputs, config):
+    """GSPO-token's ratio: one a response, whose gradient each token gets for itself."""
+    return -inputs.sequence_ratio(inputs.log_ratio) * inputs.advantages
 
 
 @wrong_loss("demanding", needs=["rollout_log_probs", "ref_log_probs", "entropy"])
@@ -143,6 +149,7 @@ def test_a_penalty_without_the_advantage_pulls_where_there_is_none():
         ("local_mean", "split into micro-batches"),
         ("local_statistics", "split into micro-batches"),
         ("dropping", "gradient at r = 1 is -A"),
+        ("shared_gradient", "the same with A of each token"),
         ("padding", "NaN in the padding"),
         ("always_pulling", "zero advantage, zero gradient"),
         ("in_place", "one fp32 loss a token"),

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from cfpo_hybrid import ConfigError
-from cfpo_hybrid.algorithms.kl import KlController, kl_penalty, response_kl
+from cfpo_hybrid.algorithms.kl import KlController, reference_kl, response_kl
 
 
 def estimate(difference, estimator, dtype=torch.float64):
     log_probs = torch.tensor(difference, dtype=dtype) - 3.0
-    return kl_penalty(log_probs, torch.full_like(log_probs, -3.0), estimator)
+    return reference_kl(log_probs, torch.full_like(log_probs, -3.0), estimator)
 
 
 def test_values_by_hand():
@@ -29,7 +29,7 @@ def test_values_by_hand():
 def test_gradients_by_hand(estimator, gradient):
     # d = 0.5: k1' = 1, k2' = d, k3' = 1 - exp(-d), which is not the KL's gradient d
     log_probs = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
-    kl_penalty(log_probs, torch.tensor([-1.5], dtype=torch.float64), estimator).sum().backward()
+    reference_kl(log_probs, torch.tensor([-1.5], dtype=torch.float64), estimator).sum().backward()
     assert float(log_probs.grad) == pytest.approx(gradient)
 
 
@@ -38,8 +38,8 @@ def test_straight_through_reports_one_and_descends_another(estimator):
     # d = 0.5 and -2: the value is the estimator's own, the gradient that of k2, d.
     log_probs = torch.tensor([-1.0, -3.5], dtype=torch.float64, requires_grad=True)
     reference = torch.tensor([-1.5, -1.5], dtype=torch.float64)
-    value = kl_penalty(log_probs, reference, f"{estimator}+")
-    torch.testing.assert_close(value.detach(), kl_penalty(log_probs, reference, estimator).detach())
+    value = reference_kl(log_probs, reference, f"{estimator}+")
+    torch.testing.assert_close(value.detach(), reference_kl(log_probs, reference, estimator).detach())
     value.sum().backward()
     assert log_probs.grad.tolist() == pytest.approx([0.5, -2.0])
 
@@ -70,7 +70,7 @@ def test_the_expectation_is_the_divergence():
     q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
     divergence = float((p * (p / q).log()).sum())
     for estimator in ("k1", "k3"):
-        assert float((p * kl_penalty(p.log(), q.log(), estimator)).sum()) == pytest.approx(divergence)
+        assert float((p * reference_kl(p.log(), q.log(), estimator)).sum()) == pytest.approx(divergence)
 
 
 def test_k1_has_a_sign_and_the_others_do_not():
@@ -84,14 +84,14 @@ def test_k3_keeps_its_digits_near_zero_in_fp32():
     # d^2/2 at 2^-12 is 2.98e-8, less than the fp32 spacing at 1: exp(-d) - 1 + d would be rounding noise.
     d = 2.0**-12
     log_probs = torch.tensor([d], dtype=torch.float32)
-    value = float(kl_penalty(log_probs, torch.zeros(1), "k3"))
+    value = float(reference_kl(log_probs, torch.zeros(1), "k3"))
     assert value == pytest.approx(d * d / 2, rel=1e-3)
 
 
 def test_extremes_are_clamped_at_twenty_and_not_before():
     # At d = -15 the gradient of k3, 1 - e^15, is still there (verl cuts the value at 10, and the gradient with it).
     log_probs = torch.tensor([-18.0, -1000.0], requires_grad=True)
-    value = kl_penalty(log_probs, torch.tensor([-3.0, 0.0]), "k3")
+    value = reference_kl(log_probs, torch.tensor([-3.0, 0.0]), "k3")
     value.sum().backward()
     assert value.isfinite().all()
     assert float(log_probs.grad[0]) == pytest.approx(1 - math.exp(15), rel=1e-5)
@@ -99,9 +99,9 @@ def test_extremes_are_clamped_at_twenty_and_not_before():
 
 
 def test_low_precision_is_raised_to_fp32():
-    assert kl_penalty(torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2), "k3").dtype == torch.float32
+    assert reference_kl(torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2), "k3").dtype == torch.float32
 
 
 def test_unknown_estimator():
     with pytest.raises(ConfigError, match="k1, k2, k3"):
-        kl_penalty(torch.zeros(1), torch.zeros(1), "full")
+        reference_kl(torch.zeros(1), torch.zeros(1), "full")

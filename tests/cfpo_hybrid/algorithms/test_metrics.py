@@ -2,15 +2,15 @@
 
 import torch
 
-from cfpo_hybrid.algorithms.metrics import Metric, MetricSums, Reduction
+from cfpo_hybrid.algorithms.metrics import Metric, MetricSums
 
 
 def part(share, count, total, high, low):
     return {
-        "share": Metric(Reduction.MEAN, torch.tensor(share), torch.tensor(count)),
-        "total": Metric(Reduction.SUM, torch.tensor(total)),
-        "high": Metric(Reduction.MAX, torch.tensor(high)),
-        "low": Metric(Reduction.MIN, torch.tensor(low)),
+        "share": Metric.mean(torch.tensor(share), torch.tensor(count)),
+        "total": Metric.total(torch.tensor(total)),
+        "high": Metric.largest(torch.tensor(high)),
+        "low": Metric.smallest(torch.tensor(low)),
     }
 
 
@@ -49,9 +49,9 @@ def test_an_empty_part_changes_nothing():
 
 
 def test_numbers_that_are_worked_out_of_sums():
-    def spread(sums):
+    def spread(name, sums):
         total, squares, count = sums
-        return {"variance": squares / count - (total / count) ** 2, "count": count}
+        return {f"{name}/variance": squares / count - (total / count) ** 2, f"{name}/count": count}
 
     sums = MetricSums()
     for values in ((1.0, 2.0), (6.0,)):
@@ -59,9 +59,16 @@ def test_numbers_that_are_worked_out_of_sums():
         metric = Metric.of_sums(tensor.sum(), tensor.square().sum(), torch.tensor(len(values)), finish=spread)
         sums.add({"spread": metric, **part(1.0, 2, 0.5, 7.0, -1.0)})
     # 1, 2 and 6 have the mean 3 and the variance (4 + 1 + 9) / 3; their neighbours in the vector are none the wiser.
-    expected = {"variance": 41 / 3 - 9, "count": 3.0, "share": 0.5, "total": 1.0, "high": 7.0, "low": -1.0}
+    expected = {
+        "spread/variance": 41 / 3 - 9,
+        "spread/count": 3.0,
+        "share": 0.5,
+        "total": 1.0,
+        "high": 7.0,
+        "low": -1.0,
+    }
     assert sums.reduce() == expected
-    assert sums.reduce(lambda vector, operation: 2 * vector if operation == "sum" else vector)["count"] == 6.0
+    assert sums.reduce(lambda vector, operation: 2 * vector if operation == "sum" else vector)["spread/count"] == 6.0
 
 
 def test_nothing_added_gives_nothing():
@@ -72,5 +79,5 @@ def test_large_counts_stay_exact():
     # 2^24 + 1 is no fp32 number
     sums = MetricSums()
     for value in (2**24, 1):
-        sums.add({"tokens": Metric(Reduction.SUM, torch.tensor(value))})
+        sums.add({"tokens": Metric.total(torch.tensor(value))})
     assert sums.reduce() == {"tokens": 2.0**24 + 1}

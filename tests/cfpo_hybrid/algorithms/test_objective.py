@@ -8,11 +8,10 @@ import torch
 
 from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_loss, register_policy_loss
 from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
-from cfpo_hybrid.algorithms.conformance import pack
 from cfpo_hybrid.algorithms.metrics import MetricSums
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import CfpoConfig
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
 
 NAN = float("nan")
 # Old and rollout log-probs differ by 0.01 nats a token, so that these bounds leave some out.
@@ -52,10 +51,7 @@ def batch(seed=0, dtype=torch.float64):
 
 
 def rows(inputs, chosen):
-    values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
-    return PolicyLossInputs(
-        **{name: value[chosen] for name, value in values.items() if isinstance(value, torch.Tensor)}
-    )
+    return PolicyLossInputs(**{name: value[chosen] for name, value in inputs.tensors().items()})
 
 
 def gradients(objective, inputs, denominators):
@@ -144,7 +140,7 @@ def test_packed_equals_padded_metrics_included(name):
     inputs, objective = batch(), full_objective(name, correction=CORRECTION)
     denominators = LossDenominators.of_mask(inputs.mask)
     value, gradient, _, metrics = gradients(objective, inputs, denominators)
-    packed_value, packed_gradient, _, packed_metrics = gradients(objective, pack(inputs), denominators)
+    packed_value, packed_gradient, _, packed_metrics = gradients(objective, inputs.packed(), denominators)
     torch.testing.assert_close(packed_value, value)
     torch.testing.assert_close(packed_gradient, gradient[inputs.mask])
     assert reduced(packed_metrics) == pytest.approx(reduced(metrics))
@@ -172,7 +168,7 @@ def test_metrics_by_hand():
     logs = ratios.log()
     assert numbers.pop("actor/loss") == pytest.approx(float(build_policy_loss("cfpo")(inputs).detach().mean()))
     for name in [name for name in numbers if name.startswith(("mismatch/", "actor/ratio_q"))]:
-        del numbers[name]  # test_rollout_correction.py and test_ratio_distribution.py
+        del numbers[name]  # test_mismatch.py and test_token_metrics.py
     assert numbers == pytest.approx(
         {
             "actor/clip_fraction": 2 / 6,
@@ -267,24 +263,9 @@ def test_k3_of_tiny_ratios_is_never_negative():
 
 
 def test_a_micro_batch_without_tokens_takes_part_with_the_same_metric_names():
-    inputs, objective = pack(batch()), full_objective(correction=CORRECTION)
-    empty = dataclasses.replace(
-        inputs,
-        **{
-            name: getattr(inputs, name)[:0].detach()
-            for name in (
-                "old_log_probs",
-                "advantages",
-                "mask",
-                "rollout_log_probs",
-                "ref_log_probs",
-                "entropy",
-                "sequence_ids",
-            )
-        },
-        log_probs=inputs.log_probs[:0],
-        num_sequences=0,
-    )
+    inputs, objective = batch().packed(), full_objective(correction=CORRECTION)
+    nothing = {name: values[:0] for name, values in inputs.tensors().items()}
+    empty = dataclasses.replace(inputs, **nothing, num_sequences=0)
     denominators = LossDenominators(num_tokens=10.0, num_sequences=4.0)
     output = objective(empty, denominators)
     assert float(output.loss.detach()) == 0

@@ -1,5 +1,6 @@
 """Inputs of a loss: the shared ratio, the mask, sequences, padded and packed."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -51,6 +52,31 @@ def test_row_advantages_are_spread_over_padded_tokens():
     assert padded().advantages.tolist() == [[1.0, 1.0], [-1.0, -1.0]]
 
 
+def test_row_advantages_are_a_view():
+    advantages = torch.tensor([1.0, -1.0])
+    assert padded(advantages=advantages).advantages.data_ptr() == advantages.data_ptr()
+
+
+def test_packed_holds_the_counted_tokens_in_row_order():
+    packed = padded(entropy=torch.tensor([[0.1, 0.2], [0.3, NAN]])).packed()
+    assert packed.log_probs.tolist() == [-1.0, -0.5, -2.0]
+    assert packed.advantages.tolist() == [1.0, 1.0, -1.0]
+    assert packed.entropy.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert (packed.sequence_ids.tolist(), packed.num_sequences) == ([0, 0, 1], 2)
+
+
+def test_the_ratio_of_a_response_moves_each_token_by_its_own_log_ratio():
+    # Log-ratios 0, 0.5 | -0.5: means 0.25 and -0.5. The gradient of each is that of exp: the ratio itself.
+    log_probs = torch.tensor([[-1.0, -0.5], [-2.0, NAN]], requires_grad=True)
+    inputs = padded(log_probs=log_probs)
+    ratio = inputs.sequence_ratio(inputs.log_ratio)
+    expected = torch.tensor([[0.25, 0.25], [-0.5, 0.0]]).exp()
+    torch.testing.assert_close(ratio, expected)
+    (gradient,) = torch.autograd.grad(ratio.sum(), log_probs)
+    torch.testing.assert_close(gradient, torch.where(inputs.mask, expected, 0.0))
+    assert torch.equal(inputs.packed().sequence_ratio(inputs.packed().log_ratio), ratio[inputs.mask])
+
+
 def test_a_numeric_mask_is_accepted():
     assert padded(mask=torch.tensor([[1, 1], [1, 0]])).mask.dtype == torch.bool
 
@@ -91,7 +117,8 @@ def test_packed_inputs_without_sequences_say_what_they_lack():
 
 
 @pytest.mark.parametrize("name", ["old_log_probs", "advantages", "mask", "entropy", "ref_log_probs"])
-def test_shapes_must_agree(name):
+def test_shapes_must_agree(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as in training
     with pytest.raises(BatchError, match=rf"{name} has shape \[3\]; log_probs has \[2, 2\]"):
         padded(**{name: torch.zeros(3)})
 

@@ -66,9 +66,7 @@ def test_unknown_loss_names_the_nearest():
 
 def test_a_knob_of_another_loss_is_refused_rather_than_inert():
     # verl's trap: clip_ratio is accepted and does nothing.
-    with pytest.raises(
-        ConfigError, match=r"policy_loss.clip_hihg=0.3: 'clip' has no such knob.*did you mean 'clip_high'"
-    ):
+    with pytest.raises(ConfigError, match=r"^clip_hihg=0.3: 'clip' has no such knob.*did you mean 'clip_high'"):
         build_policy_loss("clip", clip_hihg=0.3)
     with pytest.raises(ConfigError, match="its knobs: epsilon"):
         build_policy_loss("cfpo", clip_ratio=0.3)
@@ -89,7 +87,7 @@ def test_whole_numbers_serve_as_floats_but_words_and_booleans_do_not():
 
 
 def test_the_configs_own_check_becomes_a_config_error():
-    with pytest.raises(ConfigError, match=r"strength=-1\.0 must not be negative"):
+    with pytest.raises(ConfigError, match=r"policy loss 'registry_test_knobs': strength=-1\.0 must not be negative"):
         build_policy_loss("registry_test_knobs", strength=-1.0)
 
 
@@ -118,9 +116,9 @@ def test_registration_checks_config_and_needs():
 
     for config in (Thawed, dict):
         with pytest.raises(ConfigError, match="frozen dataclass"):
-            register_policy_loss("registry_test_never", config=config)
+            register_policy_loss("registry_test_never", config=config)(knobs_loss)
     with pytest.raises(ConfigError, match="rollout_log_probs, ref_log_probs, entropy"):
-        register_policy_loss("registry_test_never", config=KnobsConfig, needs=["rewards"])
+        register_policy_loss("registry_test_never", config=KnobsConfig, needs=["rewards"])(knobs_loss)
 
 
 def test_descriptions_hold_knobs_defaults_needs_and_the_source_line():
@@ -129,7 +127,23 @@ def test_descriptions_hold_knobs_defaults_needs_and_the_source_line():
     assert described["dual_clip"].knobs[-1] == ("dual_clip", "float", "3.0")
     own = described["registry_test_knobs"]
     assert own.summary == "Uses the entropy."
-    assert own.needs == ("entropy",)
+    assert own.needs == {"entropy"}
     assert own.knobs[0] == ("strength", "float", "required")
     path, _, line = own.source.rpartition(":")
     assert path.endswith("test_policy_loss_registry.py") and int(line) > 1
+
+
+def test_an_alias_has_its_own_name_defaults_summary_and_checks():
+    described = {each.name: each for each in describe_losses()}
+    assert described["clip_higher"].knobs == (("clip_low", "float", "0.2"), ("clip_high", "float", "0.28"))
+    assert described["spo"].knobs == described["cfpo"].knobs
+    for alias, original in (("clip_higher", "clip"), ("spo", "cfpo")):
+        assert described[alias].source == described[original].source
+        assert described[alias].summary != described[original].summary
+    assert build_policy_loss("clip_higher", clip_low=0.1, clip_high=0.3).name == "clip_higher"
+    for knobs, message in (
+        ({"clip_high": 0.1}, "'clip_higher': clip_high=0.1"),
+        ({"low": 1.0}, "'clip_higher' has no"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build_policy_loss("clip_higher", **knobs)

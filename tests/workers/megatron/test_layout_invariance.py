@@ -13,7 +13,7 @@ from megatron.core import parallel_state
 from policy_world import Case, Weights, build_policy, mini_batch, objective, rows_of_rank, whole_weights
 from tiny_model import checkpoint_tensors, tiny_model
 
-from cfpo_hybrid.algorithms.rollout_correction import RolloutCorrection
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
 
 TIED = {"tie_word_embeddings": True}

@@ -8,9 +8,9 @@ import torch
 
 from cfpo_hybrid import ConfigError, PolicyLossInputs, build_policy_loss, describe_losses
 from cfpo_hybrid.algorithms.conformance import check_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins, resolve_plugins
+from cfpo_hybrid.plugins import load_plugins, resolve_plugins
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "custom_loss" / "my_loss.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_loss" / "my_loss.py"
 
 PLUGIN = """
 from dataclasses import dataclass

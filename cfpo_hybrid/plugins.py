@@ -1,4 +1,4 @@
-"""Loads user losses: modules by name, or Python files by path, once a process."""
+"""Plugins: modules by name or Python files by path, loaded once a process, that register losses and advantages."""
 
 import hashlib
 import importlib
@@ -11,7 +11,7 @@ from cfpo_hybrid.errors import ConfigError
 
 
 def is_plugin_file(plugin: str) -> bool:
-    """Whether ``policy_loss.plugins`` means a file; anything else is the name of a module."""
+    """Whether a plugin is a file; anything else is the name of a module."""
     return plugin.endswith(".py") or "/" in plugin
 
 
@@ -19,7 +19,7 @@ def resolve_plugins(plugins: Iterable[str], base: Path | None = None) -> list[st
     """File paths made absolute, so that workers in another folder find them; module names as they are.
 
     Args:
-        plugins: entries of ``policy_loss.plugins``.
+        plugins: files and names of modules.
         base: the folder that relative paths start from; the current one by default.
 
     Raises:
@@ -29,12 +29,12 @@ def resolve_plugins(plugins: Iterable[str], base: Path | None = None) -> list[st
     resolved = [str((folder / plugin).resolve()) if is_plugin_file(plugin) else plugin for plugin in plugins]
     missing = [path for path in resolved if is_plugin_file(path) and not Path(path).is_file()]
     if missing:
-        raise ConfigError([f"policy_loss.plugins names {path}, which is no file; give a .py file" for path in missing])
+        raise ConfigError([f"plugin {path} is no file; give a .py file" for path in missing])
     return resolved
 
 
 def load_plugins(plugins: Iterable[str]) -> None:
-    """Imports every plugin so that its decorated losses are registered; a second call does nothing.
+    """Imports every plugin, so that its decorated functions are registered; a second call does nothing.
 
     Raises:
         ConfigError: a file is missing, or a plugin raised while it was imported (its error is the cause).
@@ -44,7 +44,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
             _load_file(Path(plugin)) if is_plugin_file(plugin) else importlib.import_module(plugin)
         except Exception as error:  # a plugin is the user's code: it may raise anything at all
             reason = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"policy_loss.plugins: {plugin} cannot be loaded: {reason}") from error
+            raise ConfigError(f"plugin {plugin} cannot be loaded: {reason}") from error
 
 
 def _load_file(path: Path) -> None:

@@ -1,7 +1,9 @@
+"""What a long response loses of its reward."""
+
 import pytest
 import torch
 
-from cfpo_hybrid.algorithms.overlong import overlong_punishment
+from cfpo_hybrid.algorithms.rewards import overlong_punishment
 from cfpo_hybrid.errors import ConfigError
 
 

@@ -7,7 +7,8 @@ import torch
 
 from cfpo_hybrid import PolicyLossInputs
 from cfpo_hybrid.algorithms.metrics import MetricSums
-from cfpo_hybrid.algorithms.ratio_distribution import SHARES, effective_sample_size, ratio_quantiles
+from cfpo_hybrid.algorithms.policy_loss import TrustRegion
+from cfpo_hybrid.algorithms.token_metrics import QUANTILES, token_metrics
 
 
 def inputs_of(log_ratio, mask=None):
@@ -19,8 +20,7 @@ def inputs_of(log_ratio, mask=None):
 def reduced(*parts):
     sums = MetricSums()
     for inputs in parts:
-        deviation = torch.expm1(inputs.log_ratio)
-        sums.add({"q": ratio_quantiles(inputs), "ess": effective_sample_size(deviation, inputs.num_counted)})
+        sums.add(token_metrics(inputs, torch.zeros_like(inputs.log_ratio), TrustRegion()))
     return sums.reduce()
 
 
@@ -28,7 +28,7 @@ def reduced(*parts):
 def test_quantiles_are_those_of_sorted_ratios_within_a_bin(spread):
     log_ratio = spread * torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = reduced(inputs_of(log_ratio))
-    for share in SHARES:
+    for share in QUANTILES:
         exact = float(torch.quantile(log_ratio, share, interpolation="lower"))
         after = float(torch.quantile(log_ratio, share, interpolation="higher"))
         half_bin = 0.0101 * max(abs(exact), abs(after)) + 1.01e-5

@@ -92,7 +92,6 @@ class HybridWorker:
             self._engine = build_generation(settings, self.context, device)
             self._cleanup.callback(self._engine.close)
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
-        self._of_the_run.callback(self.weight_sync.close)
         return self.sync_weights()
 
     @property

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cfpo_hybrid.models.shards import by_layer
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
-from cfpo_hybrid.resharding import Resharder, ShardSpec, build_plan
+from cfpo_hybrid.resharding import ShardSpec, build_plan
+from cfpo_hybrid.resharding.transfer import Resharder
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings

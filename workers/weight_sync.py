@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
-from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
+from cfpo_hybrid.resharding.transfer import ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import Probe, largest_difference, mismatch, rounding
 from workers.reports import SyncReport
@@ -33,8 +32,7 @@ class WeightSync:
 
     def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
         self.policy, self.engine = policy, engine
-        self.host = _host_memory(settings)
-        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings, self.host)
+        self.receiver: WeightReceiver = weight_receiver(policy, engine, settings)
         self.check = WeightCheck(policy, engine, settings)
         # vLLM always samples one token more than it scores.
         self.probe = Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1)
@@ -68,11 +66,6 @@ class WeightSync:
         report = _over_all_ranks(policy_version - lag, seconds, stats, difference)
         return replace(report, weight_lag=lag)
 
-    def close(self) -> None:
-        """Leaves the memory that is shared with other ranks."""
-        if self.host:
-            self.host.close()
-
     def _probe_is_due(self) -> bool:
         return self.syncs == 0 or (self.probe_every > 0 and self.syncs % self.probe_every == 0)
 
@@ -96,13 +89,6 @@ class WeightSync:
         self.policy.offload()
         self.engine.wake_kv_cache()
         return differences
-
-
-def _host_memory(settings: HybridSettings) -> HostMemory | None:
-    """On a GPU NCCL finds the shortest way by itself."""
-    if settings.device != "cpu":
-        return None
-    return join_host(settings.ranks_per_node, min(SLOT_BYTES, settings.rollout.bucket_bytes // SLOTS))
 
 
 def _verdict(differences: WeightDifferences) -> str:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.family import EMBEDDING, LM_HEAD
+from cfpo_hybrid.models.families import EMBEDDING, LM_HEAD
 from cfpo_hybrid.resharding import Piece
 
 SINGLE_FILE = "model.safetensors"

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.resharding import Rectangle, Resharder, ShardSpec, build_plan
+from cfpo_hybrid.resharding import Rectangle, ShardSpec, build_plan
+from cfpo_hybrid.resharding.transfer import Resharder
 from workers.megatron.hf_files import INDEX_FILE, SINGLE_FILE, TensorFiles
 
 MAX_FILE_BYTES = 2 << 30

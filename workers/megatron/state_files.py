@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle
-from cfpo_hybrid.resharding.flat_range import range_rectangles
+from cfpo_hybrid.resharding.rectangle import range_rectangles
 
 INDEX_FILE = "state.index.json"
 

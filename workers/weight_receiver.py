@@ -95,9 +95,8 @@ def weight_receiver(policy: MegatronPolicy, engine: RolloutEngine, settings: Hyb
         logger.info("rank %d planned the weight sync and proved its part in %.2f s", rank, time.perf_counter() - begin)
         return DirectReceiver(policy, engine, resharder(plan))
     layers = []
-    for names in by_layer(shapes):
-        full = [ShardSpec.of_whole_tensor(name, shapes[name]) for name in names]
+    for tensors in by_layer(shapes):
+        full = [ShardSpec.of_whole_tensor(name, size) for name, size in tensors.items()]
         wanted = [full if specs else [] for specs in destinations]
-        plan = build_plan(sources, wanted, handover.ranks_per_node)
-        layers.append(({name: shapes[name] for name in names}, resharder(plan)))
+        layers.append((tensors, resharder(build_plan(sources, wanted, handover.ranks_per_node))))
     return LoaderReceiver(policy, engine, layers)

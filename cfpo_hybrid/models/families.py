@@ -45,6 +45,16 @@ class Role(Enum):
     EXPERT_DOWN = auto()
     """As DOWN, of each expert, likewise."""
 
+    @property
+    def is_qkv(self) -> bool:
+        """Query, key and value, which each engine fuses in its own way."""
+        return self in (Role.QKV, Role.QKV_BIAS)
+
+    @property
+    def is_experts(self) -> bool:
+        """There is one for each expert."""
+        return self in (Role.EXPERT_GATE_UP, Role.EXPERT_DOWN)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerParameter:

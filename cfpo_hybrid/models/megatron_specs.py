@@ -10,7 +10,7 @@ are not cut: each rank of an expert-parallel group has its share of them whole, 
 from collections.abc import Sequence
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, LM_HEAD, Role
 from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.shards import (
     Share,
@@ -19,8 +19,8 @@ from cfpo_hybrid.models.shards import (
     cut_evenly,
     equal_part,
     experts_of,
+    final_norm,
     hf_names,
-    norm_spec,
     round_up,
     stacked,
     tensor_areas,
@@ -68,11 +68,11 @@ def megatron_specs(
         for local, layer in enumerate(layers):
             for parameter, stack in table:
                 name = f"{prefix}decoder.layers.{local}.{parameter.megatron}"
-                for number, expert in enumerate(_own_experts(parameter, shape, ep)):
+                for number, expert in enumerate(_own_experts(parameter.role, shape, ep)):
                     names = hf_names(parameter, layer, [expert])
                     specs.append(stacked(name.replace("{expert}", str(number)), names, stack))
     if coordinate.pp == layout.pp - 1:
-        specs.append(norm_spec(prefixes[-1] + FINAL_NORM_NAME, FINAL_NORM, shape))
+        specs.append(final_norm(prefixes[-1] + FINAL_NORM_NAME, shape))
         if layout.pp > 1 or not shape.tied_embeddings:
             head = EMBEDDING if shape.tied_embeddings else LM_HEAD
             specs.append(vocabulary_shard(prefixes[-1] + OUTPUT_NAME, head, shape, rows, tp))
@@ -108,22 +108,18 @@ def check_experts_divide(shape: ModelShape, ep: int) -> None:
         )
 
 
-def _own_experts(parameter: LayerParameter, shape: ModelShape, ep: Share) -> range:
-    """The experts whose parameter this is that a rank has; one where it is not an expert's."""
-    experts, (rank, size) = experts_of(parameter, shape), ep
+def _own_experts(role: Role, shape: ModelShape, ep: Share) -> range:
+    """A rank's share of the experts that have such a parameter; what is not an expert's is not shared out."""
+    experts, (rank, size) = experts_of(role, shape), ep
     count = len(experts) // size
-    return experts[rank * count : (rank + 1) * count] if len(experts) > 1 else experts
+    return experts[rank * count : (rank + 1) * count] if role.is_experts else experts
 
 
 def _stack(role: Role, shape: ModelShape, tp: Share) -> Stack:
     """What a rank has of a row of the table; of an expert all."""
-    match role:
-        case Role.QKV | Role.QKV_BIAS:
-            return _interleaved(tensor_areas(role, shape), shape.num_kv_heads, tp)
-        case Role.EXPERT_GATE_UP | Role.EXPERT_DOWN:
-            return list(enumerate(tensor_areas(role, shape)))
-        case _:
-            return list(enumerate(cut_evenly(role, shape, tp)))
+    if role.is_qkv:
+        return _interleaved(tensor_areas(role, shape), shape.num_kv_heads, tp)
+    return list(enumerate(tensor_areas(role, shape) if role.is_experts else cut_evenly(role, shape, tp)))
 
 
 def _interleaved(areas: Sequence[Rectangle], groups: int, tp: Share) -> Stack:

@@ -1,6 +1,6 @@
 """What the shard specs of both engines share: the model's Hugging Face tensors, how they are cut and how they are stacked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
@@ -32,18 +32,18 @@ def hf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         shapes[LM_HEAD] = (shape.vocab_size, hidden)
     for layer in range(shape.num_layers):
         for parameter in FAMILIES.get(shape.family).layer:
-            experts = experts_of(parameter, shape)
+            experts = experts_of(parameter.role, shape)
             sizes = [area.size for area in tensor_areas(parameter.role, shape)] * len(experts)
             shapes |= zip(hf_names(parameter, layer, experts), sizes, strict=True)
     return shapes
 
 
-def by_layer(names: Iterable[str]) -> list[list[str]]:
-    """Names of Hugging Face tensors or vLLM parameters, a decoder layer's together, what lies outside of layers alone."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
+def by_layer(shapes: Mapping[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
+    """Hugging Face tensors in groups: a decoder layer's together, what lies outside of layers alone."""
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, size in shapes.items():
         parts = name.split(".")
-        groups.setdefault(parts[2] if parts[1] == "layers" else name, []).append(name)
+        groups.setdefault(parts[2] if parts[1] == "layers" else name, {})[name] = size
     return list(groups.values())
 
 
@@ -67,10 +67,9 @@ def tensor_areas(role: Role, shape: ModelShape) -> list[Rectangle]:
     return [Rectangle.whole(size) for size in shapes[role]]
 
 
-def experts_of(parameter: LayerParameter, shape: ModelShape) -> range:
-    """The experts that have this parameter, each its own; what is not an expert's is there once."""
-    is_experts = parameter.role in (Role.EXPERT_GATE_UP, Role.EXPERT_DOWN)
-    return range(shape.experts.count) if is_experts and shape.experts else range(1)
+def experts_of(role: Role, shape: ModelShape) -> range:
+    """The experts that have such a parameter, each its own; what is not an expert's is there once."""
+    return range(shape.experts.count) if role.is_experts and shape.experts else range(1)
 
 
 def hf_names(parameter: LayerParameter, layer: int, experts: Iterable[int]) -> list[str]:
@@ -102,9 +101,9 @@ def stacked(name: str, hf_names: Sequence[str], stack: Stack) -> ShardSpec:
     return ShardSpec(name, (top, *width), tuple(pieces))
 
 
-def norm_spec(name: str, hf_name: str, shape: ModelShape) -> ShardSpec:
-    """A norm of the hidden state, whole on every rank."""
-    return stacked(name, [hf_name], [(0, Rectangle.whole((shape.hidden_size,)))])
+def final_norm(name: str, shape: ModelShape) -> ShardSpec:
+    """The norm after the last layer, whole on every rank."""
+    return ShardSpec(name, (shape.hidden_size,), (Piece(FINAL_NORM, Rectangle.whole((shape.hidden_size,)), (0,)),))
 
 
 def vocabulary_shard(name: str, hf_name: str, shape: ModelShape, padded_rows: int, tp: Share) -> ShardSpec:

@@ -7,7 +7,7 @@ sees when the first two axes are one. vLLM runs without pipeline stages here, an
 """
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, Role
 from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.shards import (
     Share,
@@ -16,8 +16,8 @@ from cfpo_hybrid.models.shards import (
     cut_evenly,
     equal_part,
     experts_of,
+    final_norm,
     hf_names,
-    norm_spec,
     round_up,
     stacked,
     tensor_areas,
@@ -37,13 +37,13 @@ def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]
     """
     check_rollout_divides(shape, tp_size)
     tp, rows = (tp_rank, tp_size), vllm_padded_vocab_size(shape.vocab_size)
-    table = [(parameter, _stack(parameter, shape, tp)) for parameter in FAMILIES.get(shape.family).layer]
+    table = [(parameter, _stack(parameter.role, shape, tp)) for parameter in FAMILIES.get(shape.family).layer]
     specs = [vocabulary_shard(EMBEDDING, EMBEDDING, shape, rows, tp)]
     for layer in range(shape.num_layers):
         for parameter, stack in table:
-            names = hf_names(parameter, layer, experts_of(parameter, shape))
+            names = hf_names(parameter, layer, experts_of(parameter.role, shape))
             specs.append(stacked(f"model.layers.{layer}.{parameter.vllm}", names, stack))
-    specs.append(norm_spec(FINAL_NORM, FINAL_NORM, shape))
+    specs.append(final_norm(FINAL_NORM, shape))
     if not shape.tied_embeddings:
         specs.append(vocabulary_shard(LM_HEAD, LM_HEAD, shape, rows, tp))
     return specs
@@ -69,15 +69,12 @@ def check_rollout_divides(shape: ModelShape, tp: int) -> None:
         )
 
 
-def _stack(parameter: LayerParameter, shape: ModelShape, tp: Share) -> Stack:
-    """What a rank has of a row of the table: of experts all, on top of each other.
-
-    Several ranks have one key-value head where there are fewer heads than ranks.
-    """
-    if parameter.role in (Role.QKV, Role.QKV_BIAS):
-        query, key, value = tensor_areas(parameter.role, shape)
-        rank, size = tp
-        parts = min(size, shape.num_kv_heads)
-        of_heads = (rank * parts // size, parts)
-        return list(enumerate((equal_part(query, 0, tp), equal_part(key, 0, of_heads), equal_part(value, 0, of_heads))))
-    return list(enumerate(cut_evenly(parameter.role, shape, tp) * len(experts_of(parameter, shape))))
+def _stack(role: Role, shape: ModelShape, tp: Share) -> Stack:
+    """What a rank has of a row of the table; of experts all, on top of each other."""
+    if not role.is_qkv:
+        return list(enumerate(cut_evenly(role, shape, tp) * len(experts_of(role, shape))))
+    query, key, value = tensor_areas(role, shape)
+    rank, size = tp
+    parts = min(size, shape.num_kv_heads)
+    share = (rank * parts // size, parts)  # of several ranks, where there are fewer heads than ranks
+    return list(enumerate((equal_part(query, 0, tp), equal_part(key, 0, share), equal_part(value, 0, share))))

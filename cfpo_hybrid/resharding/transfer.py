@@ -1,8 +1,7 @@
 """Carries out a reshard plan: strided copies at home, buckets between processes over gloo or NCCL.
 
-Each byte takes the shortest way there is: within a process it is copied once, to others it goes in a message. Numbers are
-cast to the destination's dtype at the source. Extra memory is four messages: two that are filled or sent, two that are
-received or emptied, so that filling a bucket overlaps moving the one before.
+Within a process each byte is copied once, to others it goes in a message. Numbers are cast to the destination's dtype at
+the source. Filling a bucket overlaps moving the one before.
 """
 
 import time
@@ -10,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, cycle
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,9 @@ from cfpo_hybrid.resharding.rectangle import Region
 
 Parameters = Mapping[str, Float[Tensor, "..."]]
 """By name."""
+
+IN_FLIGHT = 2
+"""Steps that have memory at a time: one is filled while the one before moves."""
 
 PARTS = ("local", "pack", "move", "unpack")
 """Copies at home, filling buckets, waiting for other ranks, emptying buckets."""
@@ -66,14 +68,14 @@ class Resharder:
         plan: the same on every rank of the default process group; that may be absent when the plan is local.
         rank: this process.
         dtype: of the destination parameters, and of messages.
-        bucket_bytes: half of the extra memory that messages may take.
+        bucket_bytes: extra memory for what is sent, and as much for what is received.
 
     Raises:
         ReshardError: the bucket is too small for a single number.
     """
 
     def __init__(self, plan: ReshardPlan, *, rank: int, dtype: torch.dtype, bucket_bytes: int) -> None:
-        elements = bucket_bytes // 2 // dtype.itemsize
+        elements = bucket_bytes // IN_FLIGHT // dtype.itemsize
         if elements < 1:
             raise ReshardError(f"a bucket of {bucket_bytes} bytes holds no number of {dtype}; use 1 MiB or more")
         self.dtype = dtype
@@ -108,13 +110,13 @@ class Resharder:
         return stats
 
     def _exchange(self, sources: Parameters, destinations: Parameters, stats: ReshardStats) -> None:
-        """All messages, two steps in flight at a time."""
+        """All messages, step by step."""
         device = next(chain(sources.values(), destinations.values())).device
         largest = [max(bucket.volume for bucket in way) for way in zip(*self._steps, strict=True)]
-        buffers = [[torch.empty(volume, dtype=self.dtype, device=device) for volume in largest] for _ in range(2)]
+        memory = [[torch.empty(size, dtype=self.dtype, device=device) for size in largest] for _ in range(IN_FLIGHT)]
         moving: deque[tuple[Bucket, Tensor, list[dist.Work]]] = deque()
-        for index, (send, receive) in enumerate(self._steps):
-            outgoing, incoming = buffers[index % 2][0][: send.volume], buffers[index % 2][1][: receive.volume]
+        for (send, receive), (outgoing, incoming) in zip(self._steps, cycle(memory), strict=False):
+            outgoing, incoming = outgoing[: send.volume], incoming[: receive.volume]
             with stats.timed("pack"):
                 _fill(outgoing, send, sources)
             operations = [dist.P2POp(dist.irecv, incoming, receive.peer)] if receive.copies else []
@@ -123,7 +125,7 @@ class Resharder:
                 moving.append((receive, incoming, dist.batch_isend_irecv(operations)))
             stats.bytes_sent += outgoing.nbytes
             stats.bytes_received += incoming.nbytes
-            if len(moving) == 2:
+            if len(moving) == IN_FLIGHT:
                 _finish(*moving.popleft(), destinations, stats)
         while moving:
             _finish(*moving.popleft(), destinations, stats)

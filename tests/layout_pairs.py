@@ -6,13 +6,15 @@ from hypothesis import strategies as st
 from resharding_world import megatron_world, small_shape, vllm_world
 
 from cfpo_hybrid.models import ModelShape, PipelineCut, stage_sizes
-from cfpo_hybrid.models.weight_plan import Handover
+from cfpo_hybrid.models.weight_plan import Handover, Placement
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import ShardSpec
 
 
 @dataclass(frozen=True)
 class LayoutPair:
+    """A handover and the shards of each of its processes."""
+
     shape: ModelShape
     handover: Handover
     sources: list[list[ShardSpec]]
@@ -49,11 +51,28 @@ def layout_pairs(draw, families: tuple[str, ...] = ("qwen2", "llama", "qwen3", "
         shape=shape,
         training=training,
         rollout=ParallelLayout.of_world(world_size, tp=rollout_tp),
+        placement=Placement.colocated(world_size),
         ranks_per_node=draw(st.integers(1, 8)),
         cut=cut,
     )
     sources = megatron_world(shape, training, cut)
     return LayoutPair(shape, handover, sources, vllm_world(shape, world_size, rollout_tp))
+
+
+@st.composite
+def placed_pairs(draw) -> LayoutPair:
+    """As ``layout_pairs``, in processes that have a rank of either engine, of both or of none, in any order."""
+    pair = draw(layout_pairs())
+    training, rollout = pair.handover.training, ParallelLayout(tp=pair.handover.rollout.tp, dp=draw(st.integers(1, 3)))
+    processes = st.permutations(range(draw(st.integers(max(training.world_size, rollout.world_size), 30))))
+    placement = Placement(tuple(draw(processes)[: training.world_size]), tuple(draw(processes)[: rollout.world_size]))
+    sources: list[list[ShardSpec]] = [[] for _ in range(placement.world_size)]
+    destinations: list[list[ShardSpec]] = [[] for _ in range(placement.world_size)]
+    for process, specs in zip(placement.training, pair.sources, strict=True):
+        sources[process] = specs
+    for rank, process in enumerate(placement.rollout):
+        destinations[process] = pair.destinations[rank % rollout.tp]
+    return LayoutPair(pair.shape, replace(pair.handover, rollout=rollout, placement=placement), sources, destinations)
 
 
 def _stages(layers: int) -> list[tuple[int, PipelineCut]]:

@@ -1,6 +1,6 @@
 """Hugging Face tensors of a small shape, cut by shard specs, for tests of plans and transfers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from cfpo_hybrid.models.shards import hf_shapes
 from cfpo_hybrid.models.stages import EQUAL_STAGES
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.resharding import ReshardPlan, ShardSpec
+from cfpo_hybrid.resharding import Copy, ReshardPlan, Route, ShardSpec
 
 SMALL = ModelShape(
     family="qwen2",
@@ -80,8 +80,13 @@ def execute_in_one_process(
 ) -> list[dict[str, Tensor]]:
     """Carries a plan out without messages; returns how often each destination element was written."""
     writes = [{name: torch.zeros_like(tensor) for name, tensor in rank.items()} for rank in destinations]
-    for copy in plan.copies:
-        source = sources[copy.source_rank][copy.source_name][copy.source.slices]
-        destinations[copy.destination_rank][copy.destination_name][copy.destination.slices] = source
-        writes[copy.destination_rank][copy.destination_name][copy.destination.slices] += 1
+    for route, copy in all_copies(plan):
+        target, (name, area) = route.destination_rank, copy.destination
+        destinations[target][name][area.slices] = sources[route.source_rank][copy.source.name][copy.source.area.slices]
+        writes[target][name][area.slices] += 1
     return writes
+
+
+def all_copies(plan: ReshardPlan) -> Iterator[tuple[Route, Copy]]:
+    """Every copy of a plan, and the route that it is of."""
+    return ((route, copy) for routes in plan.routes for route in routes for copy in plan.copies(route))

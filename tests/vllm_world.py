@@ -11,7 +11,8 @@ from torch import Tensor
 from cfpo_hybrid.models import load_hf_config, model_shape
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from cfpo_hybrid.resharding import Resharder, build_plan
+from cfpo_hybrid.resharding import build_plan
+from cfpo_hybrid.resharding.transfer import Resharder
 
 MAX_LEN = 220
 STOP = 3

@@ -17,7 +17,7 @@ from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 from workers.settings import HybridSettings
 from workers.weight_check import WeightCheck
 from workers.weight_receiver import weight_receiver
-from workers.weight_sync import WeightSync, host_memory
+from workers.weight_sync import WeightSync
 
 
 def build_objective(settings: HybridSettings) -> PolicyObjective:
@@ -71,17 +71,15 @@ def build_generation(settings: HybridSettings, context: WorkerContext, device: t
 def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightSync:
     """The way from one engine to the other."""
     rollout = settings.rollout
-    host = host_memory(settings)
     return WeightSync(
         policy,
         engine,
-        receiver=weight_receiver(policy, engine, settings, host),
+        receiver=weight_receiver(policy, engine, settings),
         check=WeightCheck(policy, engine, settings),
         # vLLM always samples one token more than it scores.
         probe=Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1),
         tolerance=rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype),
         stops=rollout.probe_action == "stop",
-        host=host,
     )
 
 

@@ -49,7 +49,7 @@ class HybridWorker:
         self.rollout_version = 0
         self._device: torch.device | None = None
         self._engine: RolloutEngine | None = None
-        self._cleanup, self._of_the_run = ExitStack(), ExitStack()
+        self._cleanup = ExitStack()
 
     @dispatch(Dispatch.BROADCAST)
     @in_phase
@@ -81,7 +81,6 @@ class HybridWorker:
             self._cleanup.callback(self._engine.close)
             self._engine.sleep()
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
-        self._of_the_run.callback(self.weight_sync.close)
 
     @property
     def engine(self) -> RolloutEngine:
@@ -186,7 +185,6 @@ class HybridWorker:
 
     def close(self) -> None:
         """Frees what was built, however far that went."""
-        self._of_the_run.close()
         self._cleanup.close()
 
     def _join(self, device: str) -> torch.device:
@@ -200,7 +198,6 @@ class HybridWorker:
         if self._engine is None:
             return
         self.engine.sleep()
-        self._of_the_run.close()
         del self.policy, self.weight_sync
         gc.collect()  # Megatron-core's model and its hooks refer to each other
 

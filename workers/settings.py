@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.models.weight_plan import Handover
+from cfpo_hybrid.models.weight_plan import Handover, Placement
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
 from workers.step_plan import StepPlan
@@ -48,6 +48,7 @@ class HybridSettings:
             shape=shape,
             training=self.train_layout,
             rollout=self.rollout_layout,
+            placement=Placement.colocated(self.train_layout.world_size),
             ranks_per_node=self.ranks_per_node,
             cut=self.actor.megatron.cut,
         )

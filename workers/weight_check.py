@@ -4,21 +4,20 @@ A layer at a time, so that extra memory is one layer of a rank, the weights are 
 and by a plan of their own, and every rectangle of vLLM's live parameters is compared with them bit by bit.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cfpo_hybrid.models.shards import by_layer
+from cfpo_hybrid.models.shards import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
-from cfpo_hybrid.resharding import Resharder, ShardSpec, build_plan
+from cfpo_hybrid.resharding import ShardSpec, build_plan
+from cfpo_hybrid.resharding.transfer import Resharder
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
-
-SpecsOfRanks = Sequence[Sequence[ShardSpec]]
 
 NAMED = 5
 """Tensors that a message names; of each rank no more are reported."""
@@ -80,42 +79,34 @@ class WeightCheck:
     def run(self) -> WeightDifferences:
         """Compares; collective over the world, with the weights of both engines awake."""
         rank, handover = dist.get_rank(), self.settings.handover(self.policy.shape)
-        sources, destinations = training_specs(handover), rollout_specs(handover)
         trained, live = self.policy.parameters_by_name(), self.engine.parameters()
+        device = next(iter(trained.values())).device
         found: list[TensorDifference] = []
-        for layer in by_layer(spec.name for spec in destinations[rank]):
-            wanted = _chosen(destinations, lambda spec, names=set(layer): spec.name in names)
-            expected = self._expected(_holding(sources, wanted), wanted, trained)
+        for tensors in by_layer(hf_shapes(self.policy.shape)):
+            sources, wanted = _holding(training_specs(handover), tensors), _holding(rollout_specs(handover), tensors)
+            resharder = Resharder(
+                build_plan(sources, wanted, handover.ranks_per_node),
+                rank=rank,
+                dtype=self.engine.dtype,
+                bucket_bytes=self.settings.rollout.bucket_bytes,
+            )
+            # What this rank's parameters must hold; padding is not written.
+            expected = {
+                spec.name: torch.empty(spec.shape, dtype=self.engine.dtype, device=device) for spec in wanted[rank]
+            }
+            resharder.run(trained, expected)
             found += _differences(wanted[rank], expected, live, rank)
         return _over_all_ranks(found)
 
-    def _expected(
-        self, sources: SpecsOfRanks, wanted: SpecsOfRanks, trained: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """What this rank's wanted parameters must hold; padding is not written."""
-        rank, dtype = dist.get_rank(), self.engine.dtype
-        device = next(iter(trained.values())).device
-        scratch = {spec.name: torch.empty(spec.shape, dtype=dtype, device=device) for spec in wanted[rank]}
-        plan = build_plan(sources, wanted, self.settings.ranks_per_node)
-        resharder = Resharder(plan, rank=rank, dtype=dtype, bucket_bytes=self.settings.rollout.bucket_bytes)
-        resharder.run(trained, scratch)
-        return scratch
 
-
-def _holding(sources: SpecsOfRanks, wanted: SpecsOfRanks) -> SpecsOfRanks:
-    """Of each source rank only the parameters that hold something of what is wanted: the plan is as small as a layer's."""
-    hf_names = {piece.hf_name for specs in _distinct(wanted) for spec in specs for piece in spec.pieces}
-    return _chosen(sources, lambda spec: any(piece.hf_name in hf_names for piece in spec.pieces))
-
-
-def _chosen(of_ranks: SpecsOfRanks, wanted: Callable[[ShardSpec], bool]) -> SpecsOfRanks:
-    """The specs of each rank that are wanted; ranks that share a list still do, so that planning stays cheap."""
-    chosen = {id(specs): [spec for spec in specs if wanted(spec)] for specs in _distinct(of_ranks)}
+def _holding(of_ranks: Sequence[Sequence[ShardSpec]], tensors: Container[str]) -> list[list[ShardSpec]]:
+    """The parameters of each rank that hold something of these tensors; ranks that share a list still do."""
+    distinct = {id(specs): specs for specs in of_ranks}
+    chosen = {
+        key: [spec for spec in specs if any(piece.hf_name in tensors for piece in spec.pieces)]
+        for key, specs in distinct.items()
+    }
     return [chosen[id(specs)] for specs in of_ranks]
-
-
-def _distinct(of_ranks: SpecsOfRanks) -> Iterable[Sequence[ShardSpec]]:
-    return {id(specs): specs for specs in of_ranks}.values()
 
 
 def _differences(

@@ -6,7 +6,7 @@ a layer at a time, and calls vLLM's `load_weights`: slower, but it knows every k
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -14,15 +14,8 @@ import torch.distributed as dist
 
 from cfpo_hybrid.models.shards import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight_plan
-from cfpo_hybrid.resharding import (
-    HostMemory,
-    Resharder,
-    ReshardPlan,
-    ReshardStats,
-    ShardSpec,
-    build_plan,
-    check_plan,
-)
+from cfpo_hybrid.resharding import ReshardPlan, ShardSpec, build_plan, check_plan
+from cfpo_hybrid.resharding.transfer import Resharder, ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.rollout.engine import RolloutEngine
 from workers.settings import HybridSettings
@@ -50,9 +43,20 @@ class DirectReceiver:
 
 
 class LoaderReceiver:
-    """Full Hugging Face tensors, a layer at a time, into vLLM's `load_weights`."""
+    """Full Hugging Face tensors, a layer at a time, into vLLM's `load_weights`.
 
-    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, layers: Sequence["GatheredTensors"]) -> None:
+    Args:
+        policy: the engine that trains.
+        engine: the engine that generates.
+        layers: of each layer, the shapes of its tensors and how they are rebuilt.
+    """
+
+    def __init__(
+        self,
+        policy: MegatronPolicy,
+        engine: RolloutEngine,
+        layers: Sequence[tuple[Mapping[str, tuple[int, ...]], Resharder]],
+    ) -> None:
         self.policy, self.engine, self.layers = policy, engine, layers
 
     def receive(self) -> ReshardStats:
@@ -60,51 +64,39 @@ class LoaderReceiver:
         total = ReshardStats()
         sources = self.policy.parameters_by_name()
         device = next(iter(sources.values())).device
-        for layer in self.layers:
-            full = {name: torch.empty(shape, dtype=self.engine.dtype, device=device) for name, shape in layer.shapes}
-            stats = layer.resharder.run(sources, full)
+        for shapes, resharder in self.layers:
+            full = {name: torch.empty(size, dtype=self.engine.dtype, device=device) for name, size in shapes.items()}
+            total.add(resharder.run(sources, full))
             self.engine.load_weights(full.items())
-            total.add(stats)
         return total
 
 
-class GatheredTensors:
-    """Hugging Face tensors that are rebuilt together, and how."""
-
-    def __init__(self, shapes: Sequence[tuple[str, tuple[int, ...]]], resharder: Resharder) -> None:
-        self.shapes, self.resharder = shapes, resharder
-
-
-def weight_receiver(
-    policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings, host: HostMemory | None
-) -> WeightReceiver:
+def weight_receiver(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightReceiver:
     """The receiver that ``rollout.load_format`` names.
 
     Args:
         policy: the engine that trains.
         engine: the engine that generates.
         settings: layouts, bucket size and the kind of receiver.
-        host: memory shared with other ranks, if any.
 
     Raises:
         ReshardError: the plan does not write all that this rank needs, once.
     """
     rank, handover = dist.get_rank(), settings.handover(policy.shape)
-    sources, shapes = training_specs(handover), hf_shapes(policy.shape)
+    sources, destinations, shapes = training_specs(handover), rollout_specs(handover), hf_shapes(policy.shape)
 
     def resharder(plan: ReshardPlan) -> Resharder:
-        bucket_bytes = settings.rollout.bucket_bytes
-        return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=bucket_bytes, host=host)
+        return Resharder(plan, rank=rank, dtype=engine.dtype, bucket_bytes=settings.rollout.bucket_bytes)
 
     if settings.rollout.load_format == "direct":
         begin = time.perf_counter()
         plan = weight_plan(handover)
-        check_plan(plan, sources, rollout_specs(handover), shapes, ranks=[rank])
+        check_plan(plan, sources, destinations, shapes, ranks=[rank])
         logger.info("rank %d planned the weight sync and proved its part in %.2f s", rank, time.perf_counter() - begin)
         return DirectReceiver(policy, engine, resharder(plan))
     layers = []
-    for names in by_layer(shapes):
-        full = [ShardSpec.of_whole_tensor(name, shapes[name]) for name in names]
-        plan = build_plan(sources, [full] * len(sources), settings.ranks_per_node)
-        layers.append(GatheredTensors([(spec.name, spec.shape) for spec in full], resharder(plan)))
+    for tensors in by_layer(shapes):
+        full = [ShardSpec.of_whole_tensor(name, size) for name, size in tensors.items()]
+        wanted = [full if specs else [] for specs in destinations]
+        layers.append((tensors, resharder(build_plan(sources, wanted, handover.ranks_per_node))))
     return LoaderReceiver(policy, engine, layers)

@@ -9,13 +9,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding import HostMemory, ReshardStats, join_host
-from cfpo_hybrid.resharding.host_memory import SLOT_BYTES, SLOTS
+from cfpo_hybrid.resharding.transfer import ReshardStats
 from workers.megatron.policy import MegatronPolicy
 from workers.probe import Probe, largest_difference, mismatch
 from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
-from workers.settings import HybridSettings
 from workers.weight_check import WeightCheck, WeightDifferences
 from workers.weight_receiver import WeightReceiver
 
@@ -33,7 +31,6 @@ class WeightSync:
         probe: what both engines score.
         tolerance: largest difference in nats on the probe.
         stops: a larger one ends the run; otherwise it is only logged.
-        host: memory shared with other ranks, if any.
     """
 
     def __init__(
@@ -46,10 +43,9 @@ class WeightSync:
         probe: Probe,
         tolerance: float,
         stops: bool,
-        host: HostMemory | None = None,
     ) -> None:
         self._policy, self._engine, self._receiver = policy, engine, receiver
-        self._check, self._probe, self._host = check, probe, host
+        self._check, self._probe = check, probe
         self._tolerance, self._stops = tolerance, stops
 
     def run(self, policy_version: int, *, probe: bool, newest: bool = False) -> SyncReport:
@@ -78,11 +74,6 @@ class WeightSync:
         report = _over_all_ranks(policy_version - lag, seconds, stats, difference)
         return replace(report, weight_lag=lag)
 
-    def close(self) -> None:
-        """Leaves the memory that is shared with other ranks."""
-        if self._host:
-            self._host.close()
-
     def _prove(self, expected: Tensor, policy_version: int, lag: int) -> float:
         difference = largest_difference(expected, self._probe.of_engine(self._engine))
         if difference > self._tolerance:
@@ -103,13 +94,6 @@ class WeightSync:
         self._policy.offload()
         self._engine.wake_kv_cache()
         return differences
-
-
-def host_memory(settings: HybridSettings) -> HostMemory | None:
-    """What the ranks of a machine exchange weights through; on a GPU NCCL finds the shortest way by itself."""
-    if settings.device != "cpu":
-        return None
-    return join_host(settings.ranks_per_node, min(SLOT_BYTES, settings.rollout.bucket_bytes // SLOTS))
 
 
 def _verdict(differences: WeightDifferences) -> str:

@@ -7,29 +7,39 @@ With tied embeddings and several stages the last one holds a copy of the embeddi
 are not cut: each rank of an expert-parallel group has its share of them whole, numbered from 0.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, LM_HEAD, Role
 from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.shards import (
-    Rows,
+    Share,
+    Stack,
     check_divides,
+    cut_evenly,
+    equal_part,
     experts_of,
-    hf_layer_names,
-    layer_parameter,
+    final_norm,
+    hf_names,
+    round_up,
     stacked,
+    tensor_areas,
     vocabulary_shard,
 )
 from cfpo_hybrid.models.stages import EQUAL_STAGES, PipelineCut, pipeline_layers
-from cfpo_hybrid.models.vocab import padded_vocab_size
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
+from cfpo_hybrid.resharding.rectangle import Rectangle
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
 
 EMBEDDING_NAME = "embedding.word_embeddings.weight"
 FINAL_NORM_NAME = "decoder.final_layernorm.weight"
 OUTPUT_NAME = "output_layer.weight"
+
+VOCABULARY_ROWS = 8
+"""A tensor-parallel rank's embedding rows are a multiple of this: 16 bytes of bf16, which tensor cores like.
+
+Megatron-LM's own 128 would make the tiny vocabularies of tests mostly padding.
+"""
 
 
 def megatron_specs(
@@ -46,30 +56,40 @@ def megatron_specs(
     """
     check_divides(shape, layout.tp, "Megatron")
     check_experts_divide(shape, layout.ep)
+    tp, ep = (coordinate.tp, layout.tp), (layout.expert_rank(coordinate), layout.ep)
+    rows = padded_vocab_size(shape.vocab_size, layout.tp)
     chunks = pipeline_layers(shape.num_layers, layout.pp, cut)[coordinate.pp]
-    rows = padded_vocab_size(shape.vocab_size, layout.tp) // layout.tp
-    vocabulary = (coordinate.tp * rows, rows)
-    share = _Share(tp=(coordinate.tp, layout.tp), ep=(layout.expert_rank(coordinate), layout.ep))
     prefixes = [chunk_prefix(chunk, len(chunks)) for chunk in range(len(chunks))]
+    table = [(parameter, _stack(parameter.role, shape, tp)) for parameter in FAMILIES.get(shape.family).layer]
     specs = []
     if coordinate.pp == 0:
-        specs.append(vocabulary_shard(prefixes[0] + EMBEDDING_NAME, EMBEDDING, shape, vocabulary))
+        specs.append(vocabulary_shard(prefixes[0] + EMBEDDING_NAME, EMBEDDING, shape, rows, tp))
     for prefix, layers in zip(prefixes, chunks, strict=True):
         for local, layer in enumerate(layers):
-            for parameter in FAMILIES.get(shape.family).layer:
+            for parameter, stack in table:
                 name = f"{prefix}decoder.layers.{local}.{parameter.megatron}"
-                specs.extend(_layer_specs(parameter, name, layer, shape, share))
+                for number, expert in enumerate(_own_experts(parameter.role, shape, ep)):
+                    names = hf_names(parameter, layer, [expert])
+                    specs.append(stacked(name.replace("{expert}", str(number)), names, stack))
     if coordinate.pp == layout.pp - 1:
-        specs.append(stacked(prefixes[-1] + FINAL_NORM_NAME, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
+        specs.append(final_norm(prefixes[-1] + FINAL_NORM_NAME, shape))
         if layout.pp > 1 or not shape.tied_embeddings:
             head = EMBEDDING if shape.tied_embeddings else LM_HEAD
-            specs.append(vocabulary_shard(prefixes[-1] + OUTPUT_NAME, head, shape, vocabulary))
+            specs.append(vocabulary_shard(prefixes[-1] + OUTPUT_NAME, head, shape, rows, tp))
     return specs
 
 
 def chunk_prefix(chunk: int, num_chunks: int) -> str:
     """What stands before the names of a chunk's parameters, to tell them from those of the rank's other chunks."""
     return f"chunk{chunk}." if num_chunks > 1 else ""
+
+
+def padded_vocab_size(vocab_size: int, tp: int) -> int:
+    """Rows of Megatron's whole embedding: the smallest multiple of ``8 * tp`` that holds the vocabulary.
+
+    Example: ``padded_vocab_size(100, 2) == 112``.
+    """
+    return round_up(vocab_size, VOCABULARY_ROWS * tp)
 
 
 def check_experts_divide(shape: ModelShape, ep: int) -> None:
@@ -88,68 +108,34 @@ def check_experts_divide(shape: ModelShape, ep: int) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Share:
-    """A rank's (rank, size) in its tensor-parallel and in its expert-parallel group."""
-
-    tp: tuple[int, int]
-    ep: tuple[int, int]
-
-
-def _layer_specs(
-    parameter: LayerParameter, name: str, layer: int, shape: ModelShape, share: _Share
-) -> Iterator[ShardSpec]:
-    """A table's row in the layer with this global number; ``name`` is Megatron's of the parameter."""
-    match parameter.role:
-        case Role.QKV | Role.QKV_BIAS:
-            yield _qkv(parameter, name, hf_layer_names(parameter, layer), shape, share.tp)
-        case Role.EXPERT_GATE_UP | Role.EXPERT_DOWN:
-            experts, (rank, size) = experts_of(parameter, shape), share.ep
-            count = len(experts) // size
-            for number, expert in enumerate(experts[rank * count : (rank + 1) * count]):
-                hf_names = hf_layer_names(parameter, layer, expert)
-                yield _expert(parameter, name.replace("{expert}", str(number)), hf_names, shape)
-        case _:
-            yield layer_parameter(parameter, name, hf_layer_names(parameter, layer), shape, share.tp)
+def _own_experts(role: Role, shape: ModelShape, ep: Share) -> range:
+    """A rank's share of the experts that have such a parameter; what is not an expert's is not shared out."""
+    experts, (rank, size) = experts_of(role, shape), ep
+    count = len(experts) // size
+    return experts[rank * count : (rank + 1) * count] if role.is_experts else experts
 
 
-def _expert(parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape) -> ShardSpec:
-    """A whole expert's gate above its up, or its down."""
-    assert shape.experts is not None
-    width = shape.experts.intermediate_size
-    if parameter.role is Role.EXPERT_GATE_UP:
-        return stacked(name, [Rows(hf_name, 0, width) for hf_name in hf_names], (0, shape.hidden_size))
-    return stacked(name, [Rows(hf_names[0], 0, shape.hidden_size)], (0, width))
+def _stack(role: Role, shape: ModelShape, tp: Share) -> Stack:
+    """What a rank has of a row of the table; of an expert all."""
+    if role.is_qkv:
+        return _interleaved(tensor_areas(role, shape), shape.num_kv_heads, tp)
+    return list(enumerate(tensor_areas(role, shape) if role.is_experts else cut_evenly(role, shape, tp)))
 
 
-def _qkv(
-    parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
-) -> ShardSpec:
-    query, key, value = hf_names
-    queries = shape.query_size // shape.num_kv_heads
-    interleaved = [
-        part
-        for group in range(shape.num_kv_heads)
-        for part in (
-            Rows(query, group * queries, queries),
-            Rows(key, group * shape.head_dim, shape.head_dim),
-            Rows(value, group * shape.head_dim, shape.head_dim),
-        )
-    ]
-    total = shape.query_size + 2 * shape.kv_size
+def _interleaved(areas: Sequence[Rectangle], groups: int, tp: Share) -> Stack:
+    """A rank's equal part of the rows [q of group 0, k 0, v 0, q of group 1, ...]."""
     rank, size = tp
-    if total % size:
-        raise ModelError(f"{total} rows of query, key and value do not divide by tensor parallel size {size}")
-    count = total // size
-    columns = None if parameter.role is Role.QKV_BIAS else (0, shape.hidden_size)
-    return stacked(name, list(_window(interleaved, rank * count, count)), columns)
-
-
-def _window(parts: Sequence[Rows], first: int, count: int) -> Iterator[Rows]:
-    """Rows ``[first, first + count)`` of the stack that the parts form."""
-    top = 0
-    for part in parts:
-        begin, end = max(first, top), min(first + count, top + part.number)
-        if begin < end:
-            yield Rows(part.hf_name, part.first + begin - top, end - begin)
-        top += part.number
+    count, rest = divmod(sum(area.size[0] for area in areas), size)
+    if rest:
+        raise ModelError(
+            f"{count * size + rest} rows of query, key and value do not divide by tensor parallel size {size}"
+        )
+    found, top, first = [], 0, rank * count
+    for group in range(groups):
+        for number, area in enumerate(areas):
+            part = equal_part(area, 0, (group, groups))
+            begin, end = max(first, top), min(first + count, top + part.size[0])
+            if begin < end:
+                found.append((number, part.along(0, begin - top, end - begin)))
+            top += part.size[0]
+    return found

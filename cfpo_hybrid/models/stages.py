@@ -103,7 +103,7 @@ def _advice(num_layers: int, stages: int) -> str:
     if rest == 0 or share < 1 or stages < 2:
         return equal
     # Middle stages of `share + 1` layers shrink the last one; of `share` layers they make it longer.
-    return f"{equal}; or keep {stages} stages with last_stage_layers={num_layers - (stages - 1) * share}"
+    return f"{equal}; or keep {stages} stages with last={num_layers - (stages - 1) * share}"
 
 
 def _listed(sizes: list[int]) -> str:

@@ -6,22 +6,27 @@ is: ``w13`` [experts, gate over up, hidden] and ``w2`` [experts, hidden, interme
 sees when the first two axes are one. vLLM runs without pipeline stages here, and a tied head is the embedding itself.
 """
 
-from collections.abc import Sequence
-
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models.family import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
+from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, Role
 from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.shards import (
-    Rows,
+    Share,
+    Stack,
     check_divides,
+    cut_evenly,
+    equal_part,
     experts_of,
-    hf_layer_names,
-    layer_parameter,
+    final_norm,
+    hf_names,
+    round_up,
     stacked,
+    tensor_areas,
     vocabulary_shard,
 )
-from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
 from cfpo_hybrid.resharding.shard_spec import ShardSpec
+
+VOCABULARY_ROWS = 64
+"""vLLM pads the whole vocabulary to a multiple of this, whatever its tensor-parallel size is."""
 
 
 def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]:
@@ -31,15 +36,22 @@ def vllm_specs(shape: ModelShape, tp_size: int, tp_rank: int) -> list[ShardSpec]
         ModelError: the model does not divide over tp.
     """
     check_rollout_divides(shape, tp_size)
-    tp, rows = (tp_rank, tp_size), vllm_padded_vocab_size(shape.vocab_size) // tp_size
-    specs = [vocabulary_shard(EMBEDDING, EMBEDDING, shape, (tp_rank * rows, rows))]
+    tp, rows = (tp_rank, tp_size), vllm_padded_vocab_size(shape.vocab_size)
+    table = [(parameter, _stack(parameter.role, shape, tp)) for parameter in FAMILIES.get(shape.family).layer]
+    specs = [vocabulary_shard(EMBEDDING, EMBEDDING, shape, rows, tp)]
     for layer in range(shape.num_layers):
-        for parameter in FAMILIES.get(shape.family).layer:
-            specs.append(_layer_spec(parameter, layer, shape, tp))
-    specs.append(stacked(FINAL_NORM, [Rows(FINAL_NORM, 0, shape.hidden_size)], None))
+        for parameter, stack in table:
+            names = hf_names(parameter, layer, experts_of(parameter.role, shape))
+            specs.append(stacked(f"model.layers.{layer}.{parameter.vllm}", names, stack))
+    specs.append(final_norm(FINAL_NORM, shape))
     if not shape.tied_embeddings:
-        specs.append(vocabulary_shard(LM_HEAD, LM_HEAD, shape, (tp_rank * rows, rows)))
+        specs.append(vocabulary_shard(LM_HEAD, LM_HEAD, shape, rows, tp))
     return specs
+
+
+def vllm_padded_vocab_size(vocab_size: int) -> int:
+    """Rows of vLLM's whole embedding (``pad_vocab_size`` of its ``VocabParallelEmbedding``)."""
+    return round_up(vocab_size, VOCABULARY_ROWS)
 
 
 def check_rollout_divides(shape: ModelShape, tp: int) -> None:
@@ -57,41 +69,12 @@ def check_rollout_divides(shape: ModelShape, tp: int) -> None:
         )
 
 
-def _layer_spec(parameter: LayerParameter, layer: int, shape: ModelShape, tp: tuple[int, int]) -> ShardSpec:
-    """A table's row in the layer with this number."""
-    name = f"model.layers.{layer}.{parameter.vllm}"
-    match parameter.role:
-        case Role.QKV | Role.QKV_BIAS:
-            return _qkv(parameter, name, hf_layer_names(parameter, layer), shape, tp)
-        case Role.EXPERT_GATE_UP | Role.EXPERT_DOWN:
-            hf_names = [hf_layer_names(parameter, layer, expert) for expert in experts_of(parameter, shape)]
-            return _experts(parameter, name, hf_names, shape, tp)
-        case _:
-            return layer_parameter(parameter, name, hf_layer_names(parameter, layer), shape, tp)
-
-
-def _experts(
-    parameter: LayerParameter, name: str, hf_names: Sequence[Sequence[str]], shape: ModelShape, tp: tuple[int, int]
-) -> ShardSpec:
-    """The experts on top of each other; ``hf_names`` has the tensors of each."""
-    assert shape.experts is not None
+def _stack(role: Role, shape: ModelShape, tp: Share) -> Stack:
+    """What a rank has of a row of the table; of experts all, on top of each other."""
+    if not role.is_qkv:
+        return list(enumerate(cut_evenly(role, shape, tp) * len(experts_of(role, shape))))
+    query, key, value = tensor_areas(role, shape)
     rank, size = tp
-    width = shape.experts.intermediate_size // size
-    if parameter.role is Role.EXPERT_GATE_UP:
-        rows = [Rows(hf_name, rank * width, width) for expert in hf_names for hf_name in expert]
-        return stacked(name, rows, (0, shape.hidden_size))
-    return stacked(name, [Rows(down, 0, shape.hidden_size) for (down,) in hf_names], (rank * width, width))
-
-
-def _qkv(
-    parameter: LayerParameter, name: str, hf_names: Sequence[str], shape: ModelShape, tp: tuple[int, int]
-) -> ShardSpec:
-    rank, size = tp
-    query, key, value = hf_names
-    queries = shape.query_size // size
-    heads = max(1, shape.num_kv_heads // size)
-    first_head = rank * shape.num_kv_heads // size
-    start, count = first_head * shape.head_dim, heads * shape.head_dim
-    rows = [Rows(query, rank * queries, queries), Rows(key, start, count), Rows(value, start, count)]
-    columns = None if parameter.role is Role.QKV_BIAS else (0, shape.hidden_size)
-    return stacked(name, rows, columns)
+    parts = min(size, shape.num_kv_heads)
+    share = (rank * parts // size, parts)  # of several ranks, where there are fewer heads than ranks
+    return list(enumerate((equal_part(query, 0, tp), equal_part(key, 0, share), equal_part(value, 0, share))))

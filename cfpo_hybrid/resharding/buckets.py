@@ -1,24 +1,23 @@
-"""Cuts the remote copies of one rank into steps of bounded size. Pure: steps match on all ranks without a message.
+"""Cuts the remote copies of one rank into messages of bounded size. Pure: they match on all ranks without a word.
 
-Step by step a rank sends to at most one peer and receives from at most one: peers at distance 1 first, then 2, ...
-(rank ``r`` sends to ``r + d`` and receives from ``r - d``). All ranks walk the distances in the same order, so a wait
-for a peer is always a wait for the same distance and chunk: nothing can deadlock, and the load spreads over all links.
+Step by step a rank sends one bucket to at most one peer and receives one from at most one: peers at distance 1 first, then
+2, ... (rank ``r`` sends to ``r + d`` and receives from ``r - d``). All ranks walk the distances in the same order, so a wait
+for a peer is always a wait for the same distance and bucket: nothing can deadlock, and the load spreads over all links.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import chain, zip_longest
+from typing import NamedTuple
 
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
-from cfpo_hybrid.resharding.shard_spec import Rectangle
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(NamedTuple):
     """Copies between one pair of ranks that travel as one message, one after the other."""
 
     peer: int
-    copies: tuple[Copy, ...]
+    copies: tuple[Copy, ...] = ()
 
     @property
     def volume(self) -> int:
@@ -26,57 +25,41 @@ class Bucket:
         return sum(copy.volume for copy in self.copies)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a rank sends and receives at one time."""
-
-    send: Bucket | None
-    receive: Bucket | None
-
-
-def schedule(plan: ReshardPlan, rank: int, bucket_elements: int, without: Collection[int] = ()) -> list[Step]:
-    """The steps of a rank.
+def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[tuple[Bucket, Bucket]]:
+    """The steps of a rank: the bucket it sends and the bucket it receives, either of which may be empty.
 
     Args:
         plan: the same on every rank.
         rank: whose steps.
         bucket_elements: the largest message, in elements.
-        without: peers that are reached in another way; they leave this rank out too.
     """
     sent, received = defaultdict[int, list[Copy]](list), defaultdict[int, list[Copy]](list)
-    for copy in plan.sent_by(rank):
-        sent[copy.destination_rank].append(copy)
-    for copy in plan.received_by(rank):
-        received[copy.source_rank].append(copy)
-    steps: list[Step] = []
+    for route in chain.from_iterable(plan.routes):
+        if route.source_rank == rank and not route.is_local:
+            sent[route.destination_rank].extend(plan.copies(route))
+    for route in plan.routes[rank]:
+        if not route.is_local:
+            received[route.source_rank].extend(plan.copies(route))
+    steps: list[tuple[Bucket, Bucket]] = []
     for distance in range(1, plan.world_size):
         to, source = (rank + distance) % plan.world_size, (rank - distance) % plan.world_size
-        sends = [] if to in without else _buckets(sent[to], to, bucket_elements)
-        receives = [] if source in without else _buckets(received[source], source, bucket_elements)
-        for index in range(max(len(sends), len(receives))):
-            send = sends[index] if index < len(sends) else None
-            receive = receives[index] if index < len(receives) else None
-            steps.append(Step(send, receive))
+        sends, receives = _buckets(to, sent[to], bucket_elements), _buckets(source, received[source], bucket_elements)
+        steps += ((send or Bucket(to), receive or Bucket(source)) for send, receive in zip_longest(sends, receives))
     return steps
 
 
-def batches(copies: Iterable[Copy], limit: int) -> Iterator[tuple[Copy, ...]]:
-    """The copies in order, cut where they must be so that no batch has more than ``limit`` elements."""
-    batch: list[Copy] = []
+def _buckets(peer: int, copies: Iterable[Copy], limit: int) -> Iterator[Bucket]:
+    """The copies in order, cut where they must be so that no bucket has more than ``limit`` elements."""
+    held: list[Copy] = []
     volume = 0
-    for copy in copies:
-        for part in _split(copy, limit):
-            if batch and volume + part.volume > limit:
-                yield tuple(batch)
-                batch, volume = [], 0
-            batch.append(part)
-            volume += part.volume
-    if batch:
-        yield tuple(batch)
-
-
-def _buckets(copies: Sequence[Copy], peer: int, limit: int) -> list[Bucket]:
-    return [Bucket(peer, batch) for batch in batches(copies, limit)]
+    for part in (part for copy in copies for part in _split(copy, limit)):
+        if held and volume + part.volume > limit:
+            yield Bucket(peer, tuple(held))
+            held, volume = [], 0
+        held.append(part)
+        volume += part.volume
+    if held:
+        yield Bucket(peer, tuple(held))
 
 
 def _split(copy: Copy, limit: int) -> Iterator[Copy]:
@@ -84,26 +67,7 @@ def _split(copy: Copy, limit: int) -> Iterator[Copy]:
     if copy.volume <= limit:
         yield copy
         return
-    axis = next(axis for axis, size in enumerate(copy.source.size) if size > 1)
-    slice_volume = copy.volume // copy.source.size[axis]
-    count = max(1, limit // slice_volume)
-    for first in range(0, copy.source.size[axis], count):
-        size = min(count, copy.source.size[axis] - first)
-        yield from _split(
-            Copy(
-                copy.source_rank,
-                copy.source_name,
-                _cut(copy.source, axis, first, size),
-                copy.destination_rank,
-                copy.destination_name,
-                _cut(copy.destination, axis, first, size),
-            ),
-            limit,
-        )
-
-
-def _cut(area: Rectangle, axis: int, first: int, size: int) -> Rectangle:
-    start, sizes = list(area.start), list(area.size)
-    start[axis] += first
-    sizes[axis] = size
-    return Rectangle(tuple(start), tuple(sizes))
+    axis, length = next((axis, size) for axis, size in enumerate(copy.source.area.size) if size > 1)
+    count = max(1, limit // (copy.volume // length))
+    for first in range(0, length, count):
+        yield from _split(copy.along(axis, first, min(count, length - first)), limit)

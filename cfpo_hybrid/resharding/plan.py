@@ -1,63 +1,38 @@
 """Who copies what to whom, as data: what a destination needs in cargos, and routes that bring stretches of them.
 
-A cargo is all that one kind of destination rank needs and that the same source ranks hold, item after item. A route
-brings the elements ``[first, last)`` of a cargo from one rank to another, or from a rank to itself. Cargos are shared by
-all replicas, so a plan for thousands of ranks stays small; the copies of a rank follow from them when they are asked for.
+A cargo is all that one kind of destination rank needs and that the same source ranks hold, rectangle after rectangle. A
+route brings the elements ``[first, last)`` of a cargo from one rank to another, or from a rank to itself. Cargos are
+shared by all replicas, so a plan for thousands of ranks stays small; the copies follow from it when they are asked for.
+
+A rank of a plan is a process. It may hold source shards, destination shards, both (colocated engines) or neither.
 """
 
+import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cfpo_hybrid.resharding.shard_spec import Rectangle
+from cfpo_hybrid.errors import ReshardError
+from cfpo_hybrid.resharding.rectangle import Rectangle, Region
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One rectangle on its way from a source parameter to a destination parameter."""
+class Copy(NamedTuple):
+    """A rectangle of a source parameter and the one of a destination parameter that it is written into."""
 
-    source_rank: int
-    source_name: str
-    source: Rectangle
-    destination_rank: int
-    destination_name: str
-    destination: Rectangle
-
-    @property
-    def is_local(self) -> bool:
-        """Stays within one process."""
-        return self.source_rank == self.destination_rank
+    source: Region
+    destination: Region
 
     @property
     def volume(self) -> int:
         """Elements."""
-        return self.source.volume
+        return self.source.area.volume
 
-
-class Place(NamedTuple):
-    """Where a rectangle begins in a local parameter."""
-
-    name: str
-    start: tuple[int, ...]
-
-    def rows(self, first: int, size: tuple[int, ...]) -> Rectangle:
-        """A box of the parameter that begins ``first`` rows below the place."""
-        return Rectangle((self.start[0] + first, *self.start[1:]), size)
-
-
-class Item(NamedTuple):
-    """A rectangle of a Hugging Face tensor and its place in the destination."""
-
-    hf_name: str
-    hf: Rectangle
-    destination: Place
-
-    @property
-    def row(self) -> int:
-        """Elements of one row."""
-        return self.hf.volume // self.hf.size[0]
+    def along(self, axis: int, first: int, count: int) -> "Copy":
+        """As ``Rectangle.along``, of both."""
+        return Copy(self.source.along(axis, first, count), self.destination.along(axis, first, count))
 
 
 class Route(NamedTuple):
@@ -86,20 +61,22 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cargo:
-    """Items that the same ranks hold and the same ranks need.
+    """What the same ranks hold and the same ranks need: rectangles, one after the other, under three names each.
 
     Args:
-        items: one after the other.
-        offers: the places of all items in a source; more than one where its holders name them differently (tied heads).
+        tensors: in the checkpoint.
+        destinations: in a rank that needs them.
+        offers: in a rank that holds them; more than one where holders name them differently (tied heads).
     """
 
-    items: tuple[Item, ...]
-    offers: tuple[tuple[Place, ...], ...]
+    tensors: tuple[Region, ...]
+    destinations: tuple[Region, ...]
+    offers: tuple[tuple[Region, ...], ...]
     ends: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """Elements up to the end of each item."""
+    """Elements up to the end of each rectangle."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ends", tuple(accumulate(item.hf.volume for item in self.items)))
+        object.__setattr__(self, "ends", tuple(accumulate(region.area.volume for region in self.tensors)))
 
     @property
     def volume(self) -> int:
@@ -111,28 +88,27 @@ class Cargo:
         if element >= self.volume:
             return self.volume
         index = bisect_right(self.ends, element)
-        item = self.items[index]
-        begin = self.ends[index] - item.hf.volume
-        return begin + (element - begin + item.row // 2) // item.row * item.row
+        begin, row = self._begin(index), self._row(index)
+        return begin + (element - begin + row // 2) // row * row
 
     def copies(self, route: Route) -> Iterator[Copy]:
-        """The copies of a route of this cargo, in the order of its items."""
-        places = self.offers[route.offer]
-        for index in range(bisect_right(self.ends, route.first), len(self.items)):
-            item, end = self.items[index], self.ends[index]
-            begin = end - item.hf.volume
+        """The copies of a route of this cargo, in the order of its rectangles."""
+        for index in range(bisect_right(self.ends, route.first), len(self.ends)):
+            begin, row = self._begin(index), self._row(index)
             if begin >= route.last:
                 return
-            first = max(0, route.first - begin) // item.row
-            size = ((min(end, route.last) - begin) // item.row - first, *item.hf.size[1:])
-            yield Copy(
-                source_rank=route.source_rank,
-                source_name=places[index].name,
-                source=places[index].rows(first, size),
-                destination_rank=route.destination_rank,
-                destination_name=item.destination.name,
-                destination=item.destination.rows(first, size),
-            )
+            first = max(0, route.first - begin) // row
+            rows = (min(self.ends[index], route.last) - begin) // row - first
+            yield Copy(self.offers[route.offer][index], self.destinations[index]).along(0, first, rows)
+
+    def _begin(self, index: int) -> int:
+        """Elements before a rectangle."""
+        return self.ends[index - 1] if index else 0
+
+    def _row(self, index: int) -> int:
+        """Elements of one row of a rectangle."""
+        area = self.tensors[index].area
+        return area.volume // area.size[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +127,70 @@ class ReshardPlan:
     cargos: tuple[Cargo, ...]
     routes: tuple[tuple[Route, ...], ...]
 
-    @property
-    def copies(self) -> list[Copy]:
-        """All copies of all ranks; many for a large world."""
-        return self._copies(route for routes in self.routes for route in routes)
+    def copies(self, route: Route) -> Iterator[Copy]:
+        """The copies of one of its routes."""
+        return self.cargos[route.cargo].copies(route)
 
-    def local(self, rank: int) -> list[Copy]:
-        """Copies within a rank."""
-        return self._copies(route for route in self.routes[rank] if route.is_local)
+    def save(self, path: Path) -> None:
+        """Writes the plan as JSON, to be looked at, compared and read back.
 
-    def sent_by(self, rank: int) -> list[Copy]:
-        """Copies that leave a rank."""
-        every = (route for routes in self.routes for route in routes)
-        return self._copies(route for route in every if route.source_rank == rank and not route.is_local)
+            {"version": 1, "world_size": 4, "ranks_per_node": 4,
+             "cargos": [{"items": [{"tensor": ..., "start": [...], "size": [...], "destination": [name, [...]]}, ...],
+                         "offers": [[[name, [...]], ...], ...]}, ...],
+             "routes": [[source rank, destination rank, cargo, offer, first element, end], ...]}
 
-    def received_by(self, rank: int) -> list[Copy]:
-        """Copies that reach a rank from others."""
-        return self._copies(route for route in self.routes[rank] if not route.is_local)
+        An offer says for each item the name of a parameter and where in it the item begins.
+        """
+        content = {
+            "version": FILE_VERSION,
+            "world_size": self.world_size,
+            "ranks_per_node": self.ranks_per_node,
+            "cargos": [_cargo_to_json(cargo) for cargo in self.cargos],
+            "routes": [route for routes in self.routes for route in routes],
+        }
+        path.write_text(json.dumps(content))
 
-    def _copies(self, routes: Iterable[Route]) -> list[Copy]:
-        return [copy for route in routes for copy in self.cargos[route.cargo].copies(route)]
+    @classmethod
+    def load(cls, path: Path) -> "ReshardPlan":
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ReshardError: another version.
+        """
+        content = json.loads(path.read_text())
+        if content["version"] != FILE_VERSION:
+            raise ReshardError(
+                f"{path} has version {content['version']} of a reshard plan; this program reads {FILE_VERSION}"
+            )
+        routes: list[list[Route]] = [[] for _ in range(content["world_size"])]
+        for numbers in content["routes"]:
+            route = Route(*numbers)
+            routes[route.destination_rank].append(route)
+        cargos = tuple(map(_cargo_from_json, content["cargos"]))
+        return cls(content["world_size"], content["ranks_per_node"], cargos, tuple(map(tuple, routes)))
+
+
+FILE_VERSION = 1
+
+
+def _cargo_to_json(cargo: Cargo) -> dict[str, Any]:
+    items = [
+        {"tensor": name, "start": area.start, "size": area.size, "destination": (destination, local.start)}
+        for (name, area), (destination, local) in zip(cargo.tensors, cargo.destinations, strict=True)
+    ]
+    return {"items": items, "offers": [[(name, area.start) for name, area in offer] for offer in cargo.offers]}
+
+
+def _cargo_from_json(found: dict[str, Any]) -> Cargo:
+    items, sizes = found["items"], [tuple(item["size"]) for item in found["items"]]
+
+    def regions(places: Any) -> tuple[Region, ...]:
+        return tuple(
+            Region(name, Rectangle(tuple(start), size)) for (name, start), size in zip(places, sizes, strict=True)
+        )
+
+    return Cargo(
+        regions((item["tensor"], item["start"]) for item in items),
+        regions(item["destination"] for item in items),
+        tuple(map(regions, found["offers"])),
+    )

@@ -1,196 +1,177 @@
-"""Makes the plan: intersects source shards with destination shards, and asks for a sender of all that is needed. Pure.
+"""Makes the plan: intersects source shards with destination shards, and chooses a sender of all that is needed. Pure.
 
 Ranks with the same shards are one kind (data-parallel replicas); all intersections are made once a kind. Every rank
 computes the same plan from layouts alone, without a message.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
-from operator import add, sub
 from typing import NamedTuple
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.assignment import Assignment, Offered
-from cfpo_hybrid.resharding.plan import Cargo, Item, Place, ReshardPlan
-from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
+from cfpo_hybrid.resharding.assignment import Assignment
+from cfpo_hybrid.resharding.plan import Cargo, ReshardPlan
+from cfpo_hybrid.resharding.rectangle import Rectangle, Region
+from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec
 
 _Specs = Sequence[ShardSpec]
-_Atoms = tuple[tuple[Rectangle, tuple[int, ...]], ...]
 
 
 def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_per_node: int) -> ReshardPlan:
     """Intersects two descriptions of the same model.
 
-    Ranks that share one list of specs are recognised at no cost; equal lists cost a comparison.
+    A rank is a process. Where both engines run in every process, each has shards in both lists; where they have pools of
+    their own, those of one have none (an empty list) as sources, those of the other none as destinations. Ranks that
+    share one list of specs are recognised at no cost; equal lists cost a comparison.
 
     Args:
-        sources: the shards of each source rank.
-        destinations: the shards of each destination rank; rank ``i`` of both is the same process.
+        sources: the shards that each rank has.
+        destinations: the shards that each rank needs.
         ranks_per_node: consecutive ranks that share a machine.
 
     Raises:
-        ReshardError: a destination rectangle that no source holds, named with its tensor.
+        ReshardError: a destination rectangle that no source holds, named with its tensor; or lists of unequal length.
     """
-    world_size = max(len(sources), len(destinations))
-    source_kinds = _Kinds.of(sources, world_size)
-    destination_kinds = _Kinds.of(destinations, world_size)
-    holdings = _Holdings(source_kinds.specs, destination_kinds.specs)
-    offered = [holdings.cargos(specs, ranks[0]) for specs, ranks in destination_kinds]
-    first_of_kind = [sum(map(len, offered[:kind])) for kind in range(len(offered))]
-    all_offered = list(chain.from_iterable(offered))
-    assignment = Assignment(all_offered, source_kinds.of_rank, ranks_per_node)
-    for rank, kind in enumerate(destination_kinds.of_rank):
-        for number in range(first_of_kind[kind], first_of_kind[kind] + len(offered[kind])):
-            assignment.ask(rank, number)
-    cargos = tuple(offer.cargo for offer in all_offered)
-    return ReshardPlan(world_size, ranks_per_node, cargos, assignment.routes(world_size))
+    if len(sources) != len(destinations):
+        raise ReshardError(
+            f"{len(sources)} ranks as sources and {len(destinations)} as destinations; list every process in both, with "
+            "no shards where it has none"
+        )
+    source_kinds, kind_of_source = _kinds(sources)
+    destination_kinds, kind_of_destination = _kinds(destinations)
+    held = _held_areas(source_kinds, wanted={piece.hf_name for piece in _pieces(destination_kinds)})
+    cargos: list[Cargo] = []
+    offers: list[Mapping[int, int]] = []
+    needed: list[range] = []
+    for kind, specs in enumerate(destination_kinds):
+        found = _cargos(specs, held, rank=kind_of_destination.index(kind))
+        needed.append(range(len(cargos), len(cargos) + len(found)))
+        cargos += (cargo for cargo, _ in found)
+        offers += (offers_of_kind for _, offers_of_kind in found)
+    assignment = Assignment(cargos, offers, kind_of_source, ranks_per_node)
+    routes = assignment.routes([needed[kind] for kind in kind_of_destination])
+    return ReshardPlan(len(sources), ranks_per_node, tuple(cargos), routes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kinds:
-    """The distinct lists of specs, and which rank has which."""
+def _kinds(specs_of_ranks: Sequence[_Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
+    """The distinct lists of specs, and the number of each rank's among them."""
+    number_of: dict[tuple[ShardSpec, ...], int] = {}
+    number_of_list: dict[int, int] = {}
+    for specs in specs_of_ranks:
+        if id(specs) not in number_of_list:
+            number_of_list[id(specs)] = number_of.setdefault(tuple(specs), len(number_of))
+    return list(number_of), [number_of_list[id(specs)] for specs in specs_of_ranks]
 
-    specs: list[tuple[ShardSpec, ...]]
-    of_rank: list[int]
-    ranks: list[list[int]]
 
-    @classmethod
-    def of(cls, specs_of_ranks: Sequence[_Specs], world_size: int) -> "_Kinds":
-        padded = [*specs_of_ranks, *[()] * (world_size - len(specs_of_ranks))]
-        number_of: dict[tuple[ShardSpec, ...], int] = {}
-        number_of_list: dict[int, int] = {}
-        for specs in padded:
-            if id(specs) not in number_of_list:
-                number_of_list[id(specs)] = number_of.setdefault(tuple(specs), len(number_of))
-        of_rank = [number_of_list[id(specs)] for specs in padded]
-        ranks: list[list[int]] = [[] for _ in number_of]
-        for rank, kind in enumerate(of_rank):
-            ranks[kind].append(rank)
-        return cls(list(number_of), of_rank, ranks)
-
-    def __iter__(self) -> Iterator[tuple[tuple[ShardSpec, ...], list[int]]]:
-        return zip(self.specs, self.ranks, strict=True)
+def _pieces(kinds: Iterable[_Specs]) -> Iterable[Piece]:
+    return (piece for specs in kinds for spec in specs for piece in spec.pieces)
 
 
 class _Held(NamedTuple):
-    """A rectangle of a tensor, the kinds of ranks that have all of it, and its place in each."""
+    """A rectangle of a tensor, the kinds of source ranks that have all of it, and where each has it."""
 
     area: Rectangle
     kinds: tuple[int, ...]
-    places: Mapping[int, Place]
+    regions: Mapping[int, Region]
 
 
-class _Need(NamedTuple):
-    """An item, who holds it, and where in what they hold it begins."""
-
-    item: Item
-    held: _Held
-    inside: tuple[int, ...]
-
-
-class _Holdings:
-    """Which rectangles of which tensors the source ranks hold."""
-
-    def __init__(self, sources: Sequence[_Specs], destinations: Sequence[_Specs]) -> None:
-        wanted = {piece.hf_name for specs in destinations for spec in specs for piece in spec.pieces}
-        areas: dict[str, dict[Rectangle, dict[int, Place]]] = {name: {} for name in wanted}
-        for kind, specs in enumerate(sources):
-            for spec in specs:
-                for piece in spec.pieces:
-                    if piece.hf_name in wanted:
-                        # A rank with two copies (a tied head) offers the first.
-                        of_kind = areas[piece.hf_name].setdefault(piece.hf, {})
-                        of_kind.setdefault(kind, Place(spec.name, piece.local_start))
-        self._of_tensor = {name: _disjoint(held) for name, held in areas.items()}
-
-    def cargos(self, specs: _Specs, rank: int) -> list[Offered]:
-        """All that a kind of destination needs, grouped by who holds it.
-
-        Args:
-            specs: its shards.
-            rank: one of its ranks, for the error.
-        """
-        groups: dict[tuple[int, ...], list[_Need]] = defaultdict(list)
+def _held_areas(source_kinds: Sequence[_Specs], wanted: Iterable[str]) -> dict[str, list[_Held]]:
+    """What the sources hold of each wanted tensor, as rectangles that do not overlap, as those of different kinds may."""
+    areas: dict[str, dict[Rectangle, dict[int, Region]]] = {name: {} for name in wanted}
+    for kind, specs in enumerate(source_kinds):
         for spec in specs:
             for piece in spec.pieces:
-                missing = piece.hf.volume
-                for held in self._of_tensor[piece.hf_name]:
-                    found = _overlap(piece.hf, held.area)
-                    if found:
-                        part, from_piece, inside = found
-                        place = Place(spec.name, tuple(map(add, piece.local_start, from_piece)))
-                        groups[held.kinds].append(_Need(Item(piece.hf_name, part, place), held, inside))
-                        missing -= part.volume
-                if missing:
-                    self._raise_missing(rank, spec, piece)
-        return [_offered(kinds, needs) for kinds, needs in groups.items()]
-
-    def _raise_missing(self, rank: int, spec: ShardSpec, piece: Piece) -> None:
-        left = [piece.hf]
-        for held in self._of_tensor[piece.hf_name]:
-            left = [rest for box in left for rest in box.minus(held.area)]
-        raise ReshardError(
-            f"rank {rank} needs {piece.hf_name}{left[0]} for its parameter {spec.name}, but no rank holds it; "
-            "source and destination do not describe the same model"
-        )
+                if piece.hf_name in areas:
+                    # A rank with two copies (a tied head) offers the first.
+                    of_kind = areas[piece.hf_name].setdefault(piece.hf, {})
+                    of_kind.setdefault(kind, Region(spec.name, piece.local))
+    return {name: _disjoint(held) for name, held in areas.items()}
 
 
-def _disjoint(held: Mapping[Rectangle, Mapping[int, Place]]) -> list[_Held]:
-    """What is held of a tensor as rectangles that do not overlap, as those of different kinds may."""
-    areas, found = tuple(held), []
-    if len(areas) == 1:
-        return [_Held(areas[0], tuple(sorted(held[areas[0]])), held[areas[0]])]
-    for atom, members in _atoms(areas):
-        places: dict[int, Place] = {}
-        for area in (areas[member] for member in members):
-            for kind, (name, start) in held[area].items():
-                places.setdefault(kind, Place(name, atom.moved(area.start, start).start))
-        found.append(_Held(atom, tuple(sorted(places)), places))
+def _disjoint(held: Mapping[Rectangle, Mapping[int, Region]]) -> list[_Held]:
+    if len(held) == 1:
+        ((area, regions),) = held.items()
+        return [_Held(area, tuple(regions), regions)]
+    found = []
+    for part, containing in _overlay(tuple(held)):
+        regions: dict[int, Region] = {}
+        for area in containing:
+            for kind, (name, local) in held[area].items():
+                regions.setdefault(kind, Region(name, part.moved(area.start, local.start)))
+        found.append(_Held(part, tuple(sorted(regions)), regions))
     return found
 
 
-def _offered(kinds: Sequence[int], needs: Sequence[_Need]) -> Offered:
-    offers: dict[tuple[Place, ...], int] = {}
-    offer_of_kind = {
-        kind: offers.setdefault(tuple(need.held.places[kind] for need in needs), len(offers)) for kind in kinds
-    }
-    moved = (
-        tuple(
-            Place(name, tuple(map(add, start, need.inside))) for (name, start), need in zip(places, needs, strict=True)
-        )
-        for places in offers
-    )
-    return Offered(Cargo(tuple(need.item for need in needs), tuple(moved)), offer_of_kind)
-
-
-@lru_cache(maxsize=1 << 14)
-def _overlap(wanted: Rectangle, held: Rectangle) -> tuple[Rectangle, tuple[int, ...], tuple[int, ...]] | None:
-    """What both have in common, and where in each it begins. Layers and experts are alike: few pairs are distinct."""
-    part = wanted.intersect(held)
-    if part is None:
-        return None
-    return part, tuple(map(sub, part.start, wanted.start)), tuple(map(sub, part.start, held.start))
-
-
 @lru_cache(maxsize=1024)
-def _atoms(areas: tuple[Rectangle, ...]) -> _Atoms:
-    """Disjoint rectangles with the numbers of the areas that contain them; an area contains each or has none of it.
+def _overlay(areas: tuple[Rectangle, ...]) -> tuple[tuple[Rectangle, tuple[Rectangle, ...]], ...]:
+    """The areas cut where their borders cross: disjoint rectangles, each with the areas that contain it.
 
     Layers are alike, so a model has only a few distinct sets of areas.
     """
-    atoms: list[tuple[Rectangle, tuple[int, ...]]] = []
-    for number, area in enumerate(areas):
-        alone, cut = [area], []
-        for atom, members in atoms:
-            common = atom.intersect(area)
+    parts: list[tuple[Rectangle, tuple[Rectangle, ...]]] = []
+    for area in areas:
+        alone, cut = area.minus(*(part for part, _ in parts)), []
+        for part, containing in parts:
+            common = part.intersect(area)
             if common is None:
-                cut.append((atom, members))
+                cut.append((part, containing))
                 continue
-            cut.append((common, (*members, number)))
-            cut.extend((rest, members) for rest in atom.minus(area))
-            alone = [rest for box in alone for rest in box.minus(atom)]
-        atoms = cut + [(rest, (number,)) for rest in alone]
-    return tuple(atoms)
+            cut.append((common, (*containing, area)))
+            cut.extend((rest, containing) for rest in part.minus(area))
+        parts = cut + [(rest, (area,)) for rest in alone]
+    return tuple(parts)
+
+
+_Need = tuple[Region, Region, _Held]
+"""A rectangle of a tensor, its place in a destination, and what sources hold of the tensor around it."""
+
+
+def _cargos(specs: _Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
+    """All that a kind of destination needs, grouped by who holds it.
+
+    Args:
+        specs: its shards.
+        held: of each tensor.
+        rank: one of its ranks, for the error.
+    """
+    needs: dict[tuple[int, ...], list[_Need]] = defaultdict(list)
+    for spec in specs:
+        for piece in spec.pieces:
+            missing = piece.hf.volume
+            for source in held[piece.hf_name]:
+                part = _intersection(piece.hf, source.area)
+                if part:
+                    place = Region(spec.name, part.moved(piece.hf.start, piece.local_start))
+                    needs[source.kinds].append((Region(piece.hf_name, part), place, source))
+                    missing -= part.volume
+            if missing:
+                lost = piece.hf.minus(*(source.area for source in held[piece.hf_name]))[0]
+                raise ReshardError(
+                    f"rank {rank} needs {piece.hf_name}{lost} for its parameter {spec.name}, but no rank holds it; "
+                    "source and destination do not describe the same model"
+                )
+    return [_cargo(kinds, needs_of_kinds) for kinds, needs_of_kinds in needs.items()]
+
+
+@lru_cache(maxsize=1 << 14)
+def _intersection(wanted: Rectangle, held: Rectangle) -> Rectangle | None:
+    """Layers and experts are alike: few pairs are distinct."""
+    return wanted.intersect(held)
+
+
+def _cargo(kinds: Sequence[int], needs: Sequence[_Need]) -> tuple[Cargo, Mapping[int, int]]:
+    """What these kinds of sources hold, and the number of each kind's offer of it."""
+    offers: dict[tuple[Region, ...], int] = {}
+    offer_of = {
+        kind: offers.setdefault(tuple(held.regions[kind] for _, _, held in needs), len(offers)) for kind in kinds
+    }
+    tensors, destinations, _ = zip(*needs, strict=True)
+    inside = (
+        tuple(
+            Region(name, wanted.area.moved(held.area.start, local.start))
+            for (name, local), (wanted, _, held) in zip(offer, needs, strict=True)
+        )
+        for offer in offers
+    )
+    return Cargo(tensors, destinations, tuple(inside)), offer_of

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
-from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec, check_complete
+from cfpo_hybrid.resharding.rectangle import Rectangle, Region, tiling_fault
+from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec, check_complete
 
 _Specs = Sequence[ShardSpec]
+_Pieces = Mapping[str, Sequence[Piece]]
+"""The pieces of each parameter, in the order of their places, so that the one at a place is found quickly."""
 
 
 def check_plan(
@@ -25,8 +28,8 @@ def check_plan(
 
     Args:
         plan: what to prove.
-        sources: the shards of each source rank.
-        destinations: the shards of each destination rank.
+        sources: the shards that each rank has.
+        destinations: the shards that each rank needs.
         tensors: name and shape of every Hugging Face tensor, layers counted over the whole model.
         ranks: the destinations to look at; by default all of them. A worker needs to look only at its own.
 
@@ -37,79 +40,58 @@ def check_plan(
     """
     distinct = {id(specs): specs for specs in destinations}
     check_complete((spec for specs in distinct.values() for spec in specs), tensors)
-    index = _Index()
+    known: dict[int, _Pieces] = {}
+
+    def pieces_of(specs: _Specs) -> _Pieces:
+        if id(specs) not in known:  # replicas share their lists
+            known[id(specs)] = {spec.name: sorted(spec.pieces, key=_local_start) for spec in specs}
+        return known[id(specs)]
+
     for rank in range(plan.world_size) if ranks is None else ranks:
-        shards = index.of(destinations[rank])
-        areas: dict[tuple[str, int], list[Rectangle]] = defaultdict(list)
-        for copy in (*plan.local(rank), *plan.received_by(rank)):
-            number = _check_content(copy, index.of(sources[copy.source_rank]), shards)
-            areas[copy.destination_name, number].append(copy.destination)
-        for name, shard in shards.items():
-            for number, piece in enumerate(shard.pieces):
-                _check_tiled(rank, name, piece, areas[name, number])
+        pieces = pieces_of(destinations[rank])
+        written: dict[tuple[str, Piece], list[Rectangle]] = defaultdict(list)
+        for route in plan.routes[rank]:
+            for copy in plan.copies(route):
+                piece = _check_content(copy, route.source_rank, pieces_of(sources[route.source_rank]), rank, pieces)
+                written[copy.destination.name, piece].append(copy.destination.area)
+        for name in pieces:
+            for piece in pieces[name]:
+                _check_tiled(rank, name, piece, written[name, piece])
 
 
-class _Shard:
-    """A parameter's pieces in the order of their places, so that the one at a place is found quickly."""
-
-    def __init__(self, spec: ShardSpec) -> None:
-        self.pieces = sorted(spec.pieces, key=lambda piece: piece.local_start)
-        self._starts = [piece.local_start for piece in self.pieces]
-
-    def find(self, area: Rectangle) -> int | None:
-        """The number of the piece that contains an area."""
-        for number in range(bisect_right(self._starts, area.start) - 1, -1, -1):
-            if self.pieces[number].local.intersect(area) == area:
-                return number
-        return None
+def _local_start(piece: Piece) -> tuple[int, ...]:
+    return piece.local_start
 
 
-class _Index:
-    """Shards by parameter name, made once for each list of specs."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, dict[str, _Shard]] = {}
-
-    def of(self, specs: _Specs) -> dict[str, _Shard]:
-        if id(specs) not in self._known:
-            self._known[id(specs)] = {spec.name: _Shard(spec) for spec in specs}
-        return self._known[id(specs)]
-
-
-def _check_content(copy: Copy, sources: Mapping[str, _Shard], destinations: Mapping[str, _Shard]) -> int:
-    """The number of the piece that a copy writes into, with what belongs there."""
-    source, _ = _piece(sources, copy.source_name, copy.source, f"rank {copy.source_rank} as a source")
-    piece, number = _piece(destinations, copy.destination_name, copy.destination, f"rank {copy.destination_rank}")
-    taken, written = _to_hf(source, copy.source), _to_hf(piece, copy.destination)
-    if (source.hf_name, taken) != (piece.hf_name, written):
+def _check_content(copy: Copy, source_rank: int, sources: _Pieces, rank: int, destinations: _Pieces) -> Piece:
+    """The piece that a copy writes into, with what belongs there."""
+    taken_from = _piece(sources, copy.source, f"rank {source_rank} as a source")
+    piece = _piece(destinations, copy.destination, f"rank {rank}")
+    taken, written = _in_tensor(taken_from, copy.source.area), _in_tensor(piece, copy.destination.area)
+    if taken != written:
         raise ReshardError(
-            f"rank {copy.destination_rank}: the plan writes {source.hf_name}{taken} of rank {copy.source_rank} where "
-            f"{copy.destination_name} holds {piece.hf_name}{written}"
+            f"rank {rank}: the plan writes {taken} of rank {source_rank} where {copy.destination.name} holds {written}"
         )
-    return number
+    return piece
 
 
-def _piece(shards: Mapping[str, _Shard], name: str, area: Rectangle, who: str) -> tuple[Piece, int]:
-    number = shards[name].find(area) if name in shards else None
-    if number is None:
-        raise ReshardError(f"{who}: the plan uses {name}{area}, which is no rectangle of one Hugging Face tensor")
-    return shards[name].pieces[number], number
+def _piece(pieces: _Pieces, region: Region, who: str) -> Piece:
+    """The piece of a parameter that contains a region."""
+    candidates = pieces.get(region.name, ())
+    for number in range(bisect_right(candidates, region.area.start, key=_local_start) - 1, -1, -1):
+        if candidates[number].local.intersect(region.area) == region.area:
+            return candidates[number]
+    raise ReshardError(f"{who}: the plan uses {region}, which is no rectangle of one Hugging Face tensor")
 
 
-def _to_hf(piece: Piece, area: Rectangle) -> Rectangle:
-    return area.moved(piece.local_start, piece.hf.start)
+def _in_tensor(piece: Piece, local: Rectangle) -> Region:
+    return Region(piece.hf_name, local.moved(piece.local_start, piece.hf.start))
 
 
-def _check_tiled(rank: int, name: str, piece: Piece, areas: Iterable[Rectangle]) -> None:
+def _check_tiled(rank: int, name: str, piece: Piece, areas: Sequence[Rectangle]) -> None:
     """The areas, each of which lies within the piece, have every element of it once."""
-    left = [piece.local]
-    for area in areas:
-        rest = [box for before in left for box in before.minus(area)]
-        written = sum(box.volume for box in left) - sum(box.volume for box in rest)
-        if written != area.volume:
-            raise ReshardError(
-                f"rank {rank}: the plan writes {piece.hf_name}{_to_hf(piece, area)} into {name} more than once"
-            )
-        left = rest
-    if left:
-        raise ReshardError(f"rank {rank}: the plan never writes {piece.hf_name}{_to_hf(piece, left[0])} into {name}")
+    doubled, hole = tiling_fault(piece.local, areas)
+    if doubled:
+        raise ReshardError(f"rank {rank}: the plan writes {_in_tensor(piece, doubled)} into {name} more than once")
+    if hole:
+        raise ReshardError(f"rank {rank}: the plan never writes {_in_tensor(piece, hole)} into {name}")

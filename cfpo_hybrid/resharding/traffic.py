@@ -2,17 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 
 from cfpo_hybrid.resharding.plan import ReshardPlan
-from cfpo_hybrid.resharding.shard_spec import Rectangle, ShardSpec
+from cfpo_hybrid.resharding.rectangle import Rectangle
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
+
+_Specs = Sequence[ShardSpec]
+_Areas = dict[str, set[Rectangle]]
+"""What is held of each tensor."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RankTraffic:
-    """Bytes of one rank; the last two are the share of what it sends and receives that crosses between nodes.
+    """Bytes of one rank.
 
-    ``lower_bound`` is what the rank needs and its own source memory does not hold: nothing can do with less.
+    Args:
+        local: copied within its memory.
+        sent: to other ranks.
+        received: from other ranks.
+        lower_bound: what it needs and its own source memory does not hold: nothing can do with less.
+        sent_to_other_nodes: of what it sends.
+        received_from_other_nodes: of what it receives.
+        is_source: it has source shards, and so something to send.
     """
 
     local: int = 0
@@ -21,6 +34,7 @@ class RankTraffic:
     lower_bound: int = 0
     sent_to_other_nodes: int = 0
     received_from_other_nodes: int = 0
+    is_source: bool = True
 
     @property
     def ratio(self) -> float:
@@ -45,27 +59,24 @@ class PlanTraffic:
 
     @property
     def imbalance(self) -> float:
-        """Bytes of the largest sender over the mean of all ranks; 1 where nobody sends."""
-        sent = [rank.sent for rank in self.ranks]
+        """Bytes of the largest sender over the mean of all ranks that are sources; 1 where nobody sends."""
+        sent = [rank.sent for rank in self.ranks if rank.is_source]
         return max(sent) / fmean(sent) if any(sent) else 1.0
 
 
 def plan_traffic(
-    plan: ReshardPlan,
-    sources: Sequence[Sequence[ShardSpec]],
-    destinations: Sequence[Sequence[ShardSpec]],
-    itemsize: int,
+    plan: ReshardPlan, sources: Sequence[_Specs], destinations: Sequence[_Specs], itemsize: int
 ) -> PlanTraffic:
     """Counts what every rank copies, sends and receives.
 
     Args:
         plan: made for the sources and destinations.
-        sources: the shards of each source rank.
-        destinations: the shards of each destination rank.
+        sources: the shards that each rank has.
+        destinations: the shards that each rank needs.
         itemsize: bytes of an element in a message and in the destination.
     """
-    ranks = [RankTraffic() for _ in range(plan.world_size)]
-    for route in (route for routes in plan.routes for route in routes):
+    ranks = [RankTraffic(is_source=bool(specs)) for specs in sources]
+    for route in chain.from_iterable(plan.routes):
         volume = route.volume * itemsize
         source, destination = ranks[route.source_rank], ranks[route.destination_rank]
         if route.is_local:
@@ -76,29 +87,21 @@ def plan_traffic(
         if route.source_rank // plan.ranks_per_node != route.destination_rank // plan.ranks_per_node:
             source.sent_to_other_nodes += volume
             destination.received_from_other_nodes += volume
-    for rank, elements in enumerate(missing_elements(sources, destinations)):
+    for rank, elements in enumerate(_missing_elements(sources, destinations)):
         ranks[rank].lower_bound = elements * itemsize
     return PlanTraffic(tuple(ranks))
 
 
-_Areas = dict[str, set[Rectangle]]
+def _missing_elements(sources: Sequence[_Specs], destinations: Sequence[_Specs]) -> list[int]:
+    """Elements of Hugging Face tensors that each rank needs and does not have as a source."""
+    distinct = {id(specs): specs for specs in (*sources, *destinations)}  # replicas share their lists
+    areas = {key: _areas(specs) for key, specs in distinct.items()}
+    pairs = [(id(source), id(destination)) for source, destination in zip(sources, destinations, strict=True)]
+    missing = {pair: _missing(areas[pair[0]], areas[pair[1]]) for pair in set(pairs)}
+    return [missing[pair] for pair in pairs]
 
 
-def missing_elements(sources: Sequence[Sequence[ShardSpec]], destinations: Sequence[Sequence[ShardSpec]]) -> list[int]:
-    """Elements of Hugging Face tensors that each destination rank needs and does not hold as a source."""
-    areas: dict[int, _Areas] = {}
-    for specs in (*sources, *destinations):
-        if id(specs) not in areas:  # replicas share their lists
-            areas[id(specs)] = _areas(specs)
-    known: dict[tuple[int, int], int] = {}
-    for source, destination in zip(sources, destinations, strict=True):
-        pair = (id(source), id(destination))
-        if pair not in known:
-            known[pair] = _missing(areas[pair[0]], areas[pair[1]])
-    return [known[id(source), id(destination)] for source, destination in zip(sources, destinations, strict=True)]
-
-
-def _areas(specs: Sequence[ShardSpec]) -> _Areas:
+def _areas(specs: _Specs) -> _Areas:
     areas: _Areas = {}
     for spec in specs:
         for piece in spec.pieces:
@@ -110,8 +113,5 @@ def _missing(held: _Areas, needed: _Areas) -> int:
     missing = sum(area.volume for areas in needed.values() for area in areas)
     for name in held.keys() & needed.keys():
         for area in needed[name]:
-            left = [area]
-            for own in held[name]:
-                left = [rest for box in left for rest in box.minus(own)]
-            missing -= area.volume - sum(box.volume for box in left)
+            missing -= area.volume - sum(box.volume for box in area.minus(*held[name]))
     return missing

@@ -1,25 +1,64 @@
-"""Carries out a reshard plan: strided copies at home, parcels within a host, messages between processes.
+"""Carries out a reshard plan: strided copies at home, buckets between processes over gloo or NCCL.
 
-Each byte takes the shortest way there is: within a process it is copied once, to a process that shares memory with this
-one (CPU only) it goes through that memory, to all others in a message. Numbers are cast to the destination's dtype at
-the source.
+Within a process each byte is copied once, to others it goes in a message. Numbers are cast to the destination's dtype at
+the source. Filling a bucket overlaps moving the one before.
 """
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, cycle
 
 import torch
+import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.buckets import schedule
-from cfpo_hybrid.resharding.host_memory import SLOTS, HostMemory
-from cfpo_hybrid.resharding.messages import MessageExchange
-from cfpo_hybrid.resharding.packing import Cut
-from cfpo_hybrid.resharding.parcels import ParcelExchange
-from cfpo_hybrid.resharding.plan import ReshardPlan
-from cfpo_hybrid.resharding.stats import ReshardStats
+from cfpo_hybrid.resharding.buckets import Bucket, schedule
+from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
+from cfpo_hybrid.resharding.rectangle import Region
+
+Parameters = Mapping[str, Float[Tensor, "..."]]
+"""By name."""
+
+IN_FLIGHT = 2
+"""Steps that have memory at a time: one is filled while the one before moves."""
+
+PARTS = ("local", "pack", "move", "unpack")
+"""Copies at home, filling buckets, waiting for other ranks, emptying buckets."""
+
+
+@dataclass(slots=True)
+class ReshardStats:
+    """What one reshard did on one rank.
+
+    Bytes are as they arrive, so in the destination's dtype; ``seconds`` is all of the time, ``parts`` are its parts.
+    """
+
+    bytes_local: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the time of a block to a part."""
+        begin = time.perf_counter()
+        yield
+        self.parts[part] += time.perf_counter() - begin
+
+    def add(self, other: "ReshardStats") -> None:
+        """Counts another reshard of this rank in."""
+        self.bytes_local += other.bytes_local
+        self.bytes_sent += other.bytes_sent
+        self.bytes_received += other.bytes_received
+        self.seconds += other.seconds
+        for part, seconds in other.parts.items():
+            self.parts[part] += seconds
 
 
 class Resharder:
@@ -29,59 +68,110 @@ class Resharder:
         plan: the same on every rank of the default process group; that may be absent when the plan is local.
         rank: this process.
         dtype: of the destination parameters, and of messages.
-        bucket_bytes: half of the extra memory that messages and shared memory may take.
-        host: memory shared with other ranks; without it all goes in messages.
+        bucket_bytes: extra memory for what is sent, and as much for what is received.
 
     Raises:
         ReshardError: the bucket is too small for a single number.
     """
 
-    def __init__(
-        self, plan: ReshardPlan, *, rank: int, dtype: torch.dtype, bucket_bytes: int, host: HostMemory | None = None
-    ) -> None:
-        # Four messages and the slots of shared memory together are two buckets.
-        shared = host.slot_bytes * SLOTS if host else 0
-        elements = (2 * bucket_bytes - shared) // 4 // dtype.itemsize
+    def __init__(self, plan: ReshardPlan, *, rank: int, dtype: torch.dtype, bucket_bytes: int) -> None:
+        elements = bucket_bytes // IN_FLIGHT // dtype.itemsize
         if elements < 1:
             raise ReshardError(f"a bucket of {bucket_bytes} bytes holds no number of {dtype}; use 1 MiB or more")
-        self._dtype, self._host = dtype, host
-        self._local = [
-            (Cut.at(copy.source_name, copy.source), Cut.at(copy.destination_name, copy.destination))
-            for copy in plan.local(rank)
-        ]
-        self._parcels = ParcelExchange(plan, dtype, host) if host else None
-        self._steps = schedule(plan, rank, elements, without=host.peers if host else ())
+        self.dtype = dtype
+        self._local = [copy for route in plan.routes[rank] if route.is_local for copy in plan.copies(route)]
+        self._steps = schedule(plan, rank, elements)
 
     @torch.no_grad()
-    def run(self, sources: Mapping[str, Tensor], destinations: Mapping[str, Tensor]) -> ReshardStats:
-        """Writes the source parameters into the destination parameters, in place. Collective unless the plan is local.
+    def run(self, sources: Parameters, destinations: Parameters) -> ReshardStats:
+        """Writes the source parameters into the destination parameters, in place.
+
+        Collective over the ranks that hold or need anything, unless the plan is local.
 
         Args:
-            sources: this rank's source parameters by name.
-            destinations: this rank's destination parameters by name.
+            sources: this rank's source parameters; empty where it has none.
+            destinations: this rank's destination parameters; empty where it has none.
 
         Raises:
-            ReshardError: a parameter of the plan is absent or has another shape, or a rank of this host died.
+            ReshardError: a parameter of the plan is absent or has another shape.
+            RuntimeError: torch.distributed lost another rank.
         """
         stats, begin = ReshardStats(), time.perf_counter()
-        with ExitStack() as on_failure:
-            if self._host:
-                on_failure.callback(self._host.close)  # the others would wait for this rank
-            self._run(sources, destinations, stats)
-            on_failure.pop_all()
+        with stats.timed("local"):
+            for copy in self._local:
+                target = _view(destinations, copy.destination)
+                target.copy_(_view(sources, copy.source))
+                stats.bytes_local += target.nbytes
+        if self._steps:
+            self._exchange(sources, destinations, stats)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # without it the time would be that of launching the copies
         stats.seconds = time.perf_counter() - begin
         return stats
 
-    def _run(self, sources: Mapping[str, Tensor], destinations: Mapping[str, Tensor], stats: ReshardStats) -> None:
-        with stats.timed("local"):
-            for source, destination in self._local:
-                target = destination.of(destinations)
-                target.copy_(source.of(sources))
-                stats.bytes_local += target.nbytes
-        if self._parcels:
-            self._parcels.run(sources, destinations, stats)
-        if self._steps:
-            device = next(iter(sources.values())).device  # a rank may have nothing to receive
-            MessageExchange(self._steps, self._dtype, device, stats).run(sources, destinations)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # without it the time would be that of launching the copies
+    def _exchange(self, sources: Parameters, destinations: Parameters, stats: ReshardStats) -> None:
+        """All messages, step by step."""
+        device = next(chain(sources.values(), destinations.values())).device
+        largest = [max(bucket.volume for bucket in way) for way in zip(*self._steps, strict=True)]
+        memory = [[torch.empty(size, dtype=self.dtype, device=device) for size in largest] for _ in range(IN_FLIGHT)]
+        moving: deque[tuple[Bucket, Tensor, list[dist.Work]]] = deque()
+        for (send, receive), (outgoing, incoming) in zip(self._steps, cycle(memory), strict=False):
+            outgoing, incoming = outgoing[: send.volume], incoming[: receive.volume]
+            with stats.timed("pack"):
+                _fill(outgoing, send, sources)
+            operations = [dist.P2POp(dist.irecv, incoming, receive.peer)] if receive.copies else []
+            operations += [dist.P2POp(dist.isend, outgoing, send.peer)] if send.copies else []
+            with stats.timed("move"):
+                moving.append((receive, incoming, dist.batch_isend_irecv(operations)))
+            stats.bytes_sent += outgoing.nbytes
+            stats.bytes_received += incoming.nbytes
+            if len(moving) == IN_FLIGHT:
+                _finish(*moving.popleft(), destinations, stats)
+        while moving:
+            _finish(*moving.popleft(), destinations, stats)
+
+
+def _finish(
+    receive: Bucket, incoming: Tensor, works: Iterable[dist.Work], destinations: Parameters, stats: ReshardStats
+) -> None:
+    """Waits for the messages of a step and writes what arrived."""
+    with stats.timed("move"):
+        for work in works:
+            work.wait()
+    with stats.timed("unpack"):
+        _empty(incoming, receive, destinations)
+
+
+def _fill(buffer: Float[Tensor, " element"], bucket: Bucket, sources: Parameters) -> None:
+    """Writes what a bucket carries one after the other into its memory, cast to its dtype."""
+    for copy, place in _places(buffer, bucket):
+        place.copy_(_view(sources, copy.source))
+
+
+def _empty(buffer: Float[Tensor, " element"], bucket: Bucket, destinations: Parameters) -> None:
+    """Writes what a bucket has brought into the parameters."""
+    for copy, place in _places(buffer, bucket):
+        _view(destinations, copy.destination).copy_(place)
+
+
+def _places(buffer: Float[Tensor, " element"], bucket: Bucket) -> Iterator[tuple[Copy, Tensor]]:
+    """Each copy of a bucket and its place in the bucket's memory, in its shape."""
+    begin = 0
+    for copy in bucket.copies:
+        yield copy, buffer[begin : begin + copy.volume].view(copy.source.area.size)
+        begin += copy.volume
+
+
+def _view(parameters: Parameters, region: Region) -> Float[Tensor, "..."]:
+    """A region of this rank's parameters.
+
+    Raises:
+        ReshardError: no such parameter, or one that is too small.
+    """
+    if region.name not in parameters:
+        raise ReshardError(f"parameter {region.name} of the reshard plan does not exist in this rank's engine")
+    view = parameters[region.name][region.area.slices]
+    if view.shape != region.area.size:
+        shape = tuple(parameters[region.name].shape)
+        raise ReshardError(f"parameter {region.name} of shape {shape} has no rectangle {region.area}")
+    return view

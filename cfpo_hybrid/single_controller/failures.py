@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from cfpo_hybrid.errors import WorkerError
 
 _CONNECTION_LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
-_PEER_LOST = ("gloo", "nccl", *_CONNECTION_LOST, "the weight sync")
-"""What errors speak of when the fault lies with another rank: torch.distributed's, and those of ``host_memory.py``."""
+_PEER_LOST = ("gloo", "nccl", *_CONNECTION_LOST)
+"""What errors speak of when the fault lies with another rank: torch.distributed's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

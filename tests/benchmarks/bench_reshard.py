@@ -1,11 +1,11 @@
-"""The weight sync itself on a CPU: beside copies of memory, gloo's own pace, and gathering full tensors.
+"""The weight sync itself on a CPU: beside a copy of memory, gloo's own pace, and gathering full tensors.
 
     .venv/bin/python tests/benchmarks/bench_reshard.py [--rounds 5]
 
 A random dense model of 114 million parameters. Rank by rank the sources are Megatron's shards and the destinations vLLM's,
 as plain tensors: no engine is needed to move weights. "Gathering" is what TRL, verl and slime do in essence: every rank
 rebuilds each Hugging Face tensor from broadcasts of its shards, then cuts its own part out of it, as `load_weights` does.
-"Copy" is what memory allows: all four processes at a time copy what a neighbour has in shared memory, in one warm piece.
+"Gloo" is its pace where all four processes at a time exchange one warm buffer with a neighbour.
 """
 
 import argparse
@@ -27,12 +27,18 @@ from gloo import run_gloo  # noqa: E402
 from resharding_world import small_shape  # noqa: E402
 
 from cfpo_hybrid.models.shards import hf_shapes  # noqa: E402
-from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan  # noqa: E402
+from cfpo_hybrid.models.weight_plan import (  # noqa: E402
+    Handover,
+    Placement,
+    rollout_specs,
+    training_specs,
+    weight_plan,
+)
 from cfpo_hybrid.parallel_layout import ParallelLayout  # noqa: E402
-from cfpo_hybrid.resharding import Resharder, ShardSpec, join_host  # noqa: E402
+from cfpo_hybrid.resharding import ShardSpec  # noqa: E402
+from cfpo_hybrid.resharding.transfer import Resharder  # noqa: E402
 
 BUCKET_BYTES = 64 << 20
-COPIED_BYTES = 64 << 20
 SHAPE = small_shape(
     num_layers=12,
     hidden_size=768,
@@ -57,7 +63,9 @@ def allocate(specs: tuple[ShardSpec, ...], dtype: torch.dtype) -> Parameters:
 
 
 def handover(training: ParallelLayout, rollout: ParallelLayout) -> Handover:
-    return Handover(shape=SHAPE, training=training, rollout=rollout, ranks_per_node=training.world_size)
+    world_size = training.world_size
+    placement = Placement.colocated(world_size)
+    return Handover(shape=SHAPE, training=training, rollout=rollout, placement=placement, ranks_per_node=world_size)
 
 
 def one_process(dtype: torch.dtype, rounds: int) -> dict[str, float]:
@@ -111,20 +119,14 @@ def four_processes(training: ParallelLayout, rollout: ParallelLayout, rounds: in
     rank = dist.get_rank()
     sources = allocate(training_specs(plan)[rank], torch.float32)
     targets = allocate(rollout_specs(plan)[rank], torch.float32)
-    host, exposed = join_host(4), join_host(4, COPIED_BYTES)
-    assert host and exposed
     begin = time.perf_counter()
     copies = weight_plan(plan)
-    resharder = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES, host=host)
+    resharder = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES)
     planned = time.perf_counter() - begin
-    messages = Resharder(copies, rank=rank, dtype=torch.float32, bucket_bytes=BUCKET_BYTES)
-    buffers = (torch.zeros(COPIED_BYTES // 4), torch.zeros(COPIED_BYTES // 4))
-    neighbour = exposed.slot(rank ^ 1, 0).view(torch.float32)
+    buffers = (torch.zeros(BUCKET_BYTES // 4), torch.zeros(BUCKET_BYTES // 4))
     calls = {
         "sync": lambda: resharder.run(sources, targets),
-        "messages": lambda: messages.run(sources, targets),
         "gather": lambda: gather_and_cut(plan, sources, targets),
-        "copy": lambda: buffers[1].copy_(neighbour),
         "gloo": lambda: exchange(buffers),
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -139,8 +141,6 @@ def four_processes(training: ParallelLayout, rollout: ParallelLayout, rounds: in
             if name == "sync":
                 runs.append(answer)
     middle = sorted(runs[1:], key=lambda stats: stats.seconds)[rounds // 2]
-    host.close()
-    exposed.close()
     return {
         **{name: statistics.median(taken[1:]) for name, taken in seconds.items()},
         "plan": planned,
@@ -160,15 +160,12 @@ def row(ranks: list[dict[str, Any]]) -> list[str]:
     exchange = slow["sync"] - slow["stats"].parts["local"]
     return [
         f"{slow['sync'] * 1e3:.0f}",
-        f"{slow['messages'] * 1e3:.0f}",
         f"{slow['gather'] * 1e3:.0f}",
         f"{slow['gather'] / slow['sync']:.1f}",
         f"{sum(answer['stats'].bytes_local for answer in ranks) / 1e6:.0f}",
         f"{received / 1e6:.0f}",
-        f"{sum(answer['stats'].bytes_packed for answer in ranks) / 1e6:.0f}",
         f"{received / exchange / 1e9:.2f}",
-        f"{4 * COPIED_BYTES / slow['copy'] / 1e9:.2f}",
-        f"{4 * COPIED_BYTES / slow['gloo'] / 1e9:.2f}",
+        f"{4 * BUCKET_BYTES / slow['gloo'] / 1e9:.2f}",
         f"{slow['plan'] * 1e3:.0f}",
         *(f"{seconds * 1e3:.0f}" for seconds in parts.values()),
     ]
@@ -185,8 +182,8 @@ def main() -> None:
         rate = found["bytes"] / found["sync"] / 1e9
         ratio = found["sync"] / found["memcpy"]
         print(f"{dtype!s:30}{found['sync'] * 1e3:10.1f}{found['memcpy'] * 1e3:11.1f}{ratio:10.2f}{rate:7.1f}")
-    columns = ("sync ms", "over gloo", "gather ms", "x faster", "MB local", "received", "packed")
-    columns += ("GB/s", "copy GB/s", "gloo GB/s", "plan ms", "local", "pack", "move", "unpack")
+    columns = ("sync ms", "gather ms", "x faster", "MB local", "received", "GB/s", "gloo GB/s", "plan ms")
+    columns += ("local", "pack", "move", "unpack")
     print(f"\n{'four processes':26}" + "".join(f"{column:>10}" for column in columns))
     for training, rollout in PAIRS:
         ranks = run_gloo(4, four_processes, training, rollout, rounds, timeout=300)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cfpo_hybrid.models import PipelineCut, model_shape
-from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
+from cfpo_hybrid.models.weight_plan import Handover, Placement, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding.traffic import PlanTraffic, plan_traffic
 
@@ -110,6 +110,7 @@ def measure(model: str, case: tuple[int, int, int, int, int], arguments: argpars
         shape=model_shape(CONFIGS[model]),
         training=ParallelLayout.of_world(world, tp=tp, pp=pp, ep=ep),
         rollout=ParallelLayout.of_world(world, tp=rollout_tp),
+        placement=Placement.colocated(world),
         ranks_per_node=RANKS_PER_NODE,
         cut=PipelineCut(last=LAST_STAGE.get((model, pp))),
     )

@@ -14,7 +14,7 @@ from bench_reshard_plan import BF16, CONFIGS
 from matplotlib.axes import Axes
 
 from cfpo_hybrid.models import model_shape
-from cfpo_hybrid.models.weight_plan import Handover, weight_plan
+from cfpo_hybrid.models.weight_plan import Handover, Placement, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
 
 WORLD, ROLLOUT_TP = 8, 2
@@ -27,6 +27,7 @@ def gigabytes(training: ParallelLayout) -> np.ndarray:
         shape=model_shape(CONFIGS["Qwen2.5-7B"]),
         training=training,
         rollout=ParallelLayout.of_world(WORLD, tp=ROLLOUT_TP),
+        placement=Placement.colocated(WORLD),
         ranks_per_node=WORLD,
     )
     moved = np.zeros((WORLD, WORLD))

@@ -11,7 +11,7 @@ from resharding_world import distinct_tensors, shards_of, small_shape
 
 from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.vllm_specs import vllm_specs
-from cfpo_hybrid.models.weight_plan import Handover
+from cfpo_hybrid.models.weight_plan import Handover, Placement
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import RolloutConfig
 from workers.weight_check import NAMED, TensorDifference, WeightCheck, WeightDifferences
@@ -32,7 +32,11 @@ def check_with_faults(train: ParallelLayout, rollout_tp: int) -> list[WeightDiff
     engine: Any = SimpleNamespace(dtype=HALF, parameters=lambda: live)
     rollout = RolloutConfig(tensor_parallel_size=rollout_tp, bucket_bytes=1024)
     handover = Handover(
-        shape=SHAPE, training=train, rollout=ParallelLayout.of_world(2, tp=rollout_tp), ranks_per_node=2
+        shape=SHAPE,
+        training=train,
+        rollout=ParallelLayout.of_world(2, tp=rollout_tp),
+        placement=Placement.colocated(2),
+        ranks_per_node=2,
     )
     settings: Any = SimpleNamespace(rollout=rollout, ranks_per_node=2, handover=lambda shape: handover)
     check = WeightCheck(policy, engine, settings)

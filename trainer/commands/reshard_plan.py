@@ -8,9 +8,8 @@ from pathlib import Path
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.models.weight_plan import Handover, rollout_specs, training_specs, weight_plan
+from cfpo_hybrid.models.weight_plan import Handover, Placement, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import check_plan
-from cfpo_hybrid.resharding.plan_file import save_plan
 from cfpo_hybrid.resharding.traffic import plan_traffic
 from trainer.check.device import device_of
 from trainer.check.memory import rollout_width
@@ -45,7 +44,7 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     write(f"{_layouts(handover)}; planned in {seconds:.2f} s, proved for {len(proved)} of {plan.world_size} ranks")
     write(traffic_report(traffic))
     if arguments.save:
-        save_plan(plan, Path(arguments.save))
+        plan.save(Path(arguments.save))
         write(f"saved as {arguments.save}")
     return 0
 
@@ -55,6 +54,7 @@ def _handover(config: Config, shape: ModelShape) -> Handover:
         shape=shape,
         training=config.train_layout,
         rollout=config.rollout_layout,
+        placement=Placement.colocated(config.trainer.world_size),
         ranks_per_node=config.trainer.workers_on_a_node,
         cut=config.actor.megatron.cut,
     )

@@ -110,7 +110,7 @@ def _inspect(
         try:
             model = find_model(config.model, known_models=known_models)
         except ModelError as error:
-            problems.append(Problem(("model.path",), str(error)))
+            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}"))
     return model, problems + find_problems(config, model.shape if model else None, without)
 
 

@@ -145,7 +145,8 @@ def stages(config: Config, shape: ModelShape) -> Iterator[Problem]:
         stage_sizes(shape.num_layers, max(pp, 1), replace(cut, chunks=max(cut.chunks, 1)))
     except ConfigError as error:
         chunks = f", {VPP}={cut.chunks}" if cut.chunks > 1 else ""
-        yield Problem((PP, VPP, FIRST, LAST), f"{PP}={pp}{chunks}: {error}")
+        ends = f" (first: {FIRST}, last: {LAST})" if "first" in str(error) else ""
+        yield Problem((PP, VPP, FIRST, LAST), f"{PP}={pp}{chunks}: {error}{ends}")
 
 
 RULES = (nodes, train_replicas, rollout_replicas, expert_groups, context_parallel, sequence_parallel)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
-from cfpo_hybrid.resharding.flat_range import range_rectangles
+from cfpo_hybrid.resharding.rectangle import range_rectangles
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
 from workers.megatron.parallel import ParallelGroups, random_state, restore_random_state, seed_anew

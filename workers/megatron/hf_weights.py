@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
-from cfpo_hybrid.models.family import EMBEDDING, LM_HEAD
+from cfpo_hybrid.models.families import EMBEDDING, LM_HEAD
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.resharding import Piece, Rectangle, Resharder, ShardSpec, build_plan
+from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec, build_plan
+from cfpo_hybrid.resharding.transfer import Resharder
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

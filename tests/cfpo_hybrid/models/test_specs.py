@@ -5,10 +5,10 @@ import torch
 from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape, vllm_world
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models import PipelineCut
+from cfpo_hybrid.models import PipelineCut, padded_vocab_size
 from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.shards import check_divides, hf_shapes
+from cfpo_hybrid.models.vllm_specs import vllm_padded_vocab_size, vllm_specs
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
 from cfpo_hybrid.resharding.shard_spec import check_complete
 
@@ -101,6 +101,18 @@ def test_vocabulary_padding_is_declared():
     # vLLM pads to 64: of four ranks the last two hold nothing but padding.
     empty = vllm_specs(shape, 4, 3)[0]
     assert empty.shape == (16, 16) and not empty.pieces and empty.padding[0].size == (16, 16)
+
+
+def test_padded_vocabularies():
+    assert [padded_vocab_size(100, tp) for tp in (1, 2, 4)] == [104, 112, 128]
+    assert padded_vocab_size(151936, 8) == 151936  # 151936 = 64 * 2374
+    assert [vllm_padded_vocab_size(size) for size in (1, 64, 65)] == [64, 64, 128]
+
+
+def test_tensor_parallel_sizes_that_do_not_divide_name_those_that_do():
+    shape = small_shape(num_heads=12, num_kv_heads=2, intermediate_size=8960)
+    with pytest.raises(ModelError, match=r"12 attention heads.*sizes that fit: 1, 2, 4"):
+        check_divides(shape, 8, "rollout")
 
 
 def test_norms_of_heads_are_on_every_rank():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layout_pairs import layout_pairs
+from layout_pairs import layout_pairs, placed_pairs
 from resharding_world import megatron_world, small_shape, vllm_world
 
 from cfpo_hybrid.errors import ReshardError
@@ -15,8 +15,8 @@ from cfpo_hybrid.resharding import build_plan, check_plan
 from cfpo_hybrid.resharding.plan import Cargo
 
 
-@given(layout_pairs())
-@settings(max_examples=30, deadline=None)
+@given(layout_pairs() | placed_pairs())
+@settings(max_examples=40, deadline=None)
 def test_plans_are_right(pair):
     plan = build_plan(pair.sources, pair.destinations, pair.handover.ranks_per_node)
     check_plan(plan, pair.sources, pair.destinations, hf_shapes(pair.shape))
@@ -46,14 +46,21 @@ def check(plan, *, sources=SOURCES, destinations=DESTINATIONS, tensors=None, ran
 
 
 def with_cargos(change):
-    """The plan with every cargo's items and offers changed."""
-    return replace(PLAN, cargos=tuple(Cargo(*change(cargo.items, cargo.offers)) for cargo in PLAN.cargos))
+    """The plan with every cargo's tensors, destinations and offer changed."""
+    return replace(
+        PLAN,
+        cargos=tuple(
+            Cargo(tensors, destinations, (offer,))
+            for tensors, destinations, offer in (
+                change(cargo.tensors, cargo.destinations, cargo.offers[0]) for cargo in PLAN.cargos
+            )
+        ),
+    )
 
 
 def test_the_missing_rectangle_is_named():
     route = next(route for route in PLAN.routes[0] if route.source_rank == 2)
-    head = next(item for item in PLAN.cargos[route.cargo].items if item.hf_name == "lm_head.weight")
-    assert head == PLAN.cargos[route.cargo].items[-1]
+    assert PLAN.cargos[route.cargo].tensors[-1].name == "lm_head.weight"
     # The route ends three rows of 16 too early: the last three rows of the head.
     routes = tuple(
         route._replace(last=route.last - 3 * 16) if route.source_rank == 2 else route for route in PLAN.routes[0]
@@ -80,28 +87,27 @@ def test_a_layer_under_its_stages_number_is_found():
 
 
 def test_a_copy_from_the_wrong_rows_is_found():
-    def one_down(items, offers):
-        moved = [place._replace(start=(1, 0)) if place.name == "output_layer.weight" else place for place in offers[0]]
-        shorter = [
-            item._replace(hf=item.hf._replace(size=(18, 16))) if item.hf_name == "lm_head.weight" else item
-            for item in items
-        ]
-        return tuple(shorter), (tuple(moved),)
+    def one_down(tensors, destinations, offer):
+        def cut(regions, first):
+            return tuple(
+                region.along(0, first, 18) if tensor.name == "lm_head.weight" else region
+                for tensor, region in zip(tensors, regions, strict=True)
+            )
+
+        return cut(tensors, 0), cut(destinations, 0), cut(offer, 1)
 
     with pytest.raises(ReshardError, match=r"writes lm_head\.weight\[1:19, 0:16\] of rank 2 where .*\[0:18, 0:16\]"):
         check(with_cargos(one_down))
 
 
 def test_a_copy_into_padding_or_across_pieces_is_found():
-    def into_query_and_key(items, offers):
+    def into_query_and_key(tensors, destinations, offer):
         qkv = "model.layers.0.self_attn.qkv_proj.weight"
         moved = [
-            item._replace(destination=item.destination._replace(start=(15, 0)))
-            if item.destination.name == qkv and item.destination.start == (0, 0)
-            else item
-            for item in items
+            region.along(0, 15, region.area.size[0]) if region.name == qkv and region.area.start == (0, 0) else region
+            for region in destinations
         ]
-        return tuple(moved), offers
+        return tensors, tuple(moved), offer
 
     with pytest.raises(ReshardError, match=r"no rectangle of one Hugging Face tensor"):
         check(with_cargos(into_query_and_key))

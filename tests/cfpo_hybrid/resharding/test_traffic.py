@@ -1,8 +1,10 @@
 """What plans move, counted and worked out by hand."""
 
+from collections import Counter
+
 from hypothesis import given, settings
-from layout_pairs import layout_pairs
-from resharding_world import megatron_world, small_shape, vllm_world
+from layout_pairs import layout_pairs, placed_pairs
+from resharding_world import all_copies, megatron_world, small_shape, vllm_world
 
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
@@ -10,17 +12,21 @@ from cfpo_hybrid.resharding import build_plan
 from cfpo_hybrid.resharding.traffic import PlanTraffic, RankTraffic, plan_traffic
 
 
-@given(layout_pairs())
-@settings(max_examples=50, deadline=None)
+@given(layout_pairs() | placed_pairs())
+@settings(max_examples=60, deadline=None)
 def test_every_rank_receives_the_lower_bound_and_the_counts_are_those_of_the_copies(pair):
     plan = weight_plan(pair.handover)
     traffic = plan_traffic(plan, training_specs(pair.handover), rollout_specs(pair.handover), itemsize=2)
     assert traffic.ratio == 1.0
+    assert all(seen.received == seen.lower_bound and seen.ratio == 1.0 for seen in traffic.ranks)
+    moved = Counter()
+    for route, copy in all_copies(plan):
+        moved[route.source_rank, route.destination_rank] += 2 * copy.volume
+    world = range(plan.world_size)
     for rank, seen in enumerate(traffic.ranks):
-        assert seen.received == seen.lower_bound and seen.ratio == 1.0
-        assert seen.local == 2 * sum(copy.volume for copy in plan.local(rank))
-        assert seen.sent == 2 * sum(copy.volume for copy in plan.sent_by(rank))
-        assert seen.received == 2 * sum(copy.volume for copy in plan.received_by(rank))
+        assert seen.local == moved[rank, rank]
+        assert seen.sent == sum(moved[rank, other] for other in world if other != rank)
+        assert seen.received == sum(moved[other, rank] for other in world if other != rank)
 
 
 def test_two_stages_by_hand():
@@ -38,6 +44,18 @@ def test_two_stages_by_hand():
     assert traffic.imbalance == last / ((first + last) / 2)
     near = plan_traffic(build_plan(sources, destinations, 2), sources, destinations, itemsize=4)
     assert [rank.received_from_other_nodes for rank in near.ranks] == [0, 0]
+
+
+def test_pools_of_their_own_by_hand():
+    # Two stages send one process all that it needs. It is no sender, so the mean is that of the two.
+    shape = small_shape(num_layers=2, vocab_size=20)
+    sources, destinations = [*megatron_world(shape, ParallelLayout(pp=2)), []], [[], [], *vllm_world(shape, 1, 1)]
+    traffic = plan_traffic(build_plan(sources, destinations, 2), sources, destinations, itemsize=1)
+    first, last = (rank.sent for rank in traffic.ranks[:2])
+    assert last - first == 16  # the final norm
+    assert traffic.ranks[2].received == traffic.ranks[2].received_from_other_nodes == first + last
+    assert first + last == shape.num_parameters
+    assert traffic.imbalance == last / ((first + last) / 2)
 
 
 def test_a_plan_that_moves_too_much_has_a_ratio_over_one():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_recipe import write_recipe
 
-from cfpo_hybrid.resharding.plan_file import load_plan
+from cfpo_hybrid.resharding import ReshardPlan
 from trainer import cli
 
 STAGES = ["trainer.num_workers=4", "actor.megatron.pipeline_parallel_size=2", "actor.dtype=float32"]
@@ -45,9 +45,11 @@ def test_stages_are_shown_rank_by_rank_and_saved(recipe: Path, tmp_path: Path, c
         assert local != "0 bytes" and sent != "0 bytes"
         assert received == bound and ratio == "1.000"
     assert f"saved as {file}" in out
-    plan = load_plan(file)
+    plan = ReshardPlan.load(file)
     # The replicas of a stage share the work: each gives a part to both replicas of the other.
-    pairs = {(copy.source_rank, copy.destination_rank) for copy in plan.copies if not copy.is_local}
+    pairs = {
+        (route.source_rank, route.destination_rank) for routes in plan.routes for route in routes if not route.is_local
+    }
     assert pairs == {(source, 2 + other) for source in (0, 1) for other in (0, 1)} | {
         (2 + source, other) for source in (0, 1) for other in (0, 1)
     }

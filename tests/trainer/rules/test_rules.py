@@ -46,7 +46,12 @@ BROKEN = {
     ),
     "layers by pp": (
         ["trainer.num_workers=3", "actor.megatron.pipeline_parallel_size=3"],
-        ["4 layers cannot be cut into 3 pipeline stages", "equally: 1, 2, 4", "last_stage_layers=2"],
+        [
+            "4 layers cannot be cut into 3 pipeline stages",
+            "equally: 1, 2, 4",
+            "last=2 ",
+            "last: actor.megatron.last_stage_layers",
+        ],
     ),
     "uneven stages": (
         ["actor.megatron.pipeline_parallel_size=2", "actor.megatron.first_stage_layers=4"],
@@ -154,7 +159,7 @@ BROKEN = {
     "reward": (["reward.name=maths"], ["did you mean 'math'"]),
     "reward file": (["reward.name=nowhere.py:score"], ["there is no file", "nowhere.py"]),
     "resume": (["trainer.resume=latest"], ["neither 'auto' nor 'never'"]),
-    "model": (["model.path=/no/such/folder"], ["/no/such/folder"]),
+    "model": (["model.path=/no/such/folder"], ["model.path=/no/such/folder: there is no such folder"]),
 }
 
 

@@ -6,19 +6,9 @@ from safetensors import safe_open
 from tiny_model import checkpoint_tensors, save_tiny_model
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
-from cfpo_hybrid.errors import ConfigError, ModelError
-from cfpo_hybrid.models import (
-    FAMILIES,
-    Experts,
-    PipelineCut,
-    load_hf_config,
-    model_shape,
-    padded_vocab_size,
-    pipeline_layers,
-    stage_sizes,
-)
-from cfpo_hybrid.models.shards import check_divides, hf_shapes
-from cfpo_hybrid.models.vocab import vllm_padded_vocab_size
+from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.models import FAMILIES, Experts, load_hf_config, model_shape
+from cfpo_hybrid.models.shards import hf_shapes
 
 QWEN25_1_5B = {
     "model_type": "qwen2",
@@ -157,59 +147,6 @@ def test_config_files_that_cannot_be_used(tmp_path):
 def test_config_of_a_folder(tmp_path):
     Qwen2Config().save_pretrained(tmp_path)
     assert model_shape(load_hf_config(str(tmp_path))).num_layers == 32
-
-
-def test_layers_are_cut_as_megatron_does():
-    assert stage_sizes(8, 4) == (2, 2, 2, 2)
-    assert stage_sizes(7, 3, PipelineCut(first=2, last=3)) == (2, 2, 3)
-    assert stage_sizes(7, 2, PipelineCut(last=3)) == (4, 3)
-    assert pipeline_layers(7, 2, PipelineCut(last=3)) == ((range(0, 4),), (range(4, 7),))
-    assert pipeline_layers(5, 1) == ((range(5),),)
-
-
-def test_chunks_are_dealt_in_rounds():
-    # 12 layers, 3 stages of 2 + 6 + 4 in 2 chunks: each round has 1 + 3 + 2 of them.
-    rounds = pipeline_layers(12, 3, PipelineCut(first=2, last=4, chunks=2))
-    assert rounds == ((range(0, 1), range(6, 7)), (range(1, 4), range(7, 10)), (range(4, 6), range(10, 12)))
-
-
-@pytest.mark.parametrize(
-    ("num_layers", "stages", "cut"),
-    [
-        (7, 2, PipelineCut()),
-        (4, 2, PipelineCut(first=1, last=2)),
-        (4, 3, PipelineCut(first=3, last=1)),
-        (2, 3, PipelineCut()),
-        (4, 1, PipelineCut(first=3)),
-        (4, 1, PipelineCut(chunks=2)),
-    ],
-)
-def test_layers_that_cannot_be_cut_raise(num_layers, stages, cut):
-    with pytest.raises(ConfigError):
-        pipeline_layers(num_layers, stages, cut)
-
-
-def test_chunks_that_do_not_divide_name_those_that_do():
-    with pytest.raises(ConfigError, match=r"stages of 4, 8 layers cannot be cut into 3 chunks.*: 1, 2, 4$"):
-        stage_sizes(12, 2, PipelineCut(first=4, chunks=3))
-
-
-def test_advice_for_uneven_stages_is_legal():
-    with pytest.raises(ConfigError, match="last_stage_layers=4"):
-        stage_sizes(7, 2)
-    assert stage_sizes(7, 2, PipelineCut(last=4)) == (3, 4)
-
-
-def test_padded_vocabularies():
-    assert [padded_vocab_size(100, tp) for tp in (1, 2, 4)] == [104, 112, 128]
-    assert padded_vocab_size(151936, 8) == 151936  # 151936 = 64 * 2374
-    assert [vllm_padded_vocab_size(size) for size in (1, 64, 65)] == [64, 64, 128]
-
-
-def test_tensor_parallel_sizes_that_do_not_divide_name_those_that_do():
-    shape = model_shape(QWEN25_1_5B)
-    with pytest.raises(ModelError, match=r"12 attention heads.*sizes that fit: 1, 2, 4"):
-        check_divides(shape, 8, "rollout")
 
 
 def test_every_family_has_a_table():

@@ -8,9 +8,9 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.checkpoint import CheckpointStore, load_state
 from trainer.config import Config, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
+from trainer.figures.plots import plot_run
 from trainer.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
-from trainer.plots import plot_run
 from trainer.pressure import pressure_line
 from trainer.progress import RunProgress, StepProgress
 from trainer.run_dir import SAME_RESULTS, RunDirectory, changed_settings, set_aside

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.chosen_losses import choose_losses
+from trainer.figures.objective import draw_objective
+from trainer.figures.plots import plot_run
 from trainer.folders import make_folder
-from trainer.plots import plot_run
 from trainer.study_report.curves import Band
-from trainer.study_report.objective import draw_objective
 from trainer.study_report.reading import is_study
 from trainer.study_report.report import OBJECTIVE_FILE, ReportOptions, report_study
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from trainer.chosen_losses import loss_label
-from trainer.drawing import COLORS, INK, save_png, style_axes
+from trainer.figures.drawing import COLORS, INK, save_png, style_axes
 from trainer.lab.lab import LabResult
 from trainer.lab.weight_curves import RatioBins, WeightCurve
 

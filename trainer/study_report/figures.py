@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trainer.drawing import INK, line_look, save_png, style_axes
+from trainer.figures.drawing import INK, line_look, save_png, style_axes
 from trainer.study_report.axes import Arrangement, value_label
 from trainer.study_report.curves import CurveSettings, SeedCurve, seed_curve
 from trainer.study_report.pictures import Panel, Picture

@@ -6,12 +6,12 @@ from pathlib import Path
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss
 from cfpo_hybrid.errors import DataError, UserError
 from trainer.chosen_losses import loss_label, loss_of_section
-from trainer.drawing import draw_table
+from trainer.figures.drawing import draw_table
+from trainer.figures.objective import CAPTION, draw_objective
 from trainer.jsonl import write_atomically
 from trainer.study_report.axes import Arrangement, short_name
 from trainer.study_report.curves import Band, CurveSettings
 from trainer.study_report.figures import StudyFigures
-from trainer.study_report.objective import CAPTION, draw_objective
 from trainer.study_report.page import Figure, Page
 from trainer.study_report.pictures import pictures
 from trainer.study_report.reading import Study, read_study

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import model_folder
 from trainer.chosen_losses import ALL, choose_losses, loss_label, loss_of_section
-from trainer.lab.comparison import Comparison
-from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair
+from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
+from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair, model_pair
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
-from trainer.lab.token_gradients import TokenReading, compare_tokens, missing_inputs, read_tokens
 from trainer.saved_model import saved_model
 
 VANILLA = "policy_gradient"
@@ -93,32 +93,31 @@ def _losses(options: LabOptions, rollout: SavedRollout) -> list[PolicyLoss]:
 
 
 def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
-    from trainer.lab.parameter_gradients import compare_parameters, lone_policy, model_pair  # loads Megatron-core
+    """Beside the tokens' also the gradients of the parameters; those of all losses are held in fp32 at one time."""
+    from workers.lone_policy import lone_policy  # loads Megatron-core
 
     folder = model_folder(saved_model(model))
     temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))
     with lone_policy(folder, temperature) as policy:
         result = _read(rollout, model_pair(policy, rollout, folder), losses)
-        readable = [reading.loss for reading in result.readings]
-        parameters = compare_parameters(policy, rollout.batch, readable, _aggregation(rollout))
-    return replace(result, parameters=parameters)
+        objectives = [
+            PolicyObjective(loss=reading.loss, aggregation=rollout.aggregation) for reading in result.readings
+        ]
+        gradients = [policy.gradient(rollout.batch, objective)[0] for objective in objectives]
+    return replace(result, parameters=Comparison.of(gradients))
 
 
 def _read(rollout: SavedRollout, pair: PolicyPair, losses: Sequence[PolicyLoss]) -> LabResult:
     inputs = pair.inputs(rollout)
     missing = {loss_label(loss): missing_inputs(loss, inputs) for loss in losses}
     readable = [loss for loss in losses if not missing[loss_label(loss)]]
-    readings = read_tokens(readable, inputs, _aggregation(rollout))
+    readings = [read_tokens(loss, inputs, rollout.aggregation) for loss in readable]
     return LabResult(
         rollout=rollout,
         pair=pair,
         inputs=inputs,
         readings=readings,
-        tokens=compare_tokens(readings),
+        tokens=Comparison.of([reading.gradient for reading in readings]),
         parameters=None,
         left_out=[f"{label}: needs {', '.join(names)}" for label, names in missing.items() if names],
     )
-
-
-def _aggregation(rollout: SavedRollout) -> str:
-    return str(rollout.setting("algorithm", "loss_aggregation", "seq_mean_token_mean"))

@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss import PolicyLossInputs
-from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.errors import ConfigError, DataError
 from cfpo_hybrid.protocol import DataProto
 from trainer.lab.saved_rollout import SavedRollout
+
+if TYPE_CHECKING:
+    from workers.megatron.frozen_policy import FrozenPolicy  # loads Megatron-core, which only a lab with a model needs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +41,8 @@ class PolicyPair:
             old_log_probs=self.old_log_probs.double(),
             advantages=rollout.batch["advantages"].double(),
             mask=rollout.mask,
-            rollout_log_probs=batch_column(rollout.batch, "rollout_log_probs"),
-            ref_log_probs=batch_column(rollout.batch, "ref_log_probs"),
+            rollout_log_probs=_column(rollout.batch, "rollout_log_probs"),
+            ref_log_probs=_column(rollout.batch, "ref_log_probs"),
             entropy=entropy,
         )
 
@@ -57,7 +62,7 @@ def drifted_pair(batch: DataProto, sigma: float, seed: int) -> PolicyPair:
     return PolicyPair(
         log_probs=old + sigma * noise - sigma**2 / 2,
         old_log_probs=old,
-        entropy=batch_column(batch, "entropy"),
+        entropy=_column(batch, "entropy"),
         origin=f"synthetic: old_log_probs with normal noise of {sigma:g} nats (seed {seed}) against old_log_probs",
     )
 
@@ -76,11 +81,33 @@ def engine_pair(batch: DataProto) -> PolicyPair:
     return PolicyPair(
         log_probs=batch["old_log_probs"],
         old_log_probs=batch["rollout_log_probs"],
-        entropy=batch_column(batch, "entropy"),
+        entropy=_column(batch, "entropy"),
         origin="the training engine (old_log_probs) against the rollout engine (rollout_log_probs)",
     )
 
 
-def batch_column(batch: DataProto, name: str) -> Tensor | None:
+def model_pair(policy: "FrozenPolicy", rollout: SavedRollout, folder: Path) -> PolicyPair:
+    """The model against the policy that sampled.
+
+    Raises:
+        DataError: the batch holds tokens that the model does not know.
+    """
+    batch = rollout.batch
+    largest = max(int(batch["prompts"].max()), int(batch["responses"].max()))
+    if largest >= policy.shape.vocab_size:
+        raise DataError(
+            f"{rollout.path} holds token {largest} and the model in {folder} knows {policy.shape.vocab_size} tokens; "
+            "give the model that sampled it, or one trained from it"
+        )
+    found = policy.log_probs(batch)
+    return PolicyPair(
+        log_probs=found["old_log_probs"],
+        old_log_probs=batch["old_log_probs"],
+        entropy=found["entropy"],
+        origin=f"the model in {folder} against the policy that sampled (old_log_probs)",
+    )
+
+
+def _column(batch: DataProto, name: str) -> Tensor | None:
     """A column in fp64, None where the batch lacks it."""
     return batch[name].double() if name in batch else None

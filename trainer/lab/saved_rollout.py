@@ -38,7 +38,12 @@ class SavedRollout:
     @property
     def mask(self) -> Tensor:
         """Tokens that count, ``[batch, response]`` bool."""
-        return counted_tokens(self.batch)
+        return _counted_tokens(self.batch)
+
+    @property
+    def aggregation(self) -> str:
+        """``algorithm.loss_aggregation`` of the run."""
+        return str(self.setting("algorithm", "loss_aggregation", "seq_mean_token_mean"))
 
     def setting(self, section: str, key: str, default: Any) -> Any:
         """A setting of the run, or the default."""
@@ -69,7 +74,7 @@ def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
         )
     finite = _finite_rows(batch)
     kept = batch if bool(finite.all()) else batch.rows(finite.numpy())
-    counted = counted_tokens(kept)
+    counted = _counted_tokens(kept)
     if not bool(counted.any()):
         raise DataError(f"{path}: none of its {len(batch)} rows has a token that counts and finite numbers only")
     if not bool((counted & (kept["advantages"] != 0).unsqueeze(1)).any()):
@@ -77,12 +82,6 @@ def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
             f"{path}: every advantage is 0 (no group with different rewards), so no loss has a gradient; take another batch"
         )
     return SavedRollout(path=path, batch=kept, rows_left_out=len(batch) - len(kept), settings=_settings(path))
-
-
-def counted_tokens(batch: DataProto) -> Tensor:
-    """Response tokens that count, ``[batch, response]`` bool."""
-    mask = batch["response_mask"]
-    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))
 
 
 def _find(source: Path) -> Path:
@@ -99,9 +98,15 @@ def _find(source: Path) -> Path:
     return max(found, key=lambda path: (path.stem, FOLDERS.index(path.parent.name)))
 
 
+def _counted_tokens(batch: DataProto) -> Tensor:
+    """Response tokens that count, ``[batch, response]`` bool."""
+    mask = batch["response_mask"]
+    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))
+
+
 def _finite_rows(batch: DataProto) -> Tensor:
     """Rows whose advantage and counted log-probs are finite, ``[batch]`` bool."""
-    counted = counted_tokens(batch)
+    counted = _counted_tokens(batch)
     finite = batch["advantages"].isfinite()
     for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs"):
         if name in batch:

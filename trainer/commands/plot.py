@@ -9,9 +9,9 @@ from trainer.chosen_losses import choose_losses
 from trainer.figures.objective import draw_objective
 from trainer.figures.plots import plot_run
 from trainer.folders import make_folder
-from trainer.study_report.curves import Band
-from trainer.study_report.reading import is_study
+from trainer.study.study import is_study
 from trainer.study_report.report import OBJECTIVE_FILE, ReportOptions, report_study
+from trainer.study_report.statistics import Band
 
 STUDY_OPTIONS = ("series", "columns", "band", "x")
 

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from trainer.pressure import pressure_line
 from trainer.progress import duration
-from trainer.study.plan import PlannedRun
-from trainer.study.records import Outcome
+from trainer.study.plan import Attempt, PlannedRun
 
 
 class StudyDisplay:
@@ -55,19 +54,19 @@ class StudyDisplay:
         self.note(f"{self._place(run)} begins: {pressure_line(run.config)}")
         return RunView(self, run)
 
-    def end(self, run: PlannedRun, view: "RunView", outcome: Outcome) -> None:
+    def end(self, run: PlannedRun, view: "RunView", attempt: Attempt) -> None:
         """Shows what came of a run."""
         if self.bars and view.task is not None and self._all is not None:
             self.bars.remove_task(view.task)
             self.bars.advance(self._all)
         self._work_done += run.work
         self._work_left -= run.work
-        if outcome.stopped is not None:
-            self.note(f"{self._place(run)} {outcome.stopped.partition('. ')[0]}{self._time_left()}")
-        elif outcome.error is None:
-            self.note(f"{self._place(run)} done in {duration(outcome.seconds)}: {view.results}{self._time_left()}")
+        if attempt.stopped is not None:
+            self.note(f"{self._place(run)} {attempt.stopped.partition('. ')[0]}{self._time_left()}")
+        elif attempt.error is None:
+            self.note(f"{self._place(run)} done in {duration(attempt.seconds)}: {view.results}{self._time_left()}")
         else:
-            self.note(f"{self._place(run)} FAILED: {short(outcome.error)}{self._time_left()}")
+            self.note(f"{self._place(run)} FAILED: {short(attempt.error)}{self._time_left()}")
 
     def note(self, text: str) -> None:
         """Writes a line, above the bars where there are any."""

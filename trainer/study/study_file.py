@@ -9,7 +9,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config.merge import merge
 from trainer.config.problem import Problem, one_of
 from trainer.config.sources import Source, read_overrides, read_recipe
-from trainer.study.grid import Cell, cells_of
+from trainer.study.cells import Cell, agrees, cells_of
 
 MODES = ("iso_sample", "iso_compute")
 """Equal numbers of rollout steps, or of passes of a sample through the update."""
@@ -69,7 +69,7 @@ class CellSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
+class StudyFile:
     """A study file that makes sense by itself.
 
     Args:
@@ -93,11 +93,11 @@ class Study:
 
     def sources_of(self, cell: Cell) -> list[Source]:
         """The settings of a cell over those of the recipe, in the order in which they count."""
-        own = [one.settings for one in self.exceptions if cell.agrees_with(one.when)]
-        return [*self.settings, Source(tree=cell.values, name=f"{self.file} axes"), *own]
+        own = [one.settings for one in self.exceptions if agrees(cell, one.when)]
+        return [*self.settings, Source(tree=cell, name=f"{self.file} axes"), *own]
 
 
-def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
     """The study of a file.
 
     Args:
@@ -148,14 +148,14 @@ def _plain(source: Source) -> Source:
     return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
 
 
-def _study(keys: StudyKeys, source: Source, of_runs: Sequence[Source]) -> Study:
+def _study(keys: StudyKeys, source: Source, of_runs: Sequence[Source]) -> StudyFile:
     start = "settings."
     lines = {key.removeprefix(start): line for key, line in source.lines.items() if key.startswith(start)}
     exceptions = [
         CellSettings(when=cell["when"], settings=Source(tree=cell["set"], name=f"{source.name} cells"))
         for cell in keys.cells
     ]
-    return Study(
+    return StudyFile(
         keys=keys,
         file=source.name,
         settings=(Source(tree=keys.settings, name=source.name, lines=lines), *of_runs),
@@ -195,7 +195,7 @@ def _are_mappings(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
 
 
-def _wrong_places(study: Study) -> Iterator[str]:
+def _wrong_places(study: StudyFile) -> Iterator[str]:
     """Settings that stand where they cannot take effect."""
     anywhere = [*(key for source in study.settings for key in flat_keys(source.tree)), *study.axes]
     own = [key for one in study.exceptions for key in flat_keys(one.settings.tree)]
@@ -208,12 +208,12 @@ def _wrong_places(study: Study) -> Iterator[str]:
         yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.file}"
 
 
-def _wrong_cells(study: Study) -> Iterator[str]:
+def _wrong_cells(study: StudyFile) -> Iterator[str]:
     """Entries of ``cells`` that are about no cell."""
     cells = cells_of(study.axes)
     for one in study.exceptions:
         unknown = [key for key in one.when if key not in study.axes]
         if unknown:
             yield f"cells: 'when' names {', '.join(unknown)}, no axis; axes: {', '.join(study.axes) or 'none'}"
-        elif not any(cell.agrees_with(one.when) for cell in cells):
+        elif not any(agrees(cell, one.when) for cell in cells):
             yield f"cells: no cell has {one.when}; the axes have { {key: study.axes[key] for key in one.when} }"

@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from study_report_world import ITERATIONS, LOSS, RATIO, two_losses, write_run, write_study
+from study_report_world import ITERATIONS, LOSS, RATIO, plan_runs, two_losses, write_run
 
 from cfpo_hybrid.errors import ConfigError, DataError
 from trainer.jsonl import write_jsonl
-from trainer.study_report.axes import Arrangement, cell_label, value_label
-from trainer.study_report.curves import Band, CurveSettings, seed_curve
-from trainer.study_report.reading import OPTIMIZER_STEPS, read_study
+from trainer.study.cells import cell_label, value_label
+from trainer.study.study import OPTIMIZER_STEPS, read_study
+from trainer.study_report.figures import Arrangement
+from trainer.study_report.statistics import Band, CurveSettings, seed_curve
 
 
 def test_records_join_both_logs(tmp_path: Path):
-    (path,) = write_study(tmp_path, {}, [({}, 1)])
+    (path,) = plan_runs(tmp_path, {}, [({}, 1)])
     write_run(path, [0.5, 0.6], updates=3)
     (run,) = read_study(tmp_path).runs
     assert run.values("reward/mean") == {1: 0.5, 2: 0.6}
@@ -25,7 +26,7 @@ def test_records_join_both_logs(tmp_path: Path):
 
 
 def test_a_step_s_own_line_goes_before_its_updates(tmp_path: Path):
-    (path,) = write_study(tmp_path, {}, [({}, 1)])
+    (path,) = plan_runs(tmp_path, {}, [({}, 1)])
     write_run(path, [0.5])
     write_jsonl(path / "metrics.jsonl", [{"step": 1, "actor/kl_k3": 7.0, "actor/entropy": None}])
     (run,) = read_study(tmp_path).runs
@@ -84,7 +85,7 @@ def test_labels():
 
 
 def curve_of(tmp_path: Path, settings: CurveSettings, *rewards: list[float]):
-    paths = write_study(tmp_path, {}, [({}, seed) for seed in range(len(rewards))])
+    paths = plan_runs(tmp_path, {}, [({}, seed) for seed in range(len(rewards))])
     for seed, (path, values) in enumerate(zip(paths, rewards, strict=True)):
         write_run(path, values, updates=seed + 1)
     return seed_curve(read_study(tmp_path).runs, "reward/mean", settings)
@@ -106,7 +107,7 @@ def test_a_confidence_band_and_optimizer_steps(tmp_path: Path):
 
 
 def test_a_metric_that_no_run_has_is_no_line(tmp_path: Path):
-    (path,) = write_study(tmp_path, {}, [({}, 1)])
+    (path,) = plan_runs(tmp_path, {}, [({}, 1)])
     write_run(path, [0.5])
     assert seed_curve(read_study(tmp_path).runs, "actor/entropy", CurveSettings()) is None
 

@@ -155,8 +155,8 @@ def draw_curves(axes: Axes, plot: CurvePlot, metrics: Lines, updates: Lines) -> 
 def _draw_time(axes: Axes, metrics: Lines) -> None:
     """Stacked seconds of the longest stages; the shorter ones and what no stage claims are "other"."""
     stages = list(_stage_totals(metrics))[: len(COLORS) - 1]
-    rows = [line for line in metrics if any(line.get(f"time/{stage}") is not None for stage in stages)]
-    bars = [[line.get(f"time/{stage}") or 0.0 for line in rows] for stage in stages]
+    rows = [line for line in metrics if not _stages(line).keys().isdisjoint(stages)]
+    bars = [[_stages(line).get(stage, 0.0) for line in rows] for stage in stages]
     named = [sum(values) for values in zip(*bars, strict=True)]
     bars.append([max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)])
     edges = [line["step"] - 0.5 for line in rows] + [rows[-1]["step"] + 0.5]  # a column of width 1 a step
@@ -195,13 +195,16 @@ def _stage_totals(metrics: Lines) -> dict[str, float]:
     """Seconds of each stage over the run, the longest first."""
     totals: dict[str, float] = {}
     for line in metrics:
-        for name, seconds in line.items():
-            if name.startswith("time/") and name != "time/step" and seconds is not None:
-                stage = name.removeprefix("time/")
-                totals[stage] = totals.get(stage, 0.0) + seconds
+        for stage, seconds in _stages(line).items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
     return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
 
 
+def _stages(line: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a step."""
+    times = {name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")}
+    return {stage: seconds for stage, seconds in times.items() if stage != "step" and seconds is not None}
+
+
 def _step_seconds(line: Mapping[str, Any]) -> float:
-    stages = sum(value or 0.0 for name, value in line.items() if name.startswith("time/") and name != "time/step")
-    return max(stages, line.get("time/step") or 0.0)
+    return max(sum(_stages(line).values()), line.get("time/step") or 0.0)

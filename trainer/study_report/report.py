@@ -28,23 +28,6 @@ _STYLE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportOptions:
-    """How a study is drawn.
-
-    Args:
-        series: the axis with a line for each value; by default that of the losses.
-        columns: the axis with a column of panels for each value; by default iterations, then the batch ratio.
-        band: what the band around a mean shows.
-        by_optimizer_steps: optimizer steps are on the horizontal axis; by default in studies of equal compute.
-    """
-
-    series: str | None = None
-    columns: str | None = None
-    band: Band = Band.RANGE
-    by_optimizer_steps: bool | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportFiles:
     """What was written, the page first, and what the study still lacks, a line each."""
 
@@ -52,22 +35,36 @@ class ReportFiles:
     missing: list[str]
 
 
-def report_study(directory: Path, options: ReportOptions | None = None) -> ReportFiles:
+def report_study(
+    directory: Path,
+    *,
+    series: str | None = None,
+    columns: str | None = None,
+    band: Band = Band.RANGE,
+    by_optimizer_steps: bool | None = None,
+) -> ReportFiles:
     """Draws what there is of a study, which may still be going on.
+
+    Args:
+        directory: of the study.
+        series: the axis with a line for each value; by default that of the losses.
+        columns: the axis with a column of panels for each value; by default iterations, then the batch ratio.
+        band: what the band around a mean shows.
+        by_optimizer_steps: optimizer steps are on the horizontal axis; by default in studies of equal compute.
 
     Raises:
         DataError: study.json or a log is malformed, or no run has logged anything yet.
         ConfigError: an axis that the study does not have.
     """
-    options = options or ReportOptions()
     study = read_study(directory)
-    arrangement = Arrangement.of(study.axes, options.series, options.columns)
+    arrangement = Arrangement.of(study.axes, series, columns)
     if not any(run.records for run in study.runs):
         raise DataError(f"no run of the study '{directory}' has a metric yet; wait for the first step")
     folder = directory / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    by_optimizer_steps = study.iso_compute if options.by_optimizer_steps is None else options.by_optimizer_steps
-    settings = CurveSettings(by_optimizer_steps=by_optimizer_steps, band=options.band)
+    if by_optimizer_steps is None:
+        by_optimizer_steps = study.iso_compute
+    settings = CurveSettings(by_optimizer_steps=by_optimizer_steps, band=band)
     figures = StudyFigures(study, arrangement, settings)
     captions = {figures.draw(picture, folder): picture.caption for picture in figures.pictures()}
     losses, unknown = _losses_of(study)

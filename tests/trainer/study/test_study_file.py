@@ -5,7 +5,7 @@ import pytest
 from tiny_study import write_study_file
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.study.cells import cell_name, cells_of, run_name
+from trainer.study.cells import cell_name, cells_of
 from trainer.study.study_file import read_study_file
 
 
@@ -13,20 +13,6 @@ def mistakes(folder: Path, *words: str, **keys: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         read_study_file(write_study_file(folder, **keys), words)
     return caught.value.problems
-
-
-def test_cells_are_every_combination_and_names_tell_them_apart():
-    cells = cells_of({"policy_loss.name": ["clip", "cfpo"], "policy_loss.epsilon": [0.1, 0.2]})
-    assert [run_name(cell, 3) for cell in cells] == [
-        "clip-epsilon0.1-seed3",
-        "clip-epsilon0.2-seed3",
-        "cfpo-epsilon0.1-seed3",
-        "cfpo-epsilon0.2-seed3",
-    ]
-    assert [run_name(cell, 0) for cell in cells_of({})] == ["seed0"]
-    assert cell_name({"data.train_files": ["a/b.jsonl"], "actor.megatron.recompute": True}) == (
-        "train_files_a_b.jsonl-recomputetrue"
-    )
 
 
 def test_words_set_the_study_or_every_run(tmp_path: Path):
@@ -44,7 +30,7 @@ def test_an_empty_word_takes_back_what_the_file_says(tmp_path: Path):
     entry = {"when": {"algorithm.iterations": 4}, "set": {"actor.lr": 0.2}}
     path = write_study_file(tmp_path, cells=[entry], settings={"actor.lr": 0.1})
     study = read_study_file(path, ["study.cells=[]", "study.settings={}"])
-    assert study.exceptions == ()
+    assert study.keys.cells == []
     assert [source.tree for source in study.settings] == [{}]
 
 

@@ -63,8 +63,8 @@ def plan(folder: Path, **keys: Any) -> list[PlannedRun]:
     return plan_study(read_study_file(write_study_file(folder, seeds=[1], **keys)))
 
 
-def do(runs: list[PlannedRun], lanes: int = 1) -> tuple[list[str], str]:
-    console = Console(file=io.StringIO(), width=200)
+def do(runs: list[PlannedRun], lanes: int = 1, terminal: bool = False) -> tuple[list[str], str]:
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
     with StudyDisplay(runs, runs, console=console) as display:
         failed = do_in_lanes(runs, lanes, display)
     return failed, console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
@@ -82,6 +82,14 @@ def test_engines_stay_up_for_runs_that_can_share_them(tmp_path: Path, pretended:
     assert [outcome(run)["reused_engines"] for run in runs] == [False, True, True, True]
     assert "[2/4] clip-iterations4-seed1 begins: 16 optimizer steps a rollout" in shown
     assert "[4/4] cfpo-iterations4-seed1 done in 0:00:00: reward 0.250 -> 0.750\n" in shown
+
+
+def test_a_terminal_shows_bars_below_the_lines(tmp_path: Path, pretended: PretendedRuns):
+    runs = plan(tmp_path)
+    _, shown = do(runs, terminal=True)
+    assert "[4/4] cfpo-iterations4-seed1 done in 0:00:00: reward 0.250 -> 0.750" in shown
+    assert "runs 4/4" in shown.splitlines()[-1]
+    assert "runs 4/4" not in do(plan(tmp_path))[1]
 
 
 def test_runs_with_equal_engines_are_done_together(tmp_path: Path, pretended: PretendedRuns):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from study_report_world import ITERATIONS, LOSS, RATIO, plan_runs, two_losses, write_run
 
-from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.errors import ConfigError, DataError
 from trainer import cli
 from trainer.study.study import read_study
 from trainer.study_report.figures import Arrangement, StudyFigures
@@ -121,3 +121,24 @@ def test_axes_that_are_not_there_are_mistakes_of_the_user(tmp_path: Path, capsys
     err = capsys.readouterr().err
     assert "the study has no such axis" in err
     assert "for study directories only" in err
+
+
+def test_lines_are_losses_and_columns_pressure():
+    axes = {RATIO: [1, 4], LOSS: ["clip", "cfpo"], ITERATIONS: [1, 2]}
+    assert Arrangement.of(axes) == Arrangement(series=LOSS, columns=ITERATIONS, others=(RATIO,))
+    assert Arrangement.of(axes, series=RATIO) == Arrangement(series=RATIO, columns=ITERATIONS, others=(LOSS,))
+    assert Arrangement.of(axes, columns=LOSS).series == RATIO
+    assert Arrangement.of({"policy_loss.epsilon": [0.1, 0.2]}).series == "policy_loss.epsilon"
+    assert Arrangement.of({ITERATIONS: [1, 2]}) == Arrangement(series=ITERATIONS, columns=None, others=())
+    advantages = {ITERATIONS: [1, 2], "algorithm.advantage": ["grpo", "rloo"]}
+    assert Arrangement.of(advantages).series == "algorithm.advantage"
+    assert Arrangement.of({}) == Arrangement(series=None, columns=None, others=())
+
+
+def test_an_unknown_axis_is_a_mistake():
+    with pytest.raises(
+        ConfigError, match=r"--series algorithm\.x: the study has no such axis; it has policy_loss\.name"
+    ):
+        Arrangement.of({LOSS: ["clip"]}, series="algorithm.x")
+    with pytest.raises(ConfigError, match="both name"):
+        Arrangement.of({LOSS: ["clip"]}, series=LOSS, columns=LOSS)

@@ -8,8 +8,7 @@ from tiny_study import AXES, write_study_file
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
 from trainer.config import resolved
-from trainer.study.plan import Attempt, PlannedRun, longest_first, new_study, plan_study
-from trainer.study.study import read_study, write_study
+from trainer.study.plan import Attempt, PlannedRun, longest_first, plan_study
 from trainer.study.study_file import read_study_file
 
 DONE = Attempt(seconds=9.0, start_seconds=1.0, reused_engines=True)
@@ -82,23 +81,6 @@ def test_results_of_other_settings_are_not_taken_for_this_studys(tmp_path: Path)
     found = mistakes(tmp_path, "actor.lr=0.7")
     assert [one.partition(":")[0] for one in found] == [first.name, second.name]
     assert "(different: actor.lr)" in found[0]
-
-
-def test_study_json_lists_the_runs(tmp_path: Path):
-    file = read_study_file(write_study_file(tmp_path))
-    runs = plan_study(file)
-    study = new_study(file, runs)
-    write_study(study)
-    assert read_study(file.output) == study
-    content = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert content["axes"] == AXES and content["seeds"] == [1, 2] and content["mode"] == "iso_sample"
-    assert content["runs"][1] == {
-        "name": "clip-iterations4-seed1",
-        "cell": {"policy_loss.name": "clip", "algorithm.iterations": 4},
-        "seed": 1,
-        "path": "runs/clip-iterations4-seed1",
-    }
-    assert len(content["runs"]) == len(runs) == 8
 
 
 def test_a_failure_is_recorded_until_the_run_is_done(tmp_path: Path):

@@ -76,7 +76,7 @@ def _facts(result: LabResult) -> list[str]:
     smallest, largest = (math.exp(min(float(end), 700.0)) for end in log_ratio.aminmax())
     lines = [
         f"{rollout.path}: {len(rollout.batch)} responses, {int(inputs.num_counted)} tokens that count",
-        f"policies: {result.pair.origin}",
+        f"policies: {result.policies}",
         f"ratios: from {smallest:.3g} to {largest:.3g}, mean of |log r| {float(log_ratio.abs().mean()):.2g} nats",
         "cosine: to policy_gradient; corrective: the gradient moves the token against its advantage",
     ]

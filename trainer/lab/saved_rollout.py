@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cfpo_hybrid.algorithms.policy_loss import PolicyLossInputs
 from cfpo_hybrid.errors import BatchError, ConfigError, DataError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.protocol.serialization import load
@@ -35,10 +36,27 @@ class SavedRollout:
     rows_left_out: int
     settings: Mapping[str, Any]
 
-    @property
-    def mask(self) -> Tensor:
-        """Tokens that count, ``[batch, response]`` bool."""
-        return _counted_tokens(self.batch)
+    def column(self, name: str) -> Tensor | None:
+        """A column in fp64, None where the batch lacks it."""
+        return self.batch[name].double() if name in self.batch else None
+
+    def inputs(self, log_probs: Tensor, old_log_probs: Tensor, entropy: Tensor | None) -> PolicyLossInputs:
+        """What a loss sees of it under two policies: fp64, the first policy's numbers with gradient.
+
+        Args:
+            log_probs: of the policy in training, log pi_theta, ``[batch, response]``.
+            old_log_probs: of the one that sampled, log pi_old, likewise.
+            entropy: of the policy in training in nats, where it is known, likewise.
+        """
+        return PolicyLossInputs(
+            log_probs=log_probs.double().requires_grad_(),
+            old_log_probs=old_log_probs.double(),
+            advantages=self.batch["advantages"].double(),
+            mask=_counted_tokens(self.batch),
+            rollout_log_probs=self.column("rollout_log_probs"),
+            ref_log_probs=self.column("ref_log_probs"),
+            entropy=None if entropy is None else entropy.double().requires_grad_(),
+        )
 
     @property
     def aggregation(self) -> str:

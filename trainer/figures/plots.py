@@ -19,7 +19,7 @@ Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class CurvePlot:
     """One plot of metrics by rollout step.
 
@@ -40,42 +40,20 @@ class CurvePlot:
     percent: bool = False
 
 
+CLIP_FRACTIONS = {
+    "actor/clip_fraction": "all tokens",
+    "actor/clip_fraction_positive": "advantage > 0",
+    "actor/clip_fraction_negative": "advantage < 0",
+}
 CURVE_PLOTS = (
+    CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True),
+    CurvePlot("val_accuracy", "Validation accuracy", "accuracy", {"val/accuracy": "accuracy"}, percent=True),
     CurvePlot(
-        name="reward", title="Training reward", unit="mean reward", curves={"reward/mean": "reward"}, smooth=True
+        "clip_fraction", "Clip fraction (as PPO would count it)", "share of tokens", CLIP_FRACTIONS, percent=True
     ),
-    CurvePlot(
-        name="val_accuracy",
-        title="Validation accuracy",
-        unit="accuracy",
-        curves={"val/accuracy": "accuracy"},
-        percent=True,
-    ),
-    CurvePlot(
-        name="clip_fraction",
-        title="Clip fraction (as PPO would count it)",
-        unit="share of tokens",
-        curves={
-            "actor/clip_fraction": "all tokens",
-            "actor/clip_fraction_positive": "advantage > 0",
-            "actor/clip_fraction_negative": "advantage < 0",
-        },
-        percent=True,
-    ),
-    CurvePlot(name="entropy", title="Policy entropy", unit="nats a token", curves={"actor/entropy": "entropy"}),
-    CurvePlot(
-        name="kl",
-        title="KL to the policy that sampled",
-        unit="nats a token",
-        curves={"actor/kl_k1": "k1", "actor/kl_k3": "k3"},
-    ),
-    CurvePlot(
-        name="response_length",
-        title="Response length",
-        unit="mean tokens",
-        curves={"response_length/mean": "length"},
-        smooth=True,
-    ),
+    CurvePlot("entropy", "Policy entropy", "nats a token", {"actor/entropy": "entropy"}),
+    CurvePlot("kl", "KL to the policy that sampled", "nats a token", {"actor/kl_k1": "k1", "actor/kl_k3": "k3"}),
+    CurvePlot("response_length", "Response length", "mean tokens", {"response_length/mean": "length"}, smooth=True),
 )
 
 

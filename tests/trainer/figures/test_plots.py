@@ -85,7 +85,7 @@ def test_where_there_is_no_run_the_user_is_told(tmp_path, empty):
 
 def drawn(metrics, updates, **options) -> Axes:
     axes = Figure().subplots()
-    draw_curves(axes, CurvePlot(name="a", title="A", unit="", curves={"a": "a"}, **options), metrics, updates)
+    draw_curves(axes, CurvePlot("a", "A", "", {"a": "a"}, **options), metrics, updates)
     return axes
 
 

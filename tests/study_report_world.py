@@ -1,6 +1,5 @@
 """Study directories made up for tests: runs with given rewards, one mini-batch count for all."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import yaml
 
 from trainer.run.files import write_jsonl
+from trainer.study.study import Study, StudyRun, write_study
 
 LOSS, ITERATIONS, RATIO = "policy_loss.name", "algorithm.iterations", "algorithm.batch_ratio"
 
@@ -30,7 +30,7 @@ def write_run(
     write_jsonl(path / "updates.jsonl", rows)
 
 
-def write_study(
+def plan_runs(
     folder: Path,
     axes: Mapping[str, Sequence[Any]],
     runs: Sequence[tuple[Mapping[str, Any], int]],
@@ -39,22 +39,20 @@ def write_study(
 ) -> list[Path]:
     """study.json with these (cell, seed) runs; returns where each run belongs."""
     names = ["-".join([*(str(value) for value in cell.values()), f"seed{seed}"]) for cell, seed in runs]
-    entries = [
-        {"name": name, "cell": dict(cell), "seed": seed, "path": f"runs/{name}"}
+    planned = [
+        StudyRun(name=name, cell=cell, seed=seed, path=f"runs/{name}")
         for name, (cell, seed) in zip(names, runs, strict=True)
     ]
     seeds = sorted({seed for _, seed in runs})
-    content = {"recipe": "recipe.yaml", "mode": mode, "axes": dict(axes), "seeds": seeds, "runs": entries}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(content))
-    return [folder / entry["path"] for entry in entries]
+    write_study(Study(path=folder, recipe="recipe.yaml", mode=mode, axes=axes, seeds=seeds, runs=planned))
+    return [folder / run.path for run in planned]
 
 
 def two_losses(folder: Path) -> None:
     """clip and cfpo at 1 and 4 iterations, seeds 1 and 2: one run has not started, one is unfinished."""
     axes = {LOSS: ["clip", "cfpo"], ITERATIONS: [1, 4]}
     runs = [({LOSS: loss, ITERATIONS: count}, seed) for loss in axes[LOSS] for count in (1, 4) for seed in (1, 2)]
-    paths = write_study(folder, axes, runs)
+    paths = plan_runs(folder, axes, runs)
     for (cell, seed), path in zip(runs, paths, strict=True):
         loss, count = cell[LOSS], cell[ITERATIONS]
         if (loss, count, seed) == ("cfpo", 4, 2):

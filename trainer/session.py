@@ -179,8 +179,7 @@ def absolute_model(model: ModelConfig) -> ModelConfig:
 
 def absolute_reward(reward: RewardConfig) -> RewardConfig:
     """The reward with the path of a user's file made absolute."""
-    own = find_reward(reward.name)
-    return reward if own is None else replace(reward, name=f"{own.path}:{own.name}")
+    return replace(reward, name=find_reward(reward.name))
 
 
 def hybrid_settings(config: Config) -> HybridSettings:

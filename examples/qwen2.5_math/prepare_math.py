@@ -19,7 +19,7 @@ from typing import Any
 from cfpo_hybrid.errors import DataError, UserError
 from trainer.data.source import open_source
 from trainer.run.files import write_jsonl
-from workers.reward.boxed import last_boxed
+from workers.reward.answers import last_boxed
 
 TRAIN = "hub:DigitalLearningGmbH/MATH-lighteval:train"
 TEST = "hub:HuggingFaceH4/MATH-500:test"

@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from workers.config import RewardConfig
-from workers.reward.boxed import last_boxed
-from workers.reward.grading import Response
-from workers.reward.scorers import MathScorer
+from workers.reward.answers import last_boxed
+from workers.reward.scorers import MathScorer, Response
 
 NUM_PROBLEMS, GROUP_SIZE, REPEATS = 64, 8, 3
 # Reference, right spellings, wrong answers. The mix follows MATH: seven tenths integers, fractions, a few of the rest.
@@ -89,10 +88,10 @@ def main() -> None:
     left = [scorer.score(batch(50 + n)).counts["reward/left_to_math_verify"] for n in range(REPEATS)]
     scorer.close()
     scorer = MathScorer(RewardConfig(num_processes=2))
-    scorer.score([Response(problem="", text=r"\boxed{x+1}", ground_truth="y")] * 1)
+    scorer.score([Response(problem="", text=r"\boxed{x+1}", ground_truth="y")])
 
     def ours(responses: list[Response]) -> list[float]:
-        return [outcome.score for outcome in scorer.score(responses).outcomes]
+        return [grade.score for grade in scorer.score(responses).grades]
 
     ours_seconds, ours_rewards = timed(ours, batches)
     cached_seconds, _ = timed(ours, batches)

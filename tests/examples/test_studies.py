@@ -8,7 +8,7 @@ import pytest
 from tiny_recipe import ROW, TINY_MODEL
 
 from trainer.study.plan import PlannedRun, plan_study
-from trainer.study.study_file import read_study
+from trainer.study.study_file import read_study_file
 
 STUDIES = Path(__file__).parents[2] / "examples" / "studies"
 NUM_RUNS = {"stability": 45, "stability_short": 9, "batch_ratio": 24, "epsilon": 9, "grpo_cfpo": 6, "advantages": 6}
@@ -22,7 +22,7 @@ def plan(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Plann
     data = folder / "data.jsonl"
     data.write_text((json.dumps(ROW) + "\n") * 32)
     words = [f"model.path={folder / 'model'}", f"data.train_files=[{data}]", f"data.val_files=[{data}]"]
-    return plan_study(read_study(STUDIES / f"{name}.yaml", [*words, f"study.output={folder}"]))
+    return plan_study(read_study_file(STUDIES / f"{name}.yaml", [*words, f"study.output={folder}"]))
 
 
 def test_every_study_is_known_here():
@@ -33,7 +33,7 @@ def test_every_study_is_known_here():
 def test_a_study_passes_the_check(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs = plan(name, tmp_path, monkeypatch)
     assert len(runs) == len({run.name for run in runs}) == NUM_RUNS[name]
-    study = read_study(STUDIES / f"{name}.yaml")
+    study = read_study_file(STUDIES / f"{name}.yaml")
     assert study.output == Path("outputs/studies") / name
     assert study.keys.parallel * runs[0].config.trainer.world_size == 2  # cores
     assert len({run.config.trainer.total_steps for run in runs}) == 1

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.losses import choose_losses
-from trainer.plots import plot_run
+from trainer.figures.objective import draw_objective
+from trainer.figures.plots import plot_run
 from trainer.run.folders import make_folder
-from trainer.study_report.curves import Band
-from trainer.study_report.objective import draw_objective
-from trainer.study_report.reading import is_study
-from trainer.study_report.report import OBJECTIVE_FILE, ReportOptions, report_study
+from trainer.study.study import is_study
+from trainer.study_report.report import OBJECTIVE_FILE, report_study
+from trainer.study_report.statistics import Band
 
 STUDY_OPTIONS = ("series", "columns", "band", "x")
 
@@ -42,13 +42,13 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
 
 
 def _plot_study(directory: Path, arguments: Namespace, write: Callable[[str], None]) -> int:
-    options = ReportOptions(
+    report = report_study(
+        directory,
         series=arguments.series,
         columns=arguments.columns,
         band=Band(arguments.band or Band.RANGE.value),
         by_optimizer_steps=None if arguments.x is None else arguments.x == "optimizer",
     )
-    report = report_study(directory, options)
     for path in report.files:
         write(str(path))
     if report.missing:

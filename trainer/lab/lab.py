@@ -1,18 +1,19 @@
 """Compares policy losses on one frozen rollout: what ``cfpo lab`` does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
-from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.errors import ConfigError, DataError
 from cfpo_hybrid.models import model_folder
-from cfpo_hybrid.registry import missing_inputs
 from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
-from trainer.lab.comparison import Comparison
-from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair
+from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
-from trainer.lab.token_gradients import TokenReading, compare_tokens, read_tokens
 from trainer.run.saved_model import saved_model
 
 VANILLA = "policy_gradient"
@@ -49,7 +50,7 @@ class LabResult:
 
     Args:
         rollout: that was looked at.
-        pair: the two policies.
+        policies: which two the losses saw, for people.
         inputs: what the losses saw.
         readings: each loss on the tokens.
         tokens: gradients with respect to the log-probs.
@@ -58,7 +59,7 @@ class LabResult:
     """
 
     rollout: SavedRollout
-    pair: PolicyPair
+    policies: str
     inputs: PolicyLossInputs
     readings: Sequence[TokenReading]
     tokens: Comparison
@@ -80,9 +81,9 @@ def run_lab(options: LabOptions) -> LabResult:
     losses = _losses(options, rollout)
     if options.model is not None:
         return _with_model(options, options.model, rollout, losses)
-    drift = options.drift
-    pair = engine_pair(rollout.batch) if drift is None else drifted_pair(rollout.batch, drift, options.seed)
-    return _read(rollout, pair, losses)
+    if options.drift is not None:
+        return _with_drift(options.drift, options.seed, rollout, losses)
+    return _of_engines(rollout, losses)
 
 
 def _losses(options: LabOptions, rollout: SavedRollout) -> list[PolicyLoss]:
@@ -93,33 +94,67 @@ def _losses(options: LabOptions, rollout: SavedRollout) -> list[PolicyLoss]:
     return list({loss_label(loss): loss for loss in chosen}.values())
 
 
-def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
-    from trainer.lab.parameter_gradients import compare_parameters, lone_policy, model_pair  # loads Megatron-core
+def _of_engines(rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
+    """The training engine's log-probs against the rollout engine's: the mismatch alone, no drift."""
+    sampled = rollout.column("rollout_log_probs")
+    if sampled is None:
+        raise ConfigError(
+            "the batch has no rollout_log_probs, so it holds one policy only; give --model, a policy to compare it with, "
+            "or --drift, e.g. --drift 0.1, for a made-up one"
+        )
+    inputs = rollout.inputs(rollout.batch["old_log_probs"], sampled, rollout.column("entropy"))
+    policies = "the training engine (old_log_probs) against the rollout engine (rollout_log_probs)"
+    return _read(rollout, inputs, policies, losses)
 
-    folder = model_folder(saved_model(model))
+
+def _with_drift(sigma: float, seed: int, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
+    """A made-up policy: log pi_theta = log pi_old + a normal draw of deviation sigma and mean -sigma^2 / 2.
+
+    With that mean the expected ratio is 1, as it is for two real policies.
+    """
+    if not 0 < sigma < math.inf:
+        raise ConfigError(f"--drift {sigma}: it must be a positive number of nats, e.g. 0.1")
+    old = rollout.batch["old_log_probs"].double()
+    noise = torch.randn(old.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    inputs = rollout.inputs(old + sigma * noise - sigma**2 / 2, old, rollout.column("entropy"))
+    policies = f"synthetic: old_log_probs with normal noise of {sigma:g} nats (seed {seed}) against old_log_probs"
+    return _read(rollout, inputs, policies, losses)
+
+
+def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
+    """A model against the policy that sampled, and also the gradients of its parameters, all held in fp32 at one time."""
+    from workers.lone_policy import lone_policy  # loads Megatron-core
+
+    folder, batch = model_folder(saved_model(model)), rollout.batch
     temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))
     with lone_policy(folder, temperature) as policy:
-        result = _read(rollout, model_pair(policy, rollout, folder), losses)
-        readable = [reading.loss for reading in result.readings]
-        parameters = compare_parameters(policy, rollout.batch, readable, _aggregation(rollout))
-    return replace(result, parameters=parameters)
+        largest = max(int(batch["prompts"].max()), int(batch["responses"].max()))
+        if largest >= policy.shape.vocab_size:
+            raise DataError(
+                f"{rollout.path} holds token {largest} and the model in {folder} knows {policy.shape.vocab_size} tokens; "
+                "give the model that sampled it, or one trained from it"
+            )
+        found = policy.log_probs(batch)
+        inputs = rollout.inputs(found["old_log_probs"], batch["old_log_probs"], found["entropy"])
+        policies = f"the model in {folder} against the policy that sampled (old_log_probs)"
+        result = _read(rollout, inputs, policies, losses)
+        objectives = [
+            PolicyObjective(loss=reading.loss, aggregation=rollout.aggregation) for reading in result.readings
+        ]
+        gradients = [policy.gradient(batch, objective) for objective in objectives]
+    return replace(result, parameters=Comparison.of(gradients))
 
 
-def _read(rollout: SavedRollout, pair: PolicyPair, losses: Sequence[PolicyLoss]) -> LabResult:
-    inputs = pair.inputs(rollout)
-    missing = {loss_label(loss): missing_inputs(inputs, loss.needs) for loss in losses}
+def _read(rollout: SavedRollout, inputs: PolicyLossInputs, policies: str, losses: Sequence[PolicyLoss]) -> LabResult:
+    missing = {loss_label(loss): missing_inputs(loss, inputs) for loss in losses}
     readable = [loss for loss in losses if not missing[loss_label(loss)]]
-    readings = read_tokens(readable, inputs, _aggregation(rollout))
+    readings = [read_tokens(loss, inputs, rollout.aggregation) for loss in readable]
     return LabResult(
         rollout=rollout,
-        pair=pair,
+        policies=policies,
         inputs=inputs,
         readings=readings,
-        tokens=compare_tokens(readings),
+        tokens=Comparison.of([reading.gradient for reading in readings]),
         parameters=None,
         left_out=[f"{label}: needs {', '.join(names)}" for label, names in missing.items() if names],
     )
-
-
-def _aggregation(rollout: SavedRollout) -> str:
-    return str(rollout.setting("algorithm", "loss_aggregation", "seq_mean_token_mean"))

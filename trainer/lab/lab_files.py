@@ -1,8 +1,8 @@
-"""What the lab writes: a table for people, CSV files and two pictures."""
+"""What the lab writes: a table for people, CSV files and pictures."""
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,66 +10,58 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from trainer.config.losses import loss_label
-from trainer.drawing import COLORS, INK, save_png, style_axes
+from trainer.figures.drawing import COLORS, INK, legend_below, panel_grid, save_png, style_axes
+from trainer.lab.gradients import RatioBins, WeightCurve
 from trainer.lab.lab import LabResult
-from trainer.lab.weight_curves import RatioBins, WeightCurve
 
-COLUMNS = {
-    "loss": "actor/loss",
-    "zero_gradient_share": "actor/zero_gradient_share",
-    "corrective_share": "actor/corrective_share",
-    "clip_fraction": "actor/clip_fraction",
-}
-"""Columns of the table that training logs under another name."""
-SIGNS = {"positive": True, "negative": False}
-_PANELS_A_ROW = 4
+_SHARES = ("zero_gradient_share", "corrective_share", "clip_fraction")
 _WIDE_RATIOS = 20.0
 _UNMOVED = 1e-3
 
-
-def header(result: LabResult) -> list[str]:
-    """Of the table."""
-    names = ["name", "loss", "gradient_norm", "cosine", *list(COLUMNS)[1:]]
-    return names if result.parameters is None else [*names, "parameter_gradient_norm", "parameter_cosine"]
+Row = dict[str, str | float]
+Curves = dict[tuple[str, str], WeightCurve]
+"""By the loss and the sign of the advantage, ``"positive"`` or ``"negative"``."""
 
 
-def rows(result: LabResult) -> Iterator[list[str | float]]:
-    """Of the table, a row a loss; NaN where a cosine is of a gradient of 0."""
+def table(result: LabResult) -> list[Row]:
+    """A row a loss, by column; NaN where a cosine is of a gradient of 0."""
+    rows: list[Row] = []
     for index, reading in enumerate(result.readings):
-        loss, *shares = (reading.metrics.get(name, math.nan) for name in COLUMNS.values())
-        row = [
-            loss_label(reading.loss),
-            loss,
-            *_norm_and_cosine(result.tokens.norms, result.tokens.cosines, index),
-            *shares,
-        ]
+        row: Row = {
+            "name": loss_label(reading.loss),
+            "loss": reading.metrics.get("actor/loss", math.nan),
+            "gradient_norm": float(result.tokens.norms[index]),
+            "cosine": float(result.tokens.cosines[index, 0]),
+            **{name: reading.metrics.get(f"actor/{name}", math.nan) for name in _SHARES},
+        }
         if result.parameters is not None:
-            row += _norm_and_cosine(result.parameters.norms, result.parameters.cosines, index)
-        yield row
+            row["parameter_gradient_norm"] = float(result.parameters.norms[index])
+            row["parameter_cosine"] = float(result.parameters.cosines[index, 0])
+        rows.append(row)
+    return rows
 
 
 def text(result: LabResult) -> str:
     """The table and what it stands on, for people."""
-    lines = [header(result), *([_shown(value) for value in row] for row in rows(result))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    table = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*_facts(result), "", *table, *(f"left out: {line}" for line in result.left_out)])
+    rows = table(result)
+    lines = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*_facts(result), "", *shown, *(f"left out: {line}" for line in result.left_out)])
 
 
 def write_files(result: LabResult, folder: Path) -> list[Path]:
     """Writes everything into a folder, and returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    bins = RatioBins(result.inputs)
-    curves = [
-        (loss_label(reading.loss), sign, bins.curve(reading.weights, positive=positive))
-        for reading in result.readings
-        for sign, positive in SIGNS.items()
-    ]
+    rows, bins, curves = table(result), RatioBins(result.inputs), Curves()
+    for reading in result.readings:
+        for sign in ("positive", "negative"):
+            curves[loss_label(reading.loss), sign] = bins.curve(reading.weights, positive=sign == "positive")
     labels = [loss_label(reading.loss) for reading in result.readings]
     files = [
-        _write_csv(folder / "losses.csv", [header(result), *rows(result)]),
+        _write_csv(folder / "losses.csv", [list(rows[0]), *(list(row.values()) for row in rows)]),
         _write_csv(folder / "weights.csv", _weight_rows(curves, bins)),
-        _draw_weights(curves, bins, folder / "weights.png"),
+        _draw_weights(labels, curves, bins, folder / "weights.png"),
         *_cosine_files(labels, result.tokens.cosines, folder / "cosines", "gradients with respect to log-probs"),
     ]
     if result.parameters is not None:
@@ -78,18 +70,14 @@ def write_files(result: LabResult, folder: Path) -> list[Path]:
     return files
 
 
-def _norm_and_cosine(norms: Tensor, cosines: Tensor, index: int) -> list[float]:
-    return [float(norms[index]), float(cosines[index, 0])]
-
-
 def _facts(result: LabResult) -> list[str]:
     inputs, rollout = result.inputs, result.rollout
     log_ratio = inputs.unclamped_log_ratio.detach()[inputs.mask]
+    smallest, largest = (math.exp(min(float(end), 700.0)) for end in log_ratio.aminmax())
     lines = [
         f"{rollout.path}: {len(rollout.batch)} responses, {int(inputs.num_counted)} tokens that count",
-        f"policies: {result.pair.origin}",
-        f"ratios: from {math.exp(min(float(log_ratio.min()), 700.0)):.3g} to "
-        f"{math.exp(min(float(log_ratio.max()), 700.0)):.3g}, mean of |log r| {float(log_ratio.abs().mean()):.2g} nats",
+        f"policies: {result.policies}",
+        f"ratios: from {smallest:.3g} to {largest:.3g}, mean of |log r| {float(log_ratio.abs().mean()):.2g} nats",
         "cosine: to policy_gradient; corrective: the gradient moves the token against its advantage",
     ]
     if rollout.rows_left_out:
@@ -111,43 +99,37 @@ def _write_csv(file: Path, lines: Sequence[Sequence[str | float]]) -> Path:
     return file
 
 
-def _weight_rows(curves: Sequence[tuple[str, str, WeightCurve]], bins: RatioBins) -> list[list[str | float]]:
+def _weight_rows(curves: Curves, bins: RatioBins) -> list[list[str | float]]:
     lines: list[list[str | float]] = [
         ["name", "advantage", "ratio_low", "ratio_high", "tokens", "mean_weight", "zero_gradient_share"]
     ]
     edges = bins.edges.tolist()
-    for name, sign, curve in curves:
+    for (name, sign), curve in curves.items():
         columns = (edges[:-1], edges[1:], curve.tokens.tolist(), curve.weight.tolist(), curve.zero_share.tolist())
         lines += [[name, sign, *values] for values in zip(*columns, strict=True) if values[2]]
     return lines
 
 
-def _draw_weights(curves: Sequence[tuple[str, str, WeightCurve]], bins: RatioBins, file: Path) -> Path:
+def _draw_weights(labels: Sequence[str], curves: Curves, bins: RatioBins, file: Path) -> Path:
     """A panel a loss; the first panel says how many tokens the bins hold."""
-    names = list(dict.fromkeys(name for name, _, _ in curves))
-    grid_rows = math.ceil((len(names) + 1) / _PANELS_A_ROW)
-    figure = Figure(figsize=(3.0 * _PANELS_A_ROW, 2.3 * grid_rows + 0.6), layout="constrained")
-    panels = list(figure.subplots(grid_rows, _PANELS_A_ROW, squeeze=False).flatten())
+    title = "Mean weight of a token in the gradient against its ratio"
+    figure, panels = panel_grid(len(labels) + 1, columns=4, inches=(3.0, 2.3), margin=0.6, title=title)
+    panel_of = dict(zip(labels, panels[1:], strict=True))
     middles = (bins.edges[:-1] * bins.edges[1:]).sqrt()
-    of_panel = dict(zip(names, panels[1:], strict=False))
-    for name, sign, curve in curves:
-        look = {"color": COLORS[0] if SIGNS[sign] else COLORS[1], "marker": "o", "markersize": 2.5, "linewidth": 1.2}
+    for (name, sign), curve in curves.items():
+        color = COLORS[0] if sign == "positive" else COLORS[1]
+        look = {"color": color, "marker": "o", "markersize": 2.5, "linewidth": 1.2, "label": f"advantage {sign}"}
         filled = curve.tokens > 0
-        of_panel[name].plot(middles[filled], curve.weight[filled], label=f"advantage {sign}", **look)
-        if name == names[0]:
-            panels[0].plot(middles[filled], curve.tokens[filled], label=f"advantage {sign}", **look)
+        panel_of[name].plot(middles[filled], curve.weight[filled], **look)
+        if name == labels[0]:
+            panels[0].plot(middles[filled], curve.tokens[filled], **look)
     _finish_panel(panels[0], "tokens", bins)
     panels[0].set_yscale("log")
-    for name, axes in of_panel.items():
-        axes.plot(
-            bins.edges, bins.edges, color="#BBBBBB", linewidth=0.8, linestyle="--", zorder=0, label="weight = ratio"
-        )
+    diagonal = {"color": "#BBBBBB", "linewidth": 0.8, "linestyle": "--", "zorder": 0, "label": "weight = ratio"}
+    for name, axes in panel_of.items():
+        axes.plot(bins.edges, bins.edges, **diagonal)
         _finish_panel(axes, name, bins)
-    for axes in panels[len(names) + 1 :]:
-        axes.set_axis_off()
-    handles, labels = panels[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
-    figure.suptitle("Mean weight of a token in the gradient against its ratio", fontsize=11, color=INK)
+    legend_below(figure, *panels[1].get_legend_handles_labels(), columns=3)
     return save_png(figure, file)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.policy_loss import token_advantages
+from cfpo_hybrid.algorithms.policy_loss import PolicyLossInputs, token_advantages
 from cfpo_hybrid.errors import BatchError, ConfigError, DataError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.protocol.serialization import load
@@ -36,10 +36,32 @@ class SavedRollout:
     rows_left_out: int
     settings: Mapping[str, Any]
 
+    def column(self, name: str) -> Tensor | None:
+        """A column in fp64, None where the batch lacks it."""
+        return self.batch[name].double() if name in self.batch else None
+
+    def inputs(self, log_probs: Tensor, old_log_probs: Tensor, entropy: Tensor | None) -> PolicyLossInputs:
+        """What a loss sees of it under two policies: fp64, the first policy's numbers with gradient.
+
+        Args:
+            log_probs: of the policy in training, log pi_theta, ``[batch, response]``.
+            old_log_probs: of the one that sampled, log pi_old, likewise.
+            entropy: of the policy in training in nats, where it is known, likewise.
+        """
+        return PolicyLossInputs(
+            log_probs=log_probs.double().requires_grad_(),
+            old_log_probs=old_log_probs.double(),
+            advantages=self.batch["advantages"].double(),
+            mask=_counted_tokens(self.batch),
+            rollout_log_probs=self.column("rollout_log_probs"),
+            ref_log_probs=self.column("ref_log_probs"),
+            entropy=None if entropy is None else entropy.double().requires_grad_(),
+        )
+
     @property
-    def mask(self) -> Tensor:
-        """Tokens that count, ``[batch, response]`` bool."""
-        return counted_tokens(self.batch)
+    def aggregation(self) -> str:
+        """``algorithm.loss_aggregation`` of the run."""
+        return str(self.setting("algorithm", "loss_aggregation", "seq_mean_token_mean"))
 
     def setting(self, section: str, key: str, default: Any) -> Any:
         """A setting of the run, or the default."""
@@ -70,7 +92,7 @@ def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
         )
     finite = _finite_rows(batch)
     kept = batch if bool(finite.all()) else batch.rows(finite.numpy())
-    counted = counted_tokens(kept)
+    counted = _counted_tokens(kept)
     if not bool(counted.any()):
         raise DataError(f"{path}: none of its {len(batch)} rows has a token that counts and finite numbers only")
     if not bool((counted & (token_advantages(kept["advantages"], counted.shape) != 0)).any()):
@@ -78,12 +100,6 @@ def load_rollout(source: Path, columns: Sequence[str] = ()) -> SavedRollout:
             f"{path}: every advantage is 0 (no group with different rewards), so no loss has a gradient; take another batch"
         )
     return SavedRollout(path=path, batch=kept, rows_left_out=len(batch) - len(kept), settings=_settings(path))
-
-
-def counted_tokens(batch: DataProto) -> Tensor:
-    """Response tokens that count, ``[batch, response]`` bool."""
-    mask = batch["response_mask"]
-    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))
 
 
 def _find(source: Path) -> Path:
@@ -100,12 +116,20 @@ def _find(source: Path) -> Path:
     return max(found, key=lambda path: (path.stem, FOLDERS.index(path.parent.name)))
 
 
+def _counted_tokens(batch: DataProto) -> Tensor:
+    """Response tokens that count, ``[batch, response]`` bool."""
+    mask = batch["response_mask"]
+    return mask & (torch.arange(mask.shape[1]) < batch["response_lengths"].unsqueeze(1))
+
+
 def _finite_rows(batch: DataProto) -> Tensor:
     """Rows whose advantage and counted log-probs are finite, ``[batch]`` bool."""
-    counted = counted_tokens(batch)
-    columns = [batch[name] for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs") if name in batch]
-    columns.append(token_advantages(batch["advantages"], counted.shape))
-    return torch.stack([(column.isfinite() | ~counted).all(dim=1) for column in columns]).all(dim=0)
+    counted = _counted_tokens(batch)
+    finite = batch["advantages"].isfinite()
+    for name in ("old_log_probs", "rollout_log_probs", "ref_log_probs"):
+        if name in batch:
+            finite = finite & (batch[name].isfinite() | ~counted).all(dim=1)
+    return finite
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

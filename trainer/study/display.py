@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from trainer.study.plan import PlannedRun
-from trainer.study.records import Outcome
+from trainer.study.plan import Attempt, PlannedRun
 from trainer.terminal.pressure import pressure_line
 from trainer.terminal.progress import duration
 
@@ -35,19 +33,16 @@ class StudyDisplay:
         self.console, self.clock = console or Console(), clock
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
         self._begin, self._work_done, self._work_left = clock(), 0, sum(run.work for run in to_do)
-        self.bars = _make_bars(self.console) if self.console.is_terminal else None
-        ended = len(runs) - len(to_do)
-        self._all = self.bars.add_task("runs", total=len(runs), completed=ended, detail="") if self.bars else None
+        self.bars = _make_bars(self.console)
+        self._all = self.bars.add_task("runs", total=len(runs), completed=len(runs) - len(to_do), detail="")
 
     def __enter__(self) -> Self:
-        if self.bars:
+        if self.console.is_terminal:
             self.bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.bars:
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
             self.bars.stop()
 
     def begin(self, run: PlannedRun) -> "RunView":
@@ -55,19 +50,19 @@ class StudyDisplay:
         self.note(f"{self._place(run)} begins: {pressure_line(run.config.plan)}")
         return RunView(self, run)
 
-    def end(self, run: PlannedRun, view: "RunView", outcome: Outcome) -> None:
+    def end(self, run: PlannedRun, view: "RunView", attempt: Attempt) -> None:
         """Shows what came of a run."""
-        if self.bars and view.task is not None and self._all is not None:
-            self.bars.remove_task(view.task)
-            self.bars.advance(self._all)
+        self.bars.remove_task(view.task)
+        self.bars.advance(self._all)
         self._work_done += run.work
         self._work_left -= run.work
-        if outcome.stopped is not None:
-            self.note(f"{self._place(run)} {outcome.stopped.partition('. ')[0]}{self._time_left()}")
-        elif outcome.error is None:
-            self.note(f"{self._place(run)} done in {duration(outcome.seconds)}: {view.results}{self._time_left()}")
+        if attempt.stopped is not None:
+            what = attempt.stopped.partition(". ")[0]
+        elif attempt.error is not None:
+            what = f"FAILED: {_short(attempt.error)}"
         else:
-            self.note(f"{self._place(run)} FAILED: {short(outcome.error)}{self._time_left()}")
+            what = f"done in {duration(attempt.seconds)}: {view.results}"
+        self.note(f"{self._place(run)} {what}{self._time_left()}")
 
     def note(self, text: str) -> None:
         """Writes a line, above the bars where there are any."""
@@ -94,9 +89,7 @@ class RunView:
         self._display, self._name, self._begin = display, run.name, display.clock()
         self.start_seconds: float | None = None
         self._values: dict[str, list[float]] = {"reward/mean": [], "val/accuracy": []}
-        self.task: TaskID | None = None
-        if display.bars:
-            self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
+        self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
 
     @property
     def results(self) -> str:
@@ -126,11 +119,10 @@ class RunView:
         self._display.note(f"{self._name}: {message}")
 
     def _show(self, *, detail: str, completed: int | None = None) -> None:
-        if self._display.bars and self.task is not None:
-            self._display.bars.update(self.task, completed=completed, detail=detail)
+        self._display.bars.update(self.task, completed=completed, detail=detail)
 
 
-def short(error: str) -> str:
+def _short(error: str) -> str:
     """The first and the last line of a message, which may hold a traceback."""
     lines = [line for line in error.strip().splitlines() if line.strip()]
     return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1].strip()}"

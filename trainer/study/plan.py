@@ -1,18 +1,45 @@
-"""From a study to its runs, each with a checked configuration: every mistake of every cell in one report."""
+"""From a study file to its runs, each with a checked configuration: every mistake of every cell in one report.
 
+Beside its other results a run's folder gets ``done.json`` once it is done, and ``failed.json`` while its last attempt failed.
+"""
+
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, resolved
 from trainer.config.load import load_sources
 from trainer.config.sources import read_recipe
 from trainer.run.directory import SAME_RESULTS, RunDirectory, changed_settings
-from trainer.study.grid import Cell, cells_of
-from trainer.study.study_file import Study
+from trainer.run.files import write_atomically
+from trainer.study.cells import Cell, cell_name, cells_of, run_name
+from trainer.study.study import Study, StudyRun
+from trainer.study.study_file import StudyFile
 
 RUNS = "runs"
 """Folder of the run directories, within that of the study."""
+DONE_FILE, FAILED_FILE = "done.json", "failed.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """How an attempt at a run ended.
+
+    Args:
+        seconds: of all of it.
+        start_seconds: of these, before the first rollout step: data, engines, weights and the first reshard; None
+            when it did not come that far.
+        reused_engines: the engines were up already.
+        error: what ended it; None when it is done.
+        stopped: the limit of its own watch that ended it, and so it is done; None when it made all its steps.
+    """
+
+    seconds: float
+    start_seconds: float | None
+    reused_engines: bool
+    error: str | None = None
+    stopped: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,33 +68,59 @@ class PlannedRun:
         """What the run costs beside others: generation and each pass over a rollout cost about the same."""
         return self.config.trainer.total_steps * (1 + self.config.algorithm.iterations)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it needs no further attempt."""
+        return (self.directory.path / DONE_FILE).is_file()
 
-def plan_study(study: Study) -> list[PlannedRun]:
+    def record(self, attempt: Attempt) -> None:
+        """Marks it as done or failed."""
+        folder = self.directory.path
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / (DONE_FILE if attempt.error is None else FAILED_FILE)
+        write_atomically(file, json.dumps(asdict(attempt), indent=2, ensure_ascii=False) + "\n")
+        if attempt.error is None:
+            (folder / FAILED_FILE).unlink(missing_ok=True)
+
+
+def plan_study(file: StudyFile) -> list[PlannedRun]:
     """The runs, first all cells with the first seed, then all with the next.
 
     Raises:
         ConfigError: every mistake at once, with the cells that it is about; results of other settings in their folders.
     """
-    cells = cells_of(study.axes)
-    recipe = read_recipe(study.keys.recipe)
+    cells = cells_of(file.axes)
+    recipe = read_recipe(file.keys.recipe)
     configs: list[Config] = []
     problems: list[tuple[str, Cell]] = []
     for cell in cells:
         try:
-            configs.append(_of_mode(load_sources([recipe, *study.sources_of(cell)]), study.keys.mode))
+            configs.append(_of_mode(load_sources([recipe, *file.sources_of(cell)]), file.keys.mode))
         except ConfigError as error:
             problems += [(problem, cell) for problem in error.problems]
     if problems:
         raise ConfigError(_by_problem(problems, len(cells)))
     runs = [
-        _planned(study, cell, seed, config)
-        for seed in study.keys.seeds
+        _planned(file, cell, seed, config)
+        for seed in file.keys.seeds
         for cell, config in zip(cells, configs, strict=True)
     ]
     wrong = [*_doubled_names(runs), *_foreign_results(runs)]
     if wrong:
         raise ConfigError(wrong)
     return runs
+
+
+def new_study(file: StudyFile, runs: Sequence[PlannedRun]) -> Study:
+    """The study of these runs before any of them has started."""
+    return Study(
+        path=file.output,
+        recipe=file.keys.recipe,
+        mode=file.keys.mode,
+        axes=file.axes,
+        seeds=file.keys.seeds,
+        runs=[StudyRun(name=run.name, cell=run.cell, seed=run.seed, path=f"{RUNS}/{run.name}") for run in runs],
+    )
 
 
 def longest_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -89,9 +142,9 @@ def _of_mode(config: Config, mode: str) -> Config:
     return replace(config, trainer=replace(config.trainer, total_steps=steps // iterations))
 
 
-def _planned(study: Study, cell: Cell, seed: int, config: Config) -> PlannedRun:
-    name = cell.run_name(seed)
-    own = replace(config.trainer, seed=seed, run_dir=str(study.output / RUNS / name), resume="auto")
+def _planned(file: StudyFile, cell: Cell, seed: int, config: Config) -> PlannedRun:
+    name = run_name(cell, seed)
+    own = replace(config.trainer, seed=seed, run_dir=str(file.output / RUNS / name), resume="auto")
     return PlannedRun(name=name, cell=cell, seed=seed, config=replace(config, trainer=own))
 
 
@@ -105,8 +158,8 @@ def _by_problem(problems: Sequence[tuple[str, Cell]], num_cells: int) -> list[st
 
 def _names(cells: Sequence[Cell], num_cells: int) -> str:
     if len(cells) == num_cells:
-        return "every cell" if num_cells > 1 else cells[0].name or "the only cell"
-    return cells[0].name if len(cells) == 1 else f"{cells[0].name} and {len(cells) - 1} more"
+        return "every cell" if num_cells > 1 else cell_name(cells[0]) or "the only cell"
+    return cell_name(cells[0]) if len(cells) == 1 else f"{cell_name(cells[0])} and {len(cells) - 1} more"
 
 
 def _doubled_names(runs: Sequence[PlannedRun]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config.merge import merge
 from trainer.config.problem import Problem, one_of
 from trainer.config.sources import Source, read_overrides, read_recipe
-from trainer.study.grid import Cell, cells_of
+from trainer.study.cells import Cell, agrees, cells_of
 
 MODES = ("iso_sample", "iso_compute")
 """Equal numbers of rollout steps, or of passes of a sample through the update."""
@@ -56,35 +56,23 @@ NESTED = ("settings", "axes", "cells")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CellSettings:
-    """Settings of some cells only.
-
-    Args:
-        when: values of axes; a list stands for any of its members.
-        settings: over those of the study and of the axes.
-    """
-
-    when: dict[str, Any]
-    settings: Source
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
+class StudyFile:
     """A study file that makes sense by itself.
 
     Args:
         keys: as they are written.
-        file: its name, for messages.
+        name: of the file, for messages.
         settings: for every run, over the recipe's: the file's, then those of the command line.
-        axes: the values of each key of the grid.
-        exceptions: settings of some cells.
     """
 
     keys: StudyKeys
-    file: str
+    name: str
     settings: tuple[Source, ...]
-    axes: dict[str, list[Any]]
-    exceptions: tuple[CellSettings, ...]
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """The values of each key of the grid."""
+        return self.keys.axes
 
     @property
     def output(self) -> Path:
@@ -93,11 +81,12 @@ class Study:
 
     def sources_of(self, cell: Cell) -> list[Source]:
         """The settings of a cell over those of the recipe, in the order in which they count."""
-        own = [one.settings for one in self.exceptions if cell.agrees_with(one.when)]
-        return [*self.settings, Source(tree=cell.values, name=f"{self.file} axes"), *own]
+        own = [entry["set"] for entry in self.keys.cells if agrees(cell, entry["when"])]
+        of_axes = Source(tree=cell, name=f"{self.name} axes")
+        return [*self.settings, of_axes, *(Source(tree=tree, name=f"{self.name} cells") for tree in own)]
 
 
-def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
     """The study of a file.
 
     Args:
@@ -109,8 +98,13 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """
     file = read_recipe(path, "study file")
     words, bad_words = read_overrides(overrides)
-    of_study = [_without_prefix(word) for word in words if _key(word).startswith(PREFIX)]
-    of_runs = [word for word in words if not _key(word).startswith(PREFIX)]
+    of_study = [
+        replace(word, tree={key.removeprefix(PREFIX): value})
+        for word in words
+        for key, value in word.tree.items()
+        if key.startswith(PREFIX)
+    ]
+    of_runs = [word for word in words if not any(key.startswith(PREFIX) for key in word.tree)]
     draft = merge(StudyKeys, [_plain(source) for source in (file, *of_study)])
     nested = {
         key: source.tree[key] for source in (file, *of_study) for key in NESTED if source.tree.get(key) is not None
@@ -119,7 +113,11 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     problems += [*_wrong_values(draft.value), *_wrong_shapes(nested)]
     if problems:
         raise ConfigError(problems)
-    study = _study(replace(draft.value, **nested), file, of_runs)
+    keys = replace(draft.value, **nested)
+    start = "settings."
+    lines = {key.removeprefix(start): line for key, line in file.lines.items() if key.startswith(start)}
+    settings = Source(tree=keys.settings, name=file.name, lines=lines)
+    study = StudyFile(keys=keys, name=file.name, settings=(settings, *of_runs))
     problems = [*_wrong_places(study), *_wrong_cells(study)]
     if problems:
         raise ConfigError(problems)
@@ -136,32 +134,8 @@ def flat_keys(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield key
 
 
-def _key(word: Source) -> str:
-    return str(next(iter(word.tree)))
-
-
-def _without_prefix(word: Source) -> Source:
-    return replace(word, tree={_key(word).removeprefix(PREFIX): word.tree[_key(word)]})
-
-
 def _plain(source: Source) -> Source:
     return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
-
-
-def _study(keys: StudyKeys, source: Source, of_runs: Sequence[Source]) -> Study:
-    start = "settings."
-    lines = {key.removeprefix(start): line for key, line in source.lines.items() if key.startswith(start)}
-    exceptions = [
-        CellSettings(when=cell["when"], settings=Source(tree=cell["set"], name=f"{source.name} cells"))
-        for cell in keys.cells
-    ]
-    return Study(
-        keys=keys,
-        file=source.name,
-        settings=(Source(tree=keys.settings, name=source.name, lines=lines), *of_runs),
-        axes=keys.axes,
-        exceptions=tuple(exceptions),
-    )
 
 
 def _wrong_values(keys: StudyKeys) -> Iterator[str]:
@@ -187,33 +161,33 @@ def _wrong_shapes(nested: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(cells, list):
         yield f"cells={cells!r} must be a list of entries with 'when' and 'set'"
     for cell in cells if isinstance(cells, list) else ():
-        if not (isinstance(cell, dict) and cell.keys() == {"when", "set"} and _are_mappings(*cell.values())):
+        if not (
+            isinstance(cell, dict)
+            and cell.keys() == {"when", "set"}
+            and all(isinstance(value, dict) for value in cell.values())
+        ):
             yield f"cells: {cell!r} must have two mappings, 'when' (values of axes) and 'set' (recipe keys)"
 
 
-def _are_mappings(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
-
-
-def _wrong_places(study: Study) -> Iterator[str]:
+def _wrong_places(study: StudyFile) -> Iterator[str]:
     """Settings that stand where they cannot take effect."""
     anywhere = [*(key for source in study.settings for key in flat_keys(source.tree)), *study.axes]
-    own = [key for one in study.exceptions for key in flat_keys(one.settings.tree)]
+    own = [key for entry in study.keys.cells for key in flat_keys(entry["set"])]
     for key in dict.fromkeys(key for key in [*anywhere, *own] if key in OWNED_KEYS):
         yield f"{key} is set by the study; {OWNED_KEYS[key]}"
     for key in dict.fromkeys(key for key in [*study.axes, *own] if key in SHARED_KEYS):
         yield f"{key} is the same for all runs of a study, which share one Ray; write it under settings"
     set_twice = [key for source in study.settings for key in flat_keys(source.tree)] + own
     for key in dict.fromkeys(key for key in set_twice if key in study.axes):
-        yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.file}"
+        yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.name}"
 
 
-def _wrong_cells(study: Study) -> Iterator[str]:
+def _wrong_cells(study: StudyFile) -> Iterator[str]:
     """Entries of ``cells`` that are about no cell."""
     cells = cells_of(study.axes)
-    for one in study.exceptions:
-        unknown = [key for key in one.when if key not in study.axes]
+    for when in (entry["when"] for entry in study.keys.cells):
+        unknown = [key for key in when if key not in study.axes]
         if unknown:
             yield f"cells: 'when' names {', '.join(unknown)}, no axis; axes: {', '.join(study.axes) or 'none'}"
-        elif not any(cell.agrees_with(one.when) for cell in cells):
-            yield f"cells: no cell has {one.when}; the axes have { {key: study.axes[key] for key in one.when} }"
+        elif not any(agrees(cell, when) for cell in cells):
+            yield f"cells: no cell has {when}; the axes have { {key: study.axes[key] for key in when} }"

@@ -1,8 +1,14 @@
-"""Draws the figures of a study: a line and a band for each value of the series axis, panel by panel."""
+"""The figures of a study: which there are, panel by panel with their captions, and how they are drawn.
+
+One figure has rows of metrics and columns of iterations (or whatever the column axis is), as Figure 2 of the CFPO
+paper; with a further axis there is one of these for each of its values, and one figure a metric with that axis as rows,
+as the paper's Figures 4 to 8. In each panel a line and a band stand for each value of the series axis.
+"""
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +16,141 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trainer.drawing import INK, line_look, save_png, style_axes
-from trainer.study_report.axes import Arrangement, value_label
-from trainer.study_report.curves import CurveSettings, SeedCurve, seed_curve
-from trainer.study_report.pictures import Panel, Picture
-from trainer.study_report.reading import Study
+from cfpo_hybrid.errors import ConfigError
+from trainer.figures.drawing import INK, legend_below, line_look, save_png, show_percent, style_axes
+from trainer.study.cells import Cell, cell_label, cells_of, short_name, value_label
+from trainer.study.study import Study
+from trainer.study_report.statistics import CurveSettings, SeedCurve, seed_curve
 
-_PANEL_INCHES = (3.0, 2.1)
-_LEGEND_INCHES = 0.7
+PRESSURE = ("algorithm.iterations", "algorithm.batch_ratio")
+"""The two sources of off-policy pressure: columns of the paper's figures, in this order of preference."""
 WIDE = 100.0
 """Largest over median value from which on an axis is logarithmic above 0."""
+_PANEL_INCHES = (3.0, 2.1)
+_LEGEND_INCHES = 0.7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyMetric:
+    """A metric that is drawn.
+
+    Args:
+        name: in the logs.
+        title: for people, with its unit.
+        percent: shows shares as percentages.
+        wide: may grow by orders of magnitude; the axis is logarithmic where it does.
+    """
+
+    name: str
+    title: str
+    percent: bool = False
+    wide: bool = False
+
+
+METRICS = (
+    StudyMetric(name="reward/mean", title="training reward"),
+    StudyMetric(name="val/accuracy", title="validation accuracy", percent=True),
+    StudyMetric(name="actor/clip_fraction", title="clip fraction", percent=True),
+    StudyMetric(name="actor/kl_k3", title="KL to sampling policy", wide=True),
+    StudyMetric(name="actor/entropy", title="entropy, nats"),
+    StudyMetric(name="actor/grad_norm", title="gradient norm", wide=True),
+    StudyMetric(name="response_length/mean", title="response length, tokens"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrangement:
+    """The part that each axis plays.
+
+    Example: axes policy_loss.name, algorithm.iterations and algorithm.batch_ratio: a line a loss, a column a number of
+    iterations, and one figure for each batch ratio.
+
+    Args:
+        series: the axis with a line for each value; None when there is no axis.
+        columns: the axis with a column of panels for each value; None when there is no second axis.
+        others: the remaining axes.
+    """
+
+    series: str | None
+    columns: str | None
+    others: tuple[str, ...]
+
+    @classmethod
+    def of(cls, axes: Mapping[str, Any], series: str | None = None, columns: str | None = None) -> "Arrangement":
+        """The arrangement that is asked for, or else lines for the losses and columns for the pressure.
+
+        Raises:
+            ConfigError: an axis that the study does not have, or one named twice.
+        """
+        problems = [
+            f"--{option} {key}: the study has no such axis; it has {', '.join(axes) or 'none'}"
+            for option, key in (("series", series), ("columns", columns))
+            if key is not None and key not in axes
+        ]
+        if series is not None and series == columns:
+            problems.append(f"--series and --columns both name {series}; name two axes")
+        if problems:
+            raise ConfigError(problems)
+        line = series or _default_series([key for key in axes if key != columns])
+        rest = [key for key in axes if key != line]
+        column = columns or next((key for key in (*PRESSURE, *rest) if key in rest), None)
+        return cls(series=line, columns=column, others=tuple(key for key in rest if key != column))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One pair of axes: a metric of the runs that agree with a cell."""
+
+    metric: StudyMetric
+    cell: Cell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One figure.
+
+    Args:
+        name: of its file.
+        title: above it.
+        caption: below it, on the page.
+        rows: panels by row and column.
+        row_labels: beside each row.
+        column_labels: above each column.
+    """
+
+    name: str
+    title: str
+    caption: str
+    rows: Sequence[Sequence[Panel]]
+    row_labels: Sequence[str]
+    column_labels: Sequence[str]
 
 
 class StudyFigures:
-    """Draws pictures of one study.
+    """The pictures of one study.
 
     Args:
         study: whose runs.
-        arrangement: which axis is a line.
+        arrangement: which axis is a line, which a column.
         settings: what is on the horizontal axis, and what the bands are.
     """
 
     def __init__(self, study: Study, arrangement: Arrangement, settings: CurveSettings) -> None:
-        self._study, self._settings = study, settings
-        key = arrangement.series
-        self._series: list[tuple[str, dict[str, Any]]] = [("all runs", {})]
-        if key is not None:
-            self._series = [(value_label(key, value), {key: value}) for value in study.axes[key]]
+        self._study, self._arrangement, self._settings = study, arrangement, settings
+        self._columns = self._cells(arrangement.columns)
+        self._series = self._cells(arrangement.series)
+
+    def pictures(self) -> list[Picture]:
+        """All figures of the runs' metrics that have something to show."""
+        known = {name for run in self._study.runs for record in run.records.values() for name in record}
+        metrics = [metric for metric in METRICS if metric.name in known]
+        first, rest = self._arrangement.others[:1], self._arrangement.others[1:]
+        found = [self._of_metrics(metrics, fixed) for fixed in self._cells(*first, *rest)]
+        if first:
+            found += [
+                self._of_one_metric(metric, first[0], fixed) for fixed in self._cells(*rest) for metric in metrics
+            ]
+        return [picture for picture in found if self._shows_something(picture)]
 
     def draw(self, picture: Picture, folder: Path) -> Path:
         """Writes one picture into a folder as PNG."""
@@ -44,38 +158,87 @@ class StudyFigures:
         size = (max(5.0, _PANEL_INCHES[0] * columns + 0.6), _PANEL_INCHES[1] * rows + _LEGEND_INCHES)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey="row")
-        for index, panels in enumerate(picture.rows):
-            for axes, panel in zip(grid[index], panels, strict=True):
+        for row, panels, label in zip(grid, picture.rows, picture.row_labels, strict=True):
+            for axes, panel in zip(row, panels, strict=True):
                 self._draw_panel(axes, panel)
-            _scale(grid[index][0], panels[0])
-            grid[index][0].set_ylabel(picture.row_labels[index], fontsize=9, color=INK)
+            _scale(row[0], panels[0].metric)
+            row[0].set_ylabel(label, fontsize=9, color=INK)
         for axes, label in zip(grid[0], picture.column_labels, strict=True):
             axes.set_title(label, fontsize=10, color=INK)
         for axes in grid[-1]:
             axes.set_xlabel(self._settings.x_label, fontsize=9, color=INK)
         figure.suptitle(picture.title, fontsize=11, color=INK)
-        self._add_legend(figure)
+        labels = [cell_label(line) or "all runs" for line in self._series]
+        handles = [figure.axes[0].plot([], [], **line_look(index))[0] for index in range(len(labels))]
+        legend_below(figure, handles, labels, columns=min(len(labels), 6))
         return save_png(figure, folder / f"{picture.name}.png")
+
+    def _cells(self, *keys: str | None) -> list[dict[str, Any]]:
+        return cells_of(self._study.axes, [key for key in keys if key is not None])
+
+    def _of_metrics(self, metrics: Sequence[StudyMetric], fixed: dict[str, Any]) -> Picture:
+        title = f"Training dynamics{_where(fixed)}"
+        return Picture(
+            name="-".join(["dynamics", *_slugs(fixed)]),
+            title=title,
+            caption=f"{title}, a metric a row. {self._how_to_read()} As Figure 2 of the CFPO paper (arXiv 2601.22801).",
+            rows=[[Panel(metric=metric, cell=column | fixed) for column in self._columns] for metric in metrics],
+            row_labels=[metric.title for metric in metrics],
+            column_labels=[cell_label(column) for column in self._columns],
+        )
+
+    def _of_one_metric(self, metric: StudyMetric, axis: str, fixed: dict[str, Any]) -> Picture:
+        rows = self._cells(axis)
+        by = " and ".join(short_name(key) for key in (axis, *self._columns[0]))
+        title = f"{metric.title[0].upper()}{metric.title[1:]} by {by}{_where(fixed)}"
+        return Picture(
+            name="-".join([metric.name.replace("/", "_"), "by", short_name(axis), *_slugs(fixed)]),
+            title=title,
+            caption=f"{title}. {self._how_to_read()} As Figures 4 to 8 of the CFPO paper (arXiv 2601.22801).",
+            rows=[[Panel(metric=metric, cell=row | column | fixed) for column in self._columns] for row in rows],
+            row_labels=[cell_label(row) for row in rows],
+            column_labels=[cell_label(column) for column in self._columns],
+        )
+
+    def _how_to_read(self) -> str:
+        series, columns = self._arrangement.series, self._arrangement.columns
+        lines = f"A line for each value of {short_name(series)}" if series else "One line"
+        panels = f", a column for each value of {short_name(columns)}" if columns else ""
+        return (
+            f"{lines}{panels}; the line is the mean over seeds, dotted where some seeds have ended, and the band is "
+            f"{self._settings.band}. Horizontal axis: {self._settings.x_label}."
+        )
+
+    def _shows_something(self, picture: Picture) -> bool:
+        panels = [panel for row in picture.rows for panel in row]
+        return any(run.values(panel.metric.name) for panel in panels for run in self._study.runs_of(panel.cell))
 
     def _draw_panel(self, axes: Axes, panel: Panel) -> None:
         style_axes(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        found = False
-        for index, (_, cell) in enumerate(self._series):
-            curve = seed_curve(self._study.runs_of(panel.cell | cell), panel.metric.name, self._settings)
+        of_line = [self._study.runs_of({**panel.cell, **line}) for line in self._series]
+        curves = [seed_curve(runs, panel.metric.name, self._settings) for runs in of_line]
+        for index, curve in enumerate(curves):
             if curve is not None:
                 _draw_curve(axes, curve, line_look(index))
-                found = True
-        if not found:
+        if not any(curves):
             axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", fontsize=8, color=INK)
 
-    def _add_legend(self, figure: Figure) -> None:
-        handles = [figure.axes[0].plot([], [], **line_look(index))[0] for index in range(len(self._series))]
-        labels = [label for label, _ in self._series]
-        columns = min(len(labels), 6)
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
-        )
+
+def _default_series(keys: Sequence[str]) -> str | None:
+    losses = [key for key in keys if key.startswith("policy_loss")]
+    free = [key for key in keys if key not in PRESSURE]
+    return next(iter([*losses, *free, *keys]), None)
+
+
+def _where(fixed: dict[str, Any]) -> str:
+    return f" at {cell_label(fixed)}" if fixed else ""
+
+
+def _slugs(cell: Cell) -> Iterator[str]:
+    for key, value in cell.items():
+        label = value_label(key, value)
+        yield "".join(letter if letter.isalnum() or letter in "._" else "_" for letter in label)
 
 
 def _draw_curve(axes: Axes, curve: SeedCurve, look: dict[str, Any]) -> None:
@@ -86,12 +249,12 @@ def _draw_curve(axes: Axes, curve: SeedCurve, look: dict[str, Any]) -> None:
     axes.plot(curve.x, solid, linewidth=1.6, marker="o" if len(curve.x) <= 30 else None, markersize=2.5, **look)
 
 
-def _scale(axes: Axes, panel: Panel) -> None:
+def _scale(axes: Axes, metric: StudyMetric) -> None:
     """The vertical axis of a row, which its panels share."""
-    if panel.metric.percent:
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    if metric.percent:
+        show_percent(axes)
     positive = [value for shared in axes.get_shared_y_axes().get_siblings(axes) for value in _positive(shared)]
-    if panel.metric.wide and positive and max(positive) > WIDE * statistics.median(positive):
+    if metric.wide and positive and max(positive) > WIDE * statistics.median(positive):
         # Linear around 0, which on-policy runs have.
         axes.set_yscale("symlog", linthresh=statistics.median(positive) / WIDE)
 

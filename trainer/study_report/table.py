@@ -4,10 +4,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from trainer.study_report.axes import Arrangement, cells, short_name, value_label
-from trainer.study_report.reading import Study, StudyRun
+from trainer.study.cells import Cell, cells_of, short_name, value_label
+from trainer.study.study import Study, StudyRun
 from trainer.study_report.statistics import CollapseRule, Interval, trailing_means
 
 REWARD, VALIDATION = "reward/mean", "val/accuracy"
@@ -58,11 +57,21 @@ class TableRow:
         difference: of the final reward to the first series' cell, paired by seed; None for that cell itself.
     """
 
-    cell: Mapping[str, Any]
+    cell: Cell
     planned: int
     outcomes: Sequence[RunOutcome]
     intervals: Mapping[str, Interval | None]
     difference: Interval | None
+
+    @property
+    def collapses(self) -> list[int]:
+        """The steps at which runs have collapsed."""
+        return [outcome.collapse for outcome in self.outcomes if outcome.collapse is not None]
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that have started and not ended."""
+        return sum(not outcome.finished for outcome in self.outcomes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,15 +89,19 @@ class StudyTable:
     rule: CollapseRule
 
     @classmethod
-    def of(cls, study: Study, arrangement: Arrangement, rule: CollapseRule) -> "StudyTable":
-        """The table of the runs as far as they have got."""
-        key = arrangement.series
-        first = {} if key is None else {key: study.axes[key][0]}
+    def of(cls, study: Study, series: str | None, rule: CollapseRule) -> "StudyTable":
+        """The table of the runs as far as they have got.
+
+        Args:
+            study: whose runs.
+            series: the axis whose first value is the baseline; None when there is no axis.
+            rule: of collapse.
+        """
+        first = {} if series is None else {series: study.axes[series][0]}
         rows = []
-        for cell in cells(study.axes, list(study.axes)):
-            outcomes = _outcomes(study, cell, rule)
-            is_first = all(cell[axis] == value for axis, value in first.items())
-            reference = [] if is_first else _outcomes(study, cell | first, rule)
+        for cell in cells_of(study.axes):
+            outcomes, reference_cell = _outcomes(study, cell, rule), cell | first
+            reference = [] if cell == reference_cell else _outcomes(study, reference_cell, rule)
             rows.append(
                 TableRow(
                     cell=cell,
@@ -98,7 +111,7 @@ class StudyTable:
                     difference=_paired_difference(outcomes, reference),
                 )
             )
-        baseline = None if key is None else value_label(key, study.axes[key][0])
+        baseline = None if series is None else value_label(series, study.axes[series][0])
         return cls(rows=rows, baseline=baseline, rule=rule)
 
     @property
@@ -120,24 +133,22 @@ class StudyTable:
         writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps"])
         for row in self.rows:
             intervals = [*(row.intervals[name] for name in QUANTITIES), row.difference]
-            collapses = _collapses(row)
             numbers = [number for interval in intervals for number in _numbers(interval)]
-            counts = [len(row.outcomes), _unfinished(row)]
-            writer.writerow([*row.cell.values(), *counts, *numbers, len(collapses), " ".join(map(str, collapses))])
+            collapses = [len(row.collapses), " ".join(map(str, row.collapses))]
+            writer.writerow([*row.cell.values(), len(row.outcomes), row.unfinished, *numbers, *collapses])
         return text.getvalue()
 
     def _texts_of(self, row: TableRow) -> list[str]:
         axes = [value_label(key, value).removeprefix(f"{short_name(key)} ") for key, value in row.cell.items()]
-        unfinished = f", {_unfinished(row)} unfinished" if _unfinished(row) else ""
+        unfinished = f", {row.unfinished} unfinished" if row.unfinished else ""
         runs = f"{len(row.outcomes)} of {row.planned}{unfinished}"
-        collapses = _collapses(row)
-        steps = f" (step {', '.join(map(str, collapses))})" if collapses else ""
-        collapsed = f"{len(collapses)} of {len(row.outcomes)}{steps}" if row.outcomes else "-"
+        steps = f" (step {', '.join(map(str, row.collapses))})" if row.collapses else ""
+        collapsed = f"{len(row.collapses)} of {len(row.outcomes)}{steps}" if row.outcomes else "-"
         texts = [*axes, runs, *(_text(row.intervals[name]) for name in QUANTITIES), collapsed]
         return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
 
 
-def _outcomes(study: Study, cell: Mapping[str, Any], rule: CollapseRule) -> list[RunOutcome]:
+def _outcomes(study: Study, cell: Cell, rule: CollapseRule) -> list[RunOutcome]:
     return [RunOutcome.of(run, rule) for run in study.runs_of(cell) if run.records]
 
 
@@ -151,14 +162,6 @@ def _paired_difference(outcomes: Sequence[RunOutcome], reference: Sequence[RunOu
     of_seed = {outcome.seed: outcome.values["final_reward"] for outcome in reference}
     pairs = [(outcome.values["final_reward"], of_seed.get(outcome.seed)) for outcome in outcomes]
     return Interval.of([own - other for own, other in pairs if own is not None and other is not None])
-
-
-def _collapses(row: TableRow) -> list[int]:
-    return [outcome.collapse for outcome in row.outcomes if outcome.collapse is not None]
-
-
-def _unfinished(row: TableRow) -> int:
-    return sum(not outcome.finished for outcome in row.outcomes)
 
 
 def _text(interval: Interval | None, *, signed: bool = False) -> str:

@@ -1,4 +1,10 @@
-"""Rewards: the boxed answer, its quick comparison, and everything slower in a pool of killable processes.
+"""Rewards: what can be told at once of a boxed answer, and everything slower in a pool of killable processes.
+
+    answers.py, plain_number.py   the box, one spelling, a verdict where spelling and numbers suffice
+    grader.py                     a process with math-verify or the user's function in it
+    grader_pool.py                starts, feeds, kills and replaces these
+    user_function.py              finds the function that a recipe names
+    scorers.py, reward_worker.py  responses -> rewards
 
 Nothing here imports torch but ``reward_worker``: the processes of the pool load this package.
 """

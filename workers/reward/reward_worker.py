@@ -9,8 +9,8 @@ from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ModelConfig, RewardConfig
-from workers.reward.grading import Outcome, Response, Status
-from workers.reward.scorers import build_scorer
+from workers.reward.grader_pool import Grade, Status
+from workers.reward.scorers import Response, build_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class RewardWorker:
                 for problem, text, truth, extra in rows
             ]
         )
-        _log_first_failure(scores.outcomes)
-        rewards = torch.tensor([outcome.score for outcome in scores.outcomes], dtype=torch.float32)
+        _log_first_failure(scores.grades)
+        rewards = torch.tensor([grade.score for grade in scores.grades], dtype=torch.float32)
         return DataProto({"rewards": rewards}, meta=scores.counts)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")
@@ -90,14 +90,13 @@ def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _log_first_failure(outcomes: list[Outcome]) -> None:
-    failed = [outcome for outcome in outcomes if outcome.status is not Status.SCORED]
+def _log_first_failure(grades: list[Grade]) -> None:
+    failed = [grade for grade in grades if grade.status is not Status.SCORED]
     if failed:
-        first = failed[0]
         logger.warning(
             "%d of %d responses score 0 because they could not be scored; the first: %s (%s)",
             len(failed),
-            len(outcomes),
-            first.detail,
-            first.status.value,
+            len(grades),
+            failed[0].detail,
+            failed[0].status.value,
         )

@@ -1,17 +1,15 @@
 """The two ways to score responses: math answers in two tiers, and a user's function. Both use the same pool."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from workers.config import RewardConfig
-from workers.reward.boxed import last_boxed
-from workers.reward.graders import MATH_VERIFY
-from workers.reward.grading import Outcome, Response, Scores, Status
-from workers.reward.normalize import tidy
-from workers.reward.pool import GraderPool
-from workers.reward.quick_match import quick_verdict
-from workers.reward.user_function import find_reward
+from workers.reward.answers import last_boxed, quick_verdict, tidy
+from workers.reward.grader import MATH_VERIFY
+from workers.reward.grader_pool import Grade, GraderPool, Status
+from workers.reward.user_function import MATH, find_reward
 
 CACHED_VERDICTS = 8192
 """Verdicts of math-verify that are remembered; with answers of 4,096 characters they fill 64 MB."""
@@ -20,11 +18,43 @@ Pair = tuple[str, str]
 """A reference and an answer."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    r"""One response to score.
+
+    Args:
+        problem: the problem's text, before the chat template.
+        text: the decoded response, without special tokens.
+        ground_truth: the reference: a bare answer, or a solution that boxes it.
+        extra: further fields of the data set.
+
+    Example: ``Response(problem="1+1?", text=r"So \boxed{2}", ground_truth="2")``
+    """
+
+    problem: str
+    text: str
+    ground_truth: str
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Grades of a batch, a row each, and counts of what it took.
+
+    Args:
+        grades: one a response.
+        counts: metric name to a number of responses.
+    """
+
+    grades: list[Grade]
+    counts: dict[str, int]
+
+
 class Scorer(Protocol):
     """Scores responses, one number each."""
 
     def score(self, responses: Sequence[Response]) -> Scores:
-        """Outcomes in the order of the responses."""
+        """Grades in the order of the responses."""
         ...
 
     def close(self) -> None:
@@ -38,24 +68,25 @@ def build_scorer(config: RewardConfig) -> Scorer:
     Raises:
         RewardError: a user's function that cannot be found or loaded.
     """
-    function = find_reward(config.name)
-    if function is None:
-        return MathScorer(config)
-    pool = GraderPool(str(function), num_processes=config.num_processes, timeout_seconds=config.timeout_seconds)
-    pool.wait_until_ready()
-    return UserFunctionScorer(pool)
+    name = find_reward(config.name)
+    return MathScorer(config) if name == MATH else UserFunctionScorer(name, config)
 
 
 class UserFunctionScorer:
-    """Calls ``fn(problem, response, ground_truth, extra)`` for every response."""
+    """Calls ``fn(problem, response, ground_truth, extra)`` for every response.
 
-    def __init__(self, pool: GraderPool) -> None:
-        self._pool = pool
+    Raises:
+        RewardError: the function cannot be loaded.
+    """
+
+    def __init__(self, name: str, config: RewardConfig) -> None:
+        self._pool = GraderPool(name, num_processes=config.num_processes, timeout_seconds=config.timeout_seconds)
+        self._pool.wait_until_ready()
 
     def score(self, responses: Sequence[Response]) -> Scores:
-        """Outcomes in the order of the responses."""
-        outcomes = self._pool.run([(one.problem, one.text, one.ground_truth, dict(one.extra)) for one in responses])
-        return Scores(outcomes, _failure_counts(outcomes))
+        """Grades in the order of the responses."""
+        grades = self._pool.run([(one.problem, one.text, one.ground_truth, dict(one.extra)) for one in responses])
+        return Scores(grades, _failure_counts(grades))
 
     def close(self) -> None:
         """Ends all processes."""
@@ -72,20 +103,20 @@ class MathScorer:
     def __init__(self, config: RewardConfig) -> None:
         self._max_answer_chars = config.max_answer_chars
         self._pool = GraderPool(MATH_VERIFY, num_processes=config.num_processes, timeout_seconds=config.timeout_seconds)
-        self._verdicts: OrderedDict[Pair, Outcome] = OrderedDict()
+        self._verdicts: OrderedDict[Pair, Grade] = OrderedDict()
 
     def score(self, responses: Sequence[Response]) -> Scores:
-        """Outcomes in the order of the responses."""
+        """Grades in the order of the responses."""
         pairs = [self._pair(response) for response in responses]
         quick = {pair: quick_verdict(*pair) for pair in set(pairs) if pair is not None}
-        open_pairs = [pair for pair, verdict in quick.items() if verdict is None]
-        slow = self._algebra(open_pairs)
-        outcomes = [_outcome(pair, quick, slow) for pair in pairs]
+        slow = self._algebra([pair for pair, verdict in quick.items() if verdict is None])
+        settled = {pair: Grade(float(verdict is True)) for pair, verdict in quick.items()} | slow
+        grades = [Grade(0.0) if pair is None else settled[pair] for pair in pairs]
         counts = {
             "reward/unboxed": sum(pair is None for pair in pairs),
             "reward/left_to_math_verify": sum(pair in slow for pair in pairs),
         }
-        return Scores(outcomes, counts | _failure_counts(outcomes))
+        return Scores(grades, counts | _failure_counts(grades))
 
     def close(self) -> None:
         """Ends all processes."""
@@ -96,29 +127,24 @@ class MathScorer:
         truth = last_boxed(response.ground_truth) or response.ground_truth
         return (truth, answer) if answer else None
 
-    def _algebra(self, pairs: Sequence[Pair]) -> dict[Pair, Outcome]:
+    def _algebra(self, pairs: Sequence[Pair]) -> dict[Pair, Grade]:
+        """What math-verify says of the pairs, or has said before."""
         known = {pair: self._verdicts[pair] for pair in pairs if pair in self._verdicts}
         unknown = [pair for pair in pairs if pair not in known]
         graded = self._pool.run([(tidy(truth), tidy(answer)) for truth, answer in unknown])
         found = known | dict(zip(unknown, graded, strict=True))
-        for pair, outcome in found.items():
+        for pair, grade in found.items():
             # A timeout may be the machine's fault and is worth another try.
-            if outcome.status is Status.SCORED:
-                self._verdicts[pair] = outcome
+            if grade.status is Status.SCORED:
+                self._verdicts[pair] = grade
                 self._verdicts.move_to_end(pair)
         while len(self._verdicts) > CACHED_VERDICTS:
             self._verdicts.popitem(last=False)
         return found
 
 
-def _outcome(pair: Pair | None, quick: dict[Pair, bool | None], slow: dict[Pair, Outcome]) -> Outcome:
-    if pair is None:
-        return Outcome(0.0)
-    return slow[pair] if pair in slow else Outcome(float(quick[pair] is True))
-
-
-def _failure_counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def _failure_counts(grades: Sequence[Grade]) -> dict[str, int]:
     return {
-        "reward/timeouts": sum(outcome.status is Status.TIMEOUT for outcome in outcomes),
-        "reward/failures": sum(outcome.status is Status.FAILED for outcome in outcomes),
+        "reward/timeouts": sum(grade.status is Status.TIMEOUT for grade in grades),
+        "reward/failures": sum(grade.status is Status.FAILED for grade in grades),
     }

@@ -1,7 +1,6 @@
 """A user's reward function by ``path/to/file.py:function``: found and checked without running any of its code."""
 
 import ast
-from dataclasses import dataclass
 from pathlib import Path
 
 from cfpo_hybrid.errors import RewardError
@@ -11,32 +10,14 @@ MATH = "math"
 """The name of the built-in reward."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserFunction:
-    """Where a user's function lies.
-
-    Args:
-        path: absolute path of the Python file.
-        name: of the function in it.
-
-    Example: ``UserFunction(Path("/home/me/reward.py"), "score")``
-    """
-
-    path: Path
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.name}"
-
-
-def find_reward(name: str) -> UserFunction | None:
-    """The user's function that ``reward.name`` means, or None for the built-in ``"math"``.
+def find_reward(name: str) -> str:
+    """The reward that ``reward.name`` means: the built-in ``"math"``, or ``"/absolute/path.py:function"``.
 
     Raises:
         RewardError: the name is neither, the file does not exist or is not Python, or it does not define the function.
     """
     if name == MATH:
-        return None
+        return MATH
     path_text, colon, function = name.rpartition(":")
     if not colon or not function.isidentifier():
         hint = f"; did you mean '{MATH}'?" if nearest_name(name, [MATH]) else ""
@@ -49,7 +30,7 @@ def find_reward(name: str) -> UserFunction | None:
         nearest = nearest_name(function, defined)
         hint = f"; did you mean '{nearest}'?" if nearest else f"; it defines {', '.join(sorted(defined)) or 'nothing'}"
         raise RewardError(f"reward.name is '{name}', but {path} defines no '{function}'{hint}")
-    return UserFunction(path, function)
+    return f"{path}:{function}"
 
 
 def _defined_names(path: Path, name: str) -> set[str]:

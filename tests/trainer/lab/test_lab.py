@@ -14,11 +14,10 @@ from cfpo_hybrid.errors import ConfigError, DataError
 from trainer import cli
 from trainer.config import losses as chosen_losses
 from trainer.config.losses import loss_label
-from trainer.lab.comparison import Comparison
+from trainer.lab.gradients import Comparison, RatioBins
 from trainer.lab.lab import LabOptions, LabResult, run_lab
-from trainer.lab.lab_files import header, rows, text
+from trainer.lab.lab_files import table, text
 from trainer.lab.saved_rollout import load_rollout
-from trainer.lab.weight_curves import RatioBins
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +34,6 @@ def lab(source: Path, **options) -> LabResult:
     return run_lab(LabOptions(source=source, **options))
 
 
-def readings_of(result: LabResult) -> dict[str, dict]:
-    return {str(row[0]): dict(zip(header(result), row, strict=True)) for row in rows(result)}
-
-
 def test_weights_gradients_and_cosines_by_hand(batch_file: Path):
     result = lab(batch_file, losses="clip,cfpo")
     weights = {loss_label(reading.loss): reading.weights.tolist() for reading in result.readings}
@@ -47,7 +42,7 @@ def test_weights_gradients_and_cosines_by_hand(batch_file: Path):
     assert weights["clip"] == pytest.approx([1.1, 0, 1.1, 1.5], abs=1e-6)
     # r (1 - sign(A) (r - 1) / epsilon): 1.1 x 0.5, 1.5 x -1.5, 1.1 x 1.5, 1.5 x 3.5
     assert weights["cfpo"] == pytest.approx([0.55, -2.25, 1.65, 5.25], rel=1e-5)
-    found = readings_of(result)
+    found = {row["name"]: row for row in table(result)}
     # Every token has a quarter of the loss: gradients are weights x -A / 4.
     assert found["policy_gradient"]["gradient_norm"] == pytest.approx(0.5)
     norm = math.sqrt(1.1**2 + 1.1**2 + 1.5**2)

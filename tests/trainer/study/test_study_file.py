@@ -5,33 +5,19 @@ import pytest
 from tiny_study import write_study_file
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.study.grid import Cell, cells_of
-from trainer.study.study_file import read_study
+from trainer.study.cells import cell_name, cells_of
+from trainer.study.study_file import read_study_file
 
 
 def mistakes(folder: Path, *words: str, **keys: Any) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
-        read_study(write_study_file(folder, **keys), words)
+        read_study_file(write_study_file(folder, **keys), words)
     return caught.value.problems
-
-
-def test_cells_are_every_combination_and_names_tell_them_apart():
-    cells = cells_of({"policy_loss.name": ["clip", "cfpo"], "policy_loss.epsilon": [0.1, 0.2]})
-    assert [cell.run_name(3) for cell in cells] == [
-        "clip-epsilon0.1-seed3",
-        "clip-epsilon0.2-seed3",
-        "cfpo-epsilon0.1-seed3",
-        "cfpo-epsilon0.2-seed3",
-    ]
-    assert [cell.run_name(0) for cell in cells_of({})] == ["seed0"]
-    assert Cell(values={"data.train_files": ["a/b.jsonl"], "actor.megatron.recompute": True}).name == (
-        "train_files_a_b.jsonl-recomputetrue"
-    )
 
 
 def test_words_set_the_study_or_every_run(tmp_path: Path):
     words = ["study.parallel=3", "study.seeds=[5]", "study.axes={algorithm.iterations: [2]}", "actor.lr=0.5"]
-    study = read_study(write_study_file(tmp_path, settings={"actor": {"lr": 0.1}}), words)
+    study = read_study_file(write_study_file(tmp_path, settings={"actor": {"lr": 0.1}}), words)
     assert (study.keys.parallel, study.keys.seeds, study.axes) == (3, [5], {"algorithm.iterations": [2]})
     assert [source.tree for source in study.sources_of(cells_of(study.axes)[0])] == [
         {"actor": {"lr": 0.1}},
@@ -43,16 +29,16 @@ def test_words_set_the_study_or_every_run(tmp_path: Path):
 def test_an_empty_word_takes_back_what_the_file_says(tmp_path: Path):
     entry = {"when": {"algorithm.iterations": 4}, "set": {"actor.lr": 0.2}}
     path = write_study_file(tmp_path, cells=[entry], settings={"actor.lr": 0.1})
-    study = read_study(path, ["study.cells=[]", "study.settings={}"])
-    assert study.exceptions == ()
+    study = read_study_file(path, ["study.cells=[]", "study.settings={}"])
+    assert study.keys.cells == []
     assert [source.tree for source in study.settings] == [{}]
 
 
 def test_settings_of_some_cells(tmp_path: Path):
     entry = {"when": {"policy_loss.name": ["cfpo", "spo"], "algorithm.iterations": 4}, "set": {"actor.lr": 0.2}}
     axes = {"policy_loss.name": ["clip", "cfpo"], "algorithm.iterations": [1, 4]}
-    study = read_study(write_study_file(tmp_path, axes=axes, cells=[entry]))
-    changed = [cell.name for cell in cells_of(axes) if study.sources_of(cell)[-1].tree == {"actor.lr": 0.2}]
+    study = read_study_file(write_study_file(tmp_path, axes=axes, cells=[entry]))
+    changed = [cell_name(cell) for cell in cells_of(axes) if study.sources_of(cell)[-1].tree == {"actor.lr": 0.2}]
     assert changed == ["cfpo-iterations4"]
 
 
@@ -112,4 +98,4 @@ def test_settings_stand_where_they_take_effect(tmp_path: Path):
 
 def test_a_missing_study_file_is_called_so(tmp_path: Path):
     with pytest.raises(ConfigError, match="there is no study file"):
-        read_study(tmp_path / "nowhere.yaml")
+        read_study_file(tmp_path / "nowhere.yaml")

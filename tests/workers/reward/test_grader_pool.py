@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from cfpo_hybrid.errors import RewardError
-from workers.reward.grader_main import START_SECONDS
-from workers.reward.graders import MATH_RECYCLE_BYTES, MATH_VERIFY
-from workers.reward.grading import Outcome, Status
-from workers.reward.pool import GraderPool
+from workers.reward.grader import MATH_RECYCLE_BYTES, MATH_VERIFY, START_SECONDS
+from workers.reward.grader_pool import Grade, GraderPool, Status
 
 FUNCTIONS = """
 import os, subprocess, sys, time
@@ -81,9 +79,9 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     return condition()
 
 
-def test_outcomes_come_in_the_order_of_the_calls(make_pool: Callable[..., GraderPool]):
+def test_grades_come_in_the_order_of_the_calls(make_pool: Callable[..., GraderPool]):
     with make_pool("add", num_processes=2) as pool:
-        assert pool.run([(n, 1) for n in range(100)]) == [Outcome(n + 1.0) for n in range(100)]
+        assert pool.run([(n, 1) for n in range(100)]) == [Grade(n + 1.0) for n in range(100)]
         assert pool.run([]) == []
 
 
@@ -91,7 +89,7 @@ def test_what_is_no_finite_number_is_a_failure_with_its_reason(make_pool: Callab
     pool = make_pool("misbehave")
     hows = ["nan", "inf", "none", "text", "raise", "exit", "bool", "int", "print"]
     found = dict(zip(hows, pool.run([(how,) for how in hows]), strict=True))
-    assert (found["bool"], found["int"], found["print"]) == (Outcome(1.0), Outcome(2.0), Outcome(0.5))
+    assert (found["bool"], found["int"], found["print"]) == (Grade(1.0), Grade(2.0), Grade(0.5))
     for how, reason in [
         ("nan", "not finite"),
         ("inf", "not finite"),
@@ -109,8 +107,8 @@ def test_a_slow_call_times_out_and_its_process_is_replaced(make_pool: Callable[.
     pool = make_pool("misbehave", num_processes=2, timeout_seconds=0.5)
     pool.wait_until_ready()
     before = pool.process_ids
-    outcomes = pool.run([("int",), ("hang",), ("bool",), ("stop",), ("int",)])
-    assert [outcome.status for outcome in outcomes] == [
+    grades = pool.run([("int",), ("hang",), ("bool",), ("stop",), ("int",)])
+    assert [grade.status for grade in grades] == [
         Status.SCORED,
         Status.TIMEOUT,
         Status.SCORED,
@@ -119,13 +117,13 @@ def test_a_slow_call_times_out_and_its_process_is_replaced(make_pool: Callable[.
     ]
     assert len(pool.process_ids) == 2
     assert len(set(before) & set(pool.process_ids)) < 2
-    assert pool.run([("int",)] * 3) == [Outcome(2.0)] * 3
+    assert pool.run([("int",)] * 3) == [Grade(2.0)] * 3
 
 
 def test_a_call_that_ends_processes_is_tried_twice_then_fails(make_pool: Callable[..., GraderPool]):
-    outcomes = make_pool("misbehave", num_processes=2).run([("int",), ("crash",), ("int",)])
-    assert [outcome.status for outcome in outcomes] == [Status.SCORED, Status.FAILED, Status.SCORED]
-    assert outcomes[1].detail == "2 reward processes ended on it, with exit code 7"
+    grades = make_pool("misbehave", num_processes=2).run([("int",), ("crash",), ("int",)])
+    assert [grade.status for grade in grades] == [Status.SCORED, Status.FAILED, Status.SCORED]
+    assert grades[1].detail == "2 reward processes ended on it, with exit code 7"
 
 
 def test_idle_processes_killed_from_outside_are_replaced(make_pool: Callable[..., GraderPool]):
@@ -135,9 +133,9 @@ def test_idle_processes_killed_from_outside_are_replaced(make_pool: Callable[...
         for pid in pool.process_ids:
             os.kill(pid, signal.SIGKILL)
         # Fresh processes count from one: nothing is lost, nothing is scored 0.
-        outcomes = pool.run([()] * 6)
-        assert [outcome.status for outcome in outcomes] == [Status.SCORED] * 6
-        assert sorted(outcome.score for outcome in outcomes)[0] == 1.0
+        grades = pool.run([()] * 6)
+        assert [grade.status for grade in grades] == [Status.SCORED] * 6
+        assert sorted(grade.score for grade in grades)[0] == 1.0
         pool.wait_until_ready()
 
 
@@ -148,9 +146,9 @@ def test_a_busy_process_killed_from_outside_costs_no_verdict(make_pool: Callable
         pool.wait_until_ready()
         victim = pool.process_ids[0]
         killer = subprocess.Popen(["bash", "-c", f"sleep 0.6; kill -9 {victim}"])
-        outcomes = pool.run([(n,) for n in range(6)])
+        grades = pool.run([(n,) for n in range(6)])
         killer.wait()
-        assert outcomes == [Outcome(float(n)) for n in range(6)]
+        assert grades == [Grade(float(n)) for n in range(6)]
         assert victim not in pool.process_ids
 
 
@@ -175,12 +173,12 @@ def test_a_large_parent_wears_no_process_out():
         pool.wait_until_ready()
         del ballast
         ids = pool.process_ids
-        assert [outcome.score for outcome in pool.run([("x+1", "1+x")] * 3)] == [1.0] * 3
+        assert [grade.score for grade in pool.run([("x+1", "1+x")] * 3)] == [1.0] * 3
         assert pool.process_ids == ids
 
 
 def test_processes_load_no_torch(make_pool: Callable[..., GraderPool]):
-    assert make_pool("misbehave").run([("torch",)]) == [Outcome(0.0)]
+    assert make_pool("misbehave").run([("torch",)]) == [Grade(0.0)]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +212,7 @@ def test_a_process_has_a_clock_of_its_own_while_it_loads_and_while_it_works(tmp_
         "    return LOADING if what == 'loading' else signal.getitimer(signal.ITIMER_REAL)[0]\n"
     )
     with GraderPool(f"{path}:score", num_processes=1, timeout_seconds=20.0) as pool:
-        loading, working = (outcome.score for outcome in pool.run([("loading",), ("working",)]))
+        loading, working = (grade.score for grade in pool.run([("loading",), ("working",)]))
     # Both end by themselves shortly after their parent would have killed them.
     assert START_SECONDS - 20 < loading < START_SECONDS + 2.1
     assert 0 < working < 22.1
@@ -227,7 +225,7 @@ def test_processes_end_with_their_parent(tmp_path: Path):
     path.write_text(f"import time\ndef score(n):\n    open({str(marker)!r}, 'w')\n    time.sleep(n)\n    return 1.0\n")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
-        "from workers.reward.pool import GraderPool\n"
+        "from workers.reward.grader_pool import GraderPool\n"
         f"pool = GraderPool({str(path)!r} + ':score', num_processes=2, timeout_seconds=1.0)\n"
         "pool.wait_until_ready()\n"
         "print(*pool.process_ids, flush=True)\n"

@@ -58,9 +58,6 @@ def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model_with_toke
             "reward/failures": 0,
         }
         assert group.run(RewardWorker.decode, batch) == texts
-        pids = [pid for worker in group.workers for pid in worker._scorer._pool.process_ids]
-    assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_a_custom_function_gets_all_four_arguments(
@@ -78,6 +75,16 @@ def test_a_custom_function_gets_all_four_arguments(
     assert scored.meta["replicas"] == [{"reward/timeouts": 0, "reward/failures": 1}]
     assert "1 of 3 responses score 0" in caplog.text
     assert "ValueError: cannot score this" in caplog.text
+
+
+def test_grader_processes_end_with_their_workers(model_with_tokenizer: ModelConfig, tmp_path: Path):
+    path = tmp_path / "pid.py"
+    path.write_text("import os\ndef score(*_):\n    return os.getpid()\n")
+    reward = RewardConfig(name=f"{path}:score", num_processes=1)
+    with group_of(model_with_tokenizer, reward, num_workers=2) as group:
+        pids = {int(pid) for pid in group.run(RewardWorker.score, batch_of(["a", "b"], ["", ""]))["rewards"].tolist()}
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_an_empty_share_of_a_batch_is_scored(model_with_tokenizer: ModelConfig):

@@ -1,10 +1,21 @@
-"""Intervals against tables, and collapses found and not found in reward curves worked out by hand."""
+"""Intervals against tables; curves over seeds, and collapses in reward curves, worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
+from study_report_world import plan_runs, write_run
 
-from trainer.study_report.statistics import CollapseRule, Interval, student_t, trailing_means
+from trainer.study.study import read_study
+from trainer.study_report.statistics import (
+    Band,
+    CollapseRule,
+    CurveSettings,
+    Interval,
+    seed_curve,
+    student_t,
+    trailing_means,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +77,31 @@ def test_the_window_delays_a_collapse():
 
 def test_no_reward_is_no_collapse():
     assert CollapseRule().step({}) is None
+
+
+def curve_of(tmp_path: Path, settings: CurveSettings, *rewards: list[float]):
+    paths = plan_runs(tmp_path, {}, [({}, seed) for seed in range(len(rewards))])
+    for seed, (path, values) in enumerate(zip(paths, rewards, strict=True)):
+        write_run(path, values, updates=seed + 1)
+    return seed_curve(read_study(tmp_path).runs, "reward/mean", settings)
+
+
+def test_a_line_is_the_mean_of_the_seeds_that_are_there(tmp_path: Path):
+    curve = curve_of(tmp_path, CurveSettings(), [1.0, 4.0], [3.0])
+    assert curve is not None
+    assert (curve.x, curve.mean, curve.low, curve.high) == ([1.0, 2.0], [2.0, 4.0], [1.0, 4.0], [3.0, 4.0])
+    assert curve.complete == [True, False]
+
+
+def test_a_confidence_band_and_optimizer_steps(tmp_path: Path):
+    curve = curve_of(tmp_path, CurveSettings(by_optimizer_steps=True, band=Band.CONFIDENCE), [1.0, 4.0], [3.0])
+    assert curve is not None
+    assert curve.x == [1.5, 2.0]  # one update a step and two; at the second step only the first seed is left
+    # s = sqrt(2), so the half width is 12.7062 x sqrt(2) / sqrt(2); a single seed has no width.
+    assert (curve.low, curve.high) == (pytest.approx([2 - 12.7062, 4.0]), pytest.approx([2 + 12.7062, 4.0]))
+
+
+def test_a_metric_that_no_run_has_is_no_line(tmp_path: Path):
+    (path,) = plan_runs(tmp_path, {}, [({}, 1)])
+    write_run(path, [0.5])
+    assert seed_curve(read_study(tmp_path).runs, "actor/entropy", CurveSettings()) is None

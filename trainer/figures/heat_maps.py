@@ -14,11 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trainer.drawing import INK
+from trainer.figures.drawing import INK, panel_grid
 
 Updates = Sequence[Mapping[str, Any]]
-Place = tuple[int, int]
-"""Iteration and mini-batch of an optimizer step."""
 MOST_TICKS = 16
 
 
@@ -66,22 +64,17 @@ def draw_heat_maps(updates: Updates, *, title: str) -> Figure | None:
     shown = [heat_map for heat_map in HEAT_MAPS if any(line.get(heat_map.metric) is not None for line in placed)]
     if not shown:
         return None
-    rows = math.ceil(len(shown) / 2)
-    figure = Figure(figsize=(13.0, 2.9 * rows + 0.4), layout="constrained")
-    figure.suptitle(title, fontsize=11, color=INK)
-    grid = figure.subplots(rows, 2, squeeze=False).flatten()
-    for axes, heat_map in zip(grid, shown, strict=False):
+    figure, panels = panel_grid(len(shown), columns=2, inches=(6.5, 2.9), margin=0.4, title=title)
+    for axes, heat_map in zip(panels, shown, strict=True):
         _draw(figure, axes, heat_map, placed)
-    for axes in grid[len(shown) :]:
-        axes.set_axis_off()
     return figure
 
 
-def matrix_of(updates: Updates, metric: str) -> tuple[NDArray[np.float64], list[Place], list[int]]:
+def matrix_of(updates: Updates, metric: str) -> tuple[NDArray[np.float64], list[tuple[int, int]], list[int]]:
     """The values of a metric by optimizer step and rollout step, NaN where there is none.
 
     Returns:
-        ``[place, step]``, the places from first to last, and all steps from first to last.
+        ``[place, step]``, the places in a rollout (iteration and mini-batch) from first to last, and all steps.
     """
     places = sorted({_place(line) for line in updates})
     steps = [int(line["step"]) for line in updates]
@@ -109,5 +102,5 @@ def _draw(figure: Figure, axes: Axes, heat_map: HeatMap, updates: Updates) -> No
     axes.tick_params(labelsize=7, colors=INK)
 
 
-def _place(line: Mapping[str, Any]) -> Place:
+def _place(line: Mapping[str, Any]) -> tuple[int, int]:
     return int(line["iteration"]), int(line["mini_batch"])

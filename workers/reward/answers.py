@@ -1,9 +1,16 @@
-r"""Answers in one spelling: notation that never changes what an answer says is unified.
+r"""Answers as text: the box they stand in, one spelling for all, and a verdict where spelling and numbers suffice.
 
-Takes an answer as LaTeX, gives the same answer with fractions, spaces, brackets and signs spelled one way.
+Notation that never changes what an answer says is unified: fractions, spaces, brackets and signs are spelled one way.
 """
 
 import re
+
+from workers.reward.plain_number import compare_based_numbers, compare_plain_numbers, read_plain_number
+
+# An opening box, an escaped character (so that \{ and \} are not braces), or a brace.
+_TOKENS = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
+_FIRST_BOX = re.compile(r"\\(?:boxed|fbox)")
+_BARE_BOX = re.compile(r"\\boxed\s+([^\s${}\\]+)")
 
 _UNICODE = str.maketrans(
     {
@@ -55,6 +62,32 @@ _E_NOTATION = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,3})(?![
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 
 
+def last_boxed(text: str) -> str | None:
+    r"""The content of the box that opens last among those that are closed.
+
+    Braces must balance; ``\{`` and ``\}`` are not braces. ``\fbox{5}`` and the bare ``\boxed 5`` are boxes too. Time is
+    linear in the length of the text, whatever it holds.
+    """
+    first = _FIRST_BOX.search(text)
+    if first is None:
+        return None
+    opened: list[int | None] = []
+    start, end = -1, -1
+    for token in _TOKENS.finditer(text, first.start()):
+        if token[1]:
+            opened.append(token.end())
+        elif token[2] == "{":
+            opened.append(None)
+        elif token[2] == "}" and opened:
+            box = opened.pop()
+            if box is not None and box > start:
+                start, end = box, token.start()
+    if start < 0:
+        bare = _BARE_BOX.findall(text)
+        return bare[-1] if bare else None
+    return text[start:end].strip()
+
+
 def tidy(answer: str) -> str:
     """The answer without the dollars, braces and dot around it, and with ``3.2e5`` as a power of ten."""
     text = answer.translate(_UNICODE).strip()
@@ -80,6 +113,18 @@ def normalize_answer(answer: str) -> str:
     return text
 
 
-def without_text_markup(normalized: str) -> str:
-    r"""A normalised answer with ``\text{east}`` as ``east``, for comparison letter by letter."""
-    return _TEXT.sub(r"\1", normalized)
+def quick_verdict(truth: str, answer: str) -> bool | None:
+    """Whether an answer is right, as far as its spelling tells.
+
+    True needs equal spellings after normalisation or equal plain numbers; False needs two plain numbers that differ
+    (or two numbers in given bases that differ). Time is linear in the length of the answers.
+    """
+    left, right = normalize_answer(truth), normalize_answer(answer)
+    if not left or not right:
+        return False
+    if _TEXT.sub(r"\1", left) == _TEXT.sub(r"\1", right):  # "east" may answer "\text{east}"
+        return True
+    first, second = read_plain_number(left), read_plain_number(right)
+    if first is not None and second is not None:
+        return compare_plain_numbers(first, second)
+    return compare_based_numbers(left, right)

@@ -1,9 +1,11 @@
-"""What all pictures share: colours, line styles, axes, tables and PNG files."""
+"""What all pictures share: colours, line styles, axes, grids of panels, legends, tables and PNG files."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -32,6 +34,38 @@ def style_axes(axes: Axes, *, title: str = "", x_label: str = "", y_label: str =
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.margins(x=0.02)
+
+
+def show_percent(axes: Axes) -> None:
+    """Shares on the vertical axis as percentages."""
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+
+
+def panel_grid(
+    count: int, *, columns: int, inches: tuple[float, float], title: str, margin: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, row by row.
+
+    Args:
+        count: of panels; the places that are left in the last row stay empty.
+        columns: panels a row.
+        inches: width and height of one.
+        title: above them.
+        margin: further inches of height.
+    """
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows + margin), layout="constrained")
+    figure.suptitle(title, fontsize=11, color=INK)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> None:
+    """One legend for all panels of a figure."""
+    where = "outside lower center"
+    figure.legend(handles, labels, loc=where, ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 
 def save_png(figure: Figure, file: Path) -> Path:

@@ -1,6 +1,5 @@
 """Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length, time by stage, heat maps."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import DataError
-from trainer.drawing import COLORS, INK, save_png, style_axes
-from trainer.heat_maps import draw_heat_maps
+from trainer.figures.drawing import COLORS, INK, panel_grid, save_png, show_percent, style_axes
+from trainer.figures.heat_maps import draw_heat_maps
 from trainer.run.directory import RunDirectory
 
 _RANGE_LABEL = "range of the updates in a step"
@@ -20,23 +19,15 @@ Lines = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
-    """One metric of a panel: its name in the logs and its name in the legend."""
-
-    metric: str
-    label: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Panel:
-    """One plot.
+@dataclass(frozen=True, slots=True)
+class CurvePlot:
+    """One plot of metrics by rollout step.
 
     Args:
         name: of the file.
         title: what is shown.
         unit: label of the vertical axis.
-        curves: the metrics.
+        curves: name of each metric in the logs, and its label in the legend.
         smooth: draws a running mean over the pale raw curve of a long run.
         percent: shows shares as percentages.
     """
@@ -44,56 +35,25 @@ class Panel:
     name: str
     title: str
     unit: str
-    curves: tuple[Curve, ...]
+    curves: Mapping[str, str]
     smooth: bool = False
     percent: bool = False
 
 
-PANELS = (
-    Panel(
-        name="reward",
-        title="Training reward",
-        unit="mean reward",
-        curves=(Curve(metric="reward/mean", label="reward"),),
-        smooth=True,
+CLIP_FRACTIONS = {
+    "actor/clip_fraction": "all tokens",
+    "actor/clip_fraction_positive": "advantage > 0",
+    "actor/clip_fraction_negative": "advantage < 0",
+}
+CURVE_PLOTS = (
+    CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True),
+    CurvePlot("val_accuracy", "Validation accuracy", "accuracy", {"val/accuracy": "accuracy"}, percent=True),
+    CurvePlot(
+        "clip_fraction", "Clip fraction (as PPO would count it)", "share of tokens", CLIP_FRACTIONS, percent=True
     ),
-    Panel(
-        name="val_accuracy",
-        title="Validation accuracy",
-        unit="accuracy",
-        curves=(Curve(metric="val/accuracy", label="accuracy"),),
-        percent=True,
-    ),
-    Panel(
-        name="clip_fraction",
-        title="Clip fraction (as PPO would count it)",
-        unit="share of tokens",
-        curves=(
-            Curve(metric="actor/clip_fraction", label="all tokens"),
-            Curve(metric="actor/clip_fraction_positive", label="advantage > 0"),
-            Curve(metric="actor/clip_fraction_negative", label="advantage < 0"),
-        ),
-        percent=True,
-    ),
-    Panel(
-        name="entropy",
-        title="Policy entropy",
-        unit="nats a token",
-        curves=(Curve(metric="actor/entropy", label="entropy"),),
-    ),
-    Panel(
-        name="kl",
-        title="KL to the policy that sampled",
-        unit="nats a token",
-        curves=(Curve(metric="actor/kl_k1", label="k1"), Curve(metric="actor/kl_k3", label="k3")),
-    ),
-    Panel(
-        name="response_length",
-        title="Response length",
-        unit="mean tokens",
-        curves=(Curve(metric="response_length/mean", label="length"),),
-        smooth=True,
-    ),
+    CurvePlot("entropy", "Policy entropy", "nats a token", {"actor/entropy": "entropy"}),
+    CurvePlot("kl", "KL to the policy that sampled", "nats a token", {"actor/kl_k1": "k1", "actor/kl_k3": "k3"}),
+    CurvePlot("response_length", "Response length", "mean tokens", {"response_length/mean": "length"}, smooth=True),
 )
 
 
@@ -121,7 +81,10 @@ def plot_run(run_dir: str | Path) -> list[Path]:
     if not draws:
         raise DataError(f"{run.metrics_file} has no metric to plot yet; wait for the first step")
     run.plots.mkdir(parents=True, exist_ok=True)
-    files = [_save_overview(list(draws.values()), run.plots / "overview.png", title=str(run.path))]
+    overview, panels = panel_grid(len(draws), columns=min(len(draws), 2), inches=(6.2, 3.3), title=str(run.path))
+    for axes, draw in zip(panels, draws.values(), strict=True):
+        draw(axes)
+    files = [save_png(overview, run.plots / "overview.png")]
     for name, draw in draws.items():
         figure = Figure(figsize=(7.0, 4.2), layout="constrained")
         draw(figure.subplots())
@@ -134,31 +97,35 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
 def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes], None]]:
     draws: dict[str, Callable[[Axes], None]] = {}
-    for panel in PANELS:
-        if any(_points(metrics, curve.metric)[0] or _points(updates, curve.metric)[0] for curve in panel.curves):
-            draws[panel.name] = lambda axes, panel=panel: _draw_panel(axes, panel, metrics, updates)
+    for plot in CURVE_PLOTS:
+        if any(_points(lines, metric)[0] for metric in plot.curves for lines in (metrics, updates)):
+            draws[plot.name] = lambda axes, plot=plot: draw_curves(axes, plot, metrics, updates)
     if _stage_totals(metrics):
         draws["time"] = lambda axes: _draw_time(axes, metrics)
     return draws
 
 
-def _draw_panel(axes: Axes, panel: Panel, metrics: Lines, updates: Lines) -> None:
-    for index, (curve, color) in enumerate(zip(panel.curves, COLORS, strict=False)):
-        within = _by_step(updates, curve.metric)
-        steps, values = _points(metrics, curve.metric)
-        if not steps:  # only the updates say it
+def draw_curves(axes: Axes, plot: CurvePlot, metrics: Lines, updates: Lines) -> None:
+    """Draws a plot: each metric as ``metrics.jsonl`` has it, or else the mean over the updates of a step.
+
+    Around the first metric a band shows the range of a step's updates, where there are several.
+    """
+    for index, ((metric, label), color) in enumerate(zip(plot.curves.items(), COLORS, strict=False)):
+        within = _by_step(updates, metric)
+        steps, values = _points(metrics, metric)
+        if not steps:
             steps, values = list(within), [sum(numbers) / len(numbers) for numbers in within.values()]
         if index == 0 and any(len(numbers) > 1 for numbers in within.values()):
             low, high = [min(numbers) for numbers in within.values()], [max(numbers) for numbers in within.values()]
             axes.fill_between(list(within), low, high, color=color, alpha=0.15, linewidth=0, label=_RANGE_LABEL)
-        if panel.smooth and len(values) >= 40:
+        if plot.smooth and len(values) >= 40:
             axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
             values = _running_mean(values, radius=len(values) // 40)
         marker = "o" if len(steps) <= 30 else None
-        axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=curve.label)
-    _finish_axes(axes, panel.title, panel.unit)
-    if panel.percent:
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+        axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=label)
+    _finish_axes(axes, plot.title, plot.unit)
+    if plot.percent:
+        show_percent(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
@@ -166,8 +133,8 @@ def _draw_panel(axes: Axes, panel: Panel, metrics: Lines, updates: Lines) -> Non
 def _draw_time(axes: Axes, metrics: Lines) -> None:
     """Stacked seconds of the longest stages; the shorter ones and what no stage claims are "other"."""
     stages = list(_stage_totals(metrics))[: len(COLORS) - 1]
-    rows = [line for line in metrics if any(line.get(f"time/{stage}") is not None for stage in stages)]
-    bars = [[line.get(f"time/{stage}") or 0.0 for line in rows] for stage in stages]
+    rows = [line for line in metrics if not _stages(line).keys().isdisjoint(stages)]
+    bars = [[_stages(line).get(stage, 0.0) for line in rows] for stage in stages]
     named = [sum(values) for values in zip(*bars, strict=True)]
     bars.append([max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)])
     edges = [line["step"] - 0.5 for line in rows] + [rows[-1]["step"] + 0.5]  # a column of width 1 a step
@@ -182,19 +149,6 @@ def _draw_time(axes: Axes, metrics: Lines) -> None:
 def _finish_axes(axes: Axes, title: str, unit: str) -> None:
     style_axes(axes, title=title, x_label="rollout step", y_label=unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _save_overview(draws: Sequence[Callable[[Axes], None]], file: Path, *, title: str) -> Path:
-    columns = min(len(draws), 2)
-    rows = math.ceil(len(draws) / columns)
-    figure = Figure(figsize=(6.2 * columns, 3.3 * rows), layout="constrained")
-    figure.suptitle(title, fontsize=11, color=INK)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, draw in zip(grid, draws, strict=False):
-        draw(axes)
-    for axes in grid[len(draws) :]:
-        axes.set_axis_off()
-    return save_png(figure, file)
 
 
 def _points(lines: Lines, metric: str) -> Points:
@@ -219,13 +173,16 @@ def _stage_totals(metrics: Lines) -> dict[str, float]:
     """Seconds of each stage over the run, the longest first."""
     totals: dict[str, float] = {}
     for line in metrics:
-        for name, seconds in line.items():
-            if name.startswith("time/") and name != "time/step" and seconds is not None:
-                stage = name.removeprefix("time/")
-                totals[stage] = totals.get(stage, 0.0) + seconds
+        for stage, seconds in _stages(line).items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
     return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
 
 
+def _stages(line: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a step."""
+    times = {name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")}
+    return {stage: seconds for stage, seconds in times.items() if stage != "step" and seconds is not None}
+
+
 def _step_seconds(line: Mapping[str, Any]) -> float:
-    stages = sum(value or 0.0 for name, value in line.items() if name.startswith("time/") and name != "time/step")
-    return max(stages, line.get("time/step") or 0.0)
+    return max(sum(_stages(line).values()), line.get("time/step") or 0.0)

@@ -6,22 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
-from study_report_world import ITERATIONS, LOSS, RATIO, two_losses, write_run, write_study
+from study_report_world import ITERATIONS, LOSS, RATIO, plan_runs, two_losses, write_run
 
-from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.errors import ConfigError, DataError
 from trainer import cli
-from trainer.study_report.axes import Arrangement
-from trainer.study_report.curves import CurveSettings
-from trainer.study_report.pictures import pictures
-from trainer.study_report.reading import read_study
+from trainer.study.study import read_study
+from trainer.study_report.figures import Arrangement, StudyFigures
 from trainer.study_report.report import report_study
-from trainer.study_report.statistics import CollapseRule
+from trainer.study_report.statistics import CollapseRule, CurveSettings
 from trainer.study_report.table import StudyTable
 
 
 def table_of(folder: Path) -> StudyTable:
     study = read_study(folder)
-    return StudyTable.of(study, Arrangement.of(study.axes), CollapseRule())
+    return StudyTable.of(study, Arrangement.of(study.axes).series, CollapseRule())
 
 
 def test_the_table_by_hand(tmp_path: Path):
@@ -40,7 +38,7 @@ def test_the_table_by_hand(tmp_path: Path):
 
 def test_collapses_are_in_the_table(tmp_path: Path):
     axes = {LOSS: ["clip"]}
-    paths = write_study(tmp_path, axes, [({LOSS: "clip"}, 1), ({LOSS: "clip"}, 2)])
+    paths = plan_runs(tmp_path, axes, [({LOSS: "clip"}, 1), ({LOSS: "clip"}, 2)])
     write_run(paths[0], [0.2] * 5 + [0.8] * 5 + [0.0] * 5)
     write_run(paths[1], [0.2] * 5 + [0.8] * 10)
     table = table_of(tmp_path)
@@ -54,11 +52,11 @@ def test_collapses_are_in_the_table(tmp_path: Path):
 
 def test_one_lucky_step_is_not_the_best_reward(tmp_path: Path):
     """The mean of five steps is at most 0.5; that of the first step alone would be 1."""
-    (path,) = write_study(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    (path,) = plan_runs(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
     write_run(path, [1.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5])
     (row,) = table_of(tmp_path).rows
     assert row.intervals["best_reward"].mean == pytest.approx(0.5)
-    (short,) = write_study(tmp_path / "short", {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    (short,) = plan_runs(tmp_path / "short", {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
     write_run(short, [0.2, 0.4])
     (row,) = table_of(tmp_path / "short").rows
     assert row.intervals["best_reward"].mean == pytest.approx(0.3)  # all there is
@@ -86,11 +84,12 @@ def test_a_second_pressure_axis_gives_a_figure_a_value_and_one_a_metric(tmp_path
     cells = [
         {LOSS: loss, ITERATIONS: count, RATIO: ratio} for loss in axes[LOSS] for count in (1, 2) for ratio in (1, 8)
     ]
-    paths = write_study(tmp_path, axes, [(cell, 1) for cell in cells], mode="iso_compute")
+    paths = plan_runs(tmp_path, axes, [(cell, 1) for cell in cells], mode="iso_compute")
     write_run(paths[0], [0.5, 0.6])
     study = read_study(tmp_path)
     settings = CurveSettings(by_optimizer_steps=study.iso_compute)
-    drawn = {picture.name: picture for picture in pictures(study, Arrangement.of(axes), settings)}
+    figures = StudyFigures(study, Arrangement.of(axes), settings)
+    drawn = {picture.name: picture for picture in figures.pictures()}
     # Only batch ratio 1 has a run, so the figure of batch ratio 8 is left out.
     metrics = ["reward_mean", "val_accuracy", "actor_clip_fraction", "actor_kl_k3"]
     assert list(drawn) == ["dynamics-batch_ratio_1", *(f"{metric}-by-batch_ratio" for metric in metrics)]
@@ -102,7 +101,7 @@ def test_a_second_pressure_axis_gives_a_figure_a_value_and_one_a_metric(tmp_path
 
 
 def test_a_loss_that_cannot_be_built_leaves_only_its_objective_out(tmp_path: Path):
-    (path,) = write_study(tmp_path, {}, [({}, 1)])
+    (path,) = plan_runs(tmp_path, {}, [({}, 1)])
     write_run(path, [0.5], loss="no_such_loss")
     report = report_study(tmp_path)
     assert "objective.png" not in [file.name for file in report.files]
@@ -110,7 +109,7 @@ def test_a_loss_that_cannot_be_built_leaves_only_its_objective_out(tmp_path: Pat
 
 
 def test_a_study_without_a_step_is_refused(tmp_path: Path):
-    write_study(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    plan_runs(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
     with pytest.raises(DataError, match="has a metric yet"):
         report_study(tmp_path)
 
@@ -122,3 +121,24 @@ def test_axes_that_are_not_there_are_mistakes_of_the_user(tmp_path: Path, capsys
     err = capsys.readouterr().err
     assert "the study has no such axis" in err
     assert "for study directories only" in err
+
+
+def test_lines_are_losses_and_columns_pressure():
+    axes = {RATIO: [1, 4], LOSS: ["clip", "cfpo"], ITERATIONS: [1, 2]}
+    assert Arrangement.of(axes) == Arrangement(series=LOSS, columns=ITERATIONS, others=(RATIO,))
+    assert Arrangement.of(axes, series=RATIO) == Arrangement(series=RATIO, columns=ITERATIONS, others=(LOSS,))
+    assert Arrangement.of(axes, columns=LOSS).series == RATIO
+    assert Arrangement.of({"policy_loss.epsilon": [0.1, 0.2]}).series == "policy_loss.epsilon"
+    assert Arrangement.of({ITERATIONS: [1, 2]}) == Arrangement(series=ITERATIONS, columns=None, others=())
+    advantages = {ITERATIONS: [1, 2], "algorithm.advantage": ["grpo", "rloo"]}
+    assert Arrangement.of(advantages).series == "algorithm.advantage"
+    assert Arrangement.of({}) == Arrangement(series=None, columns=None, others=())
+
+
+def test_an_unknown_axis_is_a_mistake():
+    with pytest.raises(
+        ConfigError, match=r"--series algorithm\.x: the study has no such axis; it has policy_loss\.name"
+    ):
+        Arrangement.of({LOSS: ["clip"]}, series="algorithm.x")
+    with pytest.raises(ConfigError, match="both name"):
+        Arrangement.of({LOSS: ["clip"]}, series=LOSS, columns=LOSS)

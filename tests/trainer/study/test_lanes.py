@@ -1,10 +1,10 @@
-"""Lanes and the queue, with runs that only pretend: which engines are kept, what is recorded, how a study ends."""
+"""Lanes, with runs that only pretend: which engines are kept, what is recorded, how a study ends."""
 
 import io
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +16,11 @@ from tiny_study import write_study_file
 from cfpo_hybrid.errors import WatchStop, WorkerError
 from trainer.config import Config
 from trainer.launch.live_engines import EngineIdentity
-from trainer.study import lane as lane_module
+from trainer.study import lanes as lanes_module
 from trainer.study.display import StudyDisplay
-from trainer.study.lane import Lane
+from trainer.study.lanes import Lane, do_in_lanes
 from trainer.study.plan import PlannedRun, plan_study
-from trainer.study.records import is_done
-from trainer.study.runner import RunQueue, _in_lanes
-from trainer.study.study_file import read_study
+from trainer.study.study_file import read_study_file
 
 
 class PretendedRuns:
@@ -57,18 +55,18 @@ class PretendedRuns:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> PretendedRuns:
     pretended = PretendedRuns()
     for name in ("open_engines", "prepare_run", "run_in"):
-        monkeypatch.setattr(lane_module, name, getattr(pretended, name))
+        monkeypatch.setattr(lanes_module, name, getattr(pretended, name))
     return pretended
 
 
 def plan(folder: Path, **keys: Any) -> list[PlannedRun]:
-    return plan_study(read_study(write_study_file(folder, seeds=[1], **keys)))
+    return plan_study(read_study_file(write_study_file(folder, seeds=[1], **keys)))
 
 
-def do(runs: list[PlannedRun], lanes: int = 1) -> tuple[list[str], str]:
-    console = Console(file=io.StringIO(), width=200)
+def do(runs: list[PlannedRun], lanes: int = 1, terminal: bool = False) -> tuple[list[str], str]:
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
     with StudyDisplay(runs, runs, console=console) as display:
-        failed = _in_lanes(RunQueue(runs), lanes, display)
+        failed = do_in_lanes(runs, lanes, display)
     return failed, console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -84,6 +82,14 @@ def test_engines_stay_up_for_runs_that_can_share_them(tmp_path: Path, pretended:
     assert [outcome(run)["reused_engines"] for run in runs] == [False, True, True, True]
     assert "[2/4] clip-iterations4-seed1 begins: 16 optimizer steps a rollout" in shown
     assert "[4/4] cfpo-iterations4-seed1 done in 0:00:00: reward 0.250 -> 0.750\n" in shown
+
+
+def test_a_terminal_shows_bars_below_the_lines(tmp_path: Path, pretended: PretendedRuns):
+    runs = plan(tmp_path)
+    _, shown = do(runs, terminal=True)
+    assert "[4/4] cfpo-iterations4-seed1 done in 0:00:00: reward 0.250 -> 0.750" in shown
+    assert "runs 4/4" in shown
+    assert "runs 4/4" not in do(plan(tmp_path))[1]
 
 
 def test_runs_with_equal_engines_are_done_together(tmp_path: Path, pretended: PretendedRuns):
@@ -120,7 +126,7 @@ def test_a_run_that_its_watch_stops_is_done_and_the_engines_stay(tmp_path: Path,
     failed, shown = do(runs)
     assert failed == []
     assert pretended.events == ["open", runs[0].name, runs[2].name, runs[3].name, "close"]
-    assert is_done(runs[1])
+    assert runs[1].is_done
     assert outcome(runs[1])["stopped"].startswith("stopped after step 2 of 5")
     assert f"{runs[1].name} stopped after step 2 of 5, as declared: watch.kl: 0.3; about" in shown
 
@@ -143,7 +149,7 @@ def test_what_ends_the_study_ends_its_runs(tmp_path: Path, pretended: PretendedR
     stopping = threading.Event()
     stopping.set()
     display = StudyDisplay(runs, runs, console=Console(file=io.StringIO()))
-    with Lane(display, threading.Lock(), stopping) as lane:
+    with closing(Lane(display, threading.Lock(), stopping)) as lane:
         assert lane.run(runs[0]).error == "InterruptedError: the study is ending"
     assert pretended.events == ["open", "close"]
     assert not runs[0].directory.path.exists()

@@ -2,7 +2,7 @@
 
 import math
 
-from trainer.heat_maps import draw_heat_maps, matrix_of
+from trainer.figures.heat_maps import draw_heat_maps, matrix_of
 
 
 def update(step, iteration, mini_batch, **metrics):

@@ -10,7 +10,7 @@ from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
 from trainer.config.losses import choose_losses, loss_label, registered_losses
-from trainer.study_report.objective import RATIOS, objective_curves
+from trainer.figures.objective import RATIOS, objective_curves
 
 
 def test_cfpo_is_a_parabola_with_its_top_at_the_edge_of_the_trust_region():

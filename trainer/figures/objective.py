@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss import MiniBatchTokens, PolicyLoss, PolicyLossInputs
 from trainer.config.losses import loss_label
-from trainer.drawing import INK, line_look, save_png, style_axes
+from trainer.figures.drawing import legend_below, line_look, save_png, style_axes
 
 OLD_PROBABILITY = 0.3
 """pi_old of the token, for losses that look at probabilities and not at the ratio alone."""
@@ -100,8 +100,7 @@ def draw_objective(losses: Sequence[PolicyLoss], file: Path) -> Path:
                 axes.plot(RATIOS, curve, linewidth=1.7, label=loss_label(loss), **line_look(index))
         for row, axes in enumerate(grid[:, column]):
             _finish(axes, row, title=f"advantage {advantage:+g}" if row == 0 else "")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
+    legend_below(figure, *grid[0, 0].get_legend_handles_labels(), columns=4)
     return save_png(figure, file)
 
 

@@ -4,8 +4,8 @@ import pytest
 from math_verify import parse, verify
 
 from workers.config import RewardConfig
-from workers.reward.grading import Response, Scores, Status
-from workers.reward.scorers import MathScorer
+from workers.reward.grader_pool import GraderPool, Status
+from workers.reward.scorers import MathScorer, Response, Scores
 
 # Where math-verify alone is right, both say so.
 AGREED = [
@@ -78,7 +78,7 @@ def response(truth: str, answer: str) -> Response:
 
 
 def rewards(scores: Scores) -> list[float]:
-    return [outcome.score for outcome in scores.outcomes]
+    return [grade.score for grade in scores.grades]
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_only_the_end_of_a_response_is_looked_at():
 
 def test_open_pairs_are_asked_once_and_remembered(scorer: MathScorer, monkeypatch: pytest.MonkeyPatch):
     asked: list[list[object]] = []
-    run = scorer._pool.run
-    monkeypatch.setattr(scorer._pool, "run", lambda calls: asked.append(list(calls)) or run(calls))
+    run = GraderPool.run
+    monkeypatch.setattr(GraderPool, "run", lambda pool, calls: asked.append(list(calls)) or run(pool, calls))
     batch = [response("a+b+1", "1+b+a"), response("a+b+1", "a+b"), response("a+b+1", "1+b+a"), response("7", "7")]
     first, second = scorer.score(batch), scorer.score(batch)
     assert rewards(first) == rewards(second) == [1.0, 0.0, 1.0, 1.0]
@@ -149,8 +149,8 @@ def test_a_tower_of_powers_times_out_and_hurts_no_other_answer():
             assert rewards(scores) == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
             assert scores.counts["reward/timeouts"] == 2
             assert scores.counts["reward/failures"] == 0
-            assert scores.outcomes[2].status is Status.TIMEOUT
-            assert "3 s" in scores.outcomes[2].detail
+            assert scores.grades[2].status is Status.TIMEOUT
+            assert "3 s" in scores.grades[2].detail
     finally:
         scorer.close()
 
@@ -175,4 +175,4 @@ def test_an_answer_that_cannot_be_compared_counts_as_a_failure(scorer: MathScore
     scores = scorer.score([response(r"\frac{1}{0}", "x"), response("5+x", "x+5")])
     assert rewards(scores) == [0.0, 1.0]
     assert scores.counts["reward/failures"] == 1
-    assert scores.outcomes[0].status is Status.FAILED
+    assert scores.grades[0].status is Status.FAILED

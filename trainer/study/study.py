@@ -1,4 +1,4 @@
-"""Reads a study directory: which runs there are, their numbers by rollout step, and what is missing.
+"""A study: its axes, its runs, and what is known of them; written to ``study.json`` and read back with the runs' logs.
 
     study.json     {"recipe": path, "mode": name, "axes": {key: [values]}, "seeds": [...],
                     "runs": [{"name": ..., "cell": {key: value}, "seed": 1, "path": "runs/..."}]}
@@ -9,18 +9,19 @@ Run directories may be unfinished or absent; docs/run_directory.md says what is 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cfpo_hybrid.errors import DataError
 from trainer.run.directory import RunDirectory
+from trainer.run.files import write_atomically
+from trainer.study.cells import Cell
 
 STUDY_FILE = "study.json"
 OPTIMIZER_STEPS = "optimizer_steps"
 """Of a record: optimizer steps taken by the end of this rollout step."""
 
-Cell = Mapping[str, Any]
 Record = Mapping[str, float]
 Lines = Sequence[Mapping[str, Any]]
 Kind = TypeVar("Kind")
@@ -34,6 +35,7 @@ class StudyRun:
         name: of the run.
         cell: the value of each axis.
         seed: pairs it with the runs of other cells.
+        path: of its run directory, within that of the study.
         records: numbers by rollout step, in order; those that only the updates say are averaged over them.
         planned_steps: rollout steps that its settings ask for; None when it has not started.
         policy_loss: that section of its settings, empty when it has not started.
@@ -42,9 +44,10 @@ class StudyRun:
     name: str
     cell: Cell
     seed: int
-    records: Mapping[int, Record]
-    planned_steps: int | None
-    policy_loss: Mapping[str, Any]
+    path: str
+    records: Mapping[int, Record] = field(default_factory=dict)
+    planned_steps: int | None = None
+    policy_loss: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -87,7 +90,7 @@ class Study:
         return self.mode.replace("-", "_") == "iso_compute"
 
     def runs_of(self, cell: Cell) -> list[StudyRun]:
-        """Runs that agree with these values; axes that ``cell`` leaves out may have any."""
+        """Runs that have these values; axes that ``cell`` leaves out may have any."""
         return [run for run in self.runs if all(run.cell[key] == value for key, value in cell.items())]
 
     def gaps(self) -> list[str]:
@@ -104,6 +107,14 @@ class Study:
 def is_study(directory: Path) -> bool:
     """Whether a directory holds a study rather than a run."""
     return (directory / STUDY_FILE).is_file()
+
+
+def write_study(study: Study) -> None:
+    """Writes ``study.json``; what is known of the runs stands in their own directories."""
+    runs = [{"name": run.name, "cell": run.cell, "seed": run.seed, "path": run.path} for run in study.runs]
+    content = {"recipe": study.recipe, "mode": study.mode, "axes": study.axes, "seeds": study.seeds, "runs": runs}
+    study.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(study.path / STUDY_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_study(directory: Path) -> Study:
@@ -142,12 +153,14 @@ def _read_run(directory: Path, entry: Any, axes: Mapping[str, Any], file: Path) 
     lacking = [key for key in axes if key not in cell]
     if lacking:
         raise DataError(f"{file}: the cell of run '{name}' has no value for {', '.join(lacking)}")
-    run = RunDirectory(directory / _entry(entry, "path", str, file))
+    path = _entry(entry, "path", str, file)
+    run = RunDirectory(directory / path)
     settings = run.config()
     return StudyRun(
         name=name,
         cell=cell,
         seed=_entry(entry, "seed", int, file),
+        path=path,
         records=_records(run.metrics(), run.updates()),
         planned_steps=settings.get("trainer", {}).get("total_steps"),
         policy_loss=settings.get("policy_loss", {}),

@@ -1,9 +1,11 @@
 """Plots: a PNG for each thing that was measured, none for what was not, a clear error where there is no run."""
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.plots import _by_step, _running_mean, plot_run
+from trainer.figures.plots import CurvePlot, draw_curves, plot_run
 from trainer.run.directory import RunDirectory
 from trainer.run.files import write_jsonl
 
@@ -81,10 +83,24 @@ def test_where_there_is_no_run_the_user_is_told(tmp_path, empty):
     assert not (tmp_path / "plots").exists()
 
 
-def test_updates_are_gathered_by_step():
+def drawn(metrics, updates, **options) -> Axes:
+    axes = Figure().subplots()
+    draw_curves(axes, CurvePlot("a", "A", "", {"a": "a"}, **options), metrics, updates)
+    return axes
+
+
+def test_what_only_the_updates_say_is_their_mean_by_step_within_their_range():
     updates = [{"step": 1, "a": 1.0}, {"step": 2, "a": None}, {"step": 2, "a": 3.0}, {"step": 2, "a": 4.0}]
-    assert _by_step(updates, "a") == {1.0: [1.0], 2.0: [3.0, 4.0]}
+    axes = drawn([], updates)
+    assert axes.get_lines()[0].get_xydata().tolist() == [[1.0, 1.0], [2.0, 3.5]]
+    (band,) = axes.collections
+    assert {tuple(point) for point in band.get_paths()[0].vertices.tolist()} == {(1.0, 1.0), (2.0, 3.0), (2.0, 4.0)}
+    assert drawn([{"step": 1, "a": 7.0}], updates).get_lines()[0].get_xydata().tolist() == [[1.0, 7.0]]
 
 
-def test_the_running_mean_is_centred():
-    assert _running_mean([0.0, 3.0, 6.0, 0.0], radius=1) == [1.5, 3.0, 3.0, 3.0]
+def test_a_long_smooth_curve_is_a_centred_running_mean_over_the_raw_one():
+    values = [0.0, 3.0, 6.0] + [0.0] * 37  # 40 steps: a mean over one on either side
+    raw, smooth = drawn([{"step": step, "a": value} for step, value in enumerate(values)], [], smooth=True).get_lines()
+    assert list(raw.get_ydata()) == values
+    assert list(smooth.get_ydata())[:5] == [1.5, 3.0, 3.0, 2.0, 0.0]
+    assert len(drawn([{"step": step, "a": 1.0} for step in range(39)], [], smooth=True).get_lines()) == 1

@@ -8,16 +8,15 @@ from tiny_study import AXES, write_study_file
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
 from trainer.config import resolved
-from trainer.study.plan import PlannedRun, longest_first, plan_study
-from trainer.study.records import Outcome, is_done, record, write_study
-from trainer.study.study_file import read_study
+from trainer.study.plan import Attempt, PlannedRun, longest_first, plan_study
+from trainer.study.study_file import read_study_file
 
-DONE = Outcome(seconds=9.0, start_seconds=1.0, reused_engines=True)
-FAILED = Outcome(seconds=2.0, start_seconds=None, reused_engines=False, error="it broke")
+DONE = Attempt(seconds=9.0, start_seconds=1.0, reused_engines=True)
+FAILED = Attempt(seconds=2.0, start_seconds=None, reused_engines=False, error="it broke")
 
 
 def plan(folder: Path, *words: str, **keys: Any) -> list[PlannedRun]:
-    return plan_study(read_study(write_study_file(folder, **keys), words))
+    return plan_study(read_study_file(write_study_file(folder, **keys), words))
 
 
 def mistakes(folder: Path, *words: str, **keys: Any) -> tuple[str, ...]:
@@ -42,7 +41,7 @@ def test_the_longest_run_of_a_seed_goes_first(tmp_path: Path):
 
 
 def test_the_recipes_knobs_stay_with_its_loss(tmp_path: Path):
-    knobs = {run.cell.values["policy_loss.name"]: run.config.policy_loss.knobs for run in plan(tmp_path)}
+    knobs = {run.cell["policy_loss.name"]: run.config.policy_loss.knobs for run in plan(tmp_path)}
     assert knobs == {"clip": {"clip_low": 0.2, "clip_high": 0.2}, "cfpo": {"epsilon": 0.1}}
 
 
@@ -84,35 +83,20 @@ def test_results_of_other_settings_are_not_taken_for_this_studys(tmp_path: Path)
     assert "(different: actor.lr)" in found[0]
 
 
-def test_study_json_lists_the_runs(tmp_path: Path):
-    study = read_study(write_study_file(tmp_path))
-    runs = plan_study(study)
-    write_study(study, runs)
-    content = json.loads((tmp_path / "out" / "study.json").read_text())
-    assert content["axes"] == AXES and content["seeds"] == [1, 2] and content["mode"] == "iso_sample"
-    assert content["runs"][1] == {
-        "name": "clip-iterations4-seed1",
-        "cell": {"policy_loss.name": "clip", "algorithm.iterations": 4},
-        "seed": 1,
-        "path": "runs/clip-iterations4-seed1",
-    }
-    assert len(content["runs"]) == len(runs) == 8
-
-
 def test_a_failure_is_recorded_until_the_run_is_done(tmp_path: Path):
     run = plan(tmp_path)[0]
-    record(run, FAILED)
+    run.record(FAILED)
     failure = run.directory.path / "failed.json"
     assert json.loads(failure.read_text())["error"] == "it broke"
-    assert not is_done(run)
-    record(run, DONE)
-    assert is_done(run)
+    assert not run.is_done
+    run.record(DONE)
+    assert run.is_done
     assert not failure.exists()
 
 
 def test_a_check_lists_the_runs_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = write_study_file(tmp_path)
-    record(plan(tmp_path)[0], DONE)
+    plan(tmp_path)[0].record(DONE)
     assert cli.main(["study", str(path), "--check"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("8 runs, 1 of them done")

@@ -1,20 +1,55 @@
-"""Policy losses that a command line names, e.g. ``clip,cfpo:epsilon=0.1``, or all that are registered."""
+"""Policy losses as recipes and command lines name them: a name, and the loss's own knobs beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, replace
 from typing import Any
 
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, build_policy_loss
-from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins
+from cfpo_hybrid.algorithms.policy_loss.plugins import load_plugins, resolve_plugins
 from cfpo_hybrid.algorithms.policy_loss.registry import POLICY_LOSSES
-from cfpo_hybrid.errors import ConfigError, UserError
+from cfpo_hybrid.errors import ConfigError, RegistryError, UserError
+from trainer.config.problem import Problem
 from trainer.config.sources import read_overrides
+from workers.config import PolicyLossConfig
 
 ALL = "all"
 
 
+def fill_knobs(section: PolicyLossConfig, extras: Mapping[str, Any]) -> tuple[PolicyLossConfig, list[Problem]]:
+    """The section with absolute plugin paths and every knob of the loss, defaults included; and what is wrong with it.
+
+    Args:
+        section: ``policy_loss`` without knobs.
+        extras: the other keys that the recipe wrote there, by name.
+    """
+    try:
+        plugins = resolve_plugins(section.plugins)
+        load_plugins(plugins)
+    except ConfigError as error:
+        return section, [Problem(("policy_loss.plugins",), message) for message in error.problems]
+    try:
+        loss = build_policy_loss(section.name, **dict(extras))
+    except RegistryError as error:
+        return section, [Problem(("policy_loss.name",), f"policy_loss.name: {error}")]
+    except ConfigError as error:
+        return section, [Problem(_keys_of(message, extras), message) for message in error.problems]
+    knobs = {knob.name: getattr(loss.config, knob.name) for knob in fields(loss.config) if knob.init}
+    return replace(section, plugins=plugins, knobs=knobs), []
+
+
+def loss_of_section(section: Mapping[str, Any]) -> PolicyLoss:
+    """The loss of a recipe's ``policy_loss``: name, plugins, and the loss's own knobs beside them.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    load_plugins(section.get("plugins") or ())
+    knobs = {key: value for key, value in section.items() if key not in ("name", "plugins")}
+    return build_policy_loss(str(section.get("name")), **knobs)
+
+
 def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
-    """The losses that ``words`` names, each once.
+    """The losses that a command line names, each once.
 
     Args:
         words: ``"all"``, or names with commas between them, each with its knobs behind colons where they are not the
@@ -29,8 +64,9 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
         return registered_losses()
     chosen, problems = [], []
     for word in filter(None, (part.strip() for part in words.split(","))):
+        name, *settings = word.split(":")
         try:
-            chosen.append(_loss_of(word))
+            chosen.append(build_policy_loss(name, **read_knobs(settings)))
         except UserError as error:
             problems.append(str(error))
     if not chosen and not problems:
@@ -40,21 +76,22 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
     return list({loss_label(loss): loss for loss in chosen}.values())
 
 
+def read_knobs(words: Sequence[str]) -> dict[str, Any]:
+    """The knobs that ``knob=value`` words set; the section's name may stand before them.
+
+    Raises:
+        ConfigError: words that set nothing, all of them at once.
+    """
+    sources, problems = read_overrides(words)
+    if problems:
+        raise ConfigError(problems)
+    return {str(key).removeprefix("policy_loss."): value for source in sources for key, value in source.tree.items()}
+
+
 def registered_losses() -> list[PolicyLoss]:
     """Every registered loss with its defaults, those that have a knob without a default left out."""
     names = [name for name in POLICY_LOSSES.names() if not _required_knobs(POLICY_LOSSES.get(name).config)]
     return [build_policy_loss(name) for name in names]
-
-
-def loss_of_section(section: Mapping[str, Any]) -> PolicyLoss:
-    """The loss of a recipe's ``policy_loss``: name, plugins, and the loss's own knobs beside them.
-
-    Raises:
-        UserError: it cannot be built.
-    """
-    load_plugins(section.get("plugins") or ())
-    knobs = {key: value for key, value in section.items() if key not in ("name", "plugins")}
-    return build_policy_loss(str(section.get("name")), **knobs)
 
 
 def loss_label(loss: PolicyLoss) -> str:
@@ -64,16 +101,9 @@ def loss_label(loss: PolicyLoss) -> str:
     return " ".join([loss.name, *(f"{name}={value}" for name, value in changed.items())])
 
 
-def _loss_of(word: str) -> PolicyLoss:
-    name, *settings = word.split(":")
-    sources, problems = read_overrides(settings)
-    if problems:
-        raise ConfigError(problems)
-    return build_policy_loss(name, **_flat(source.tree for source in sources))
-
-
-def _flat(trees: Iterable[Mapping[Any, Any]]) -> dict[str, Any]:
-    return {str(key): value for tree in trees for key, value in tree.items()}
+def _keys_of(message: str, extras: Mapping[str, Any]) -> tuple[str, ...]:
+    named = tuple(f"policy_loss.{knob}" for knob in extras if message.startswith(f"policy_loss.{knob}="))
+    return named or ("policy_loss.name",)
 
 
 def _required_knobs(config: type) -> list[str]:

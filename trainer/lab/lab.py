@@ -12,7 +12,7 @@ from trainer.lab.comparison import Comparison
 from trainer.lab.policy_pair import PolicyPair, drifted_pair, engine_pair
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.lab.token_gradients import TokenReading, compare_tokens, missing_inputs, read_tokens
-from trainer.run.saved_model import saved_model
+from trainer.run.checkpoint import saved_model
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""

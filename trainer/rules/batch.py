@@ -1,11 +1,10 @@
-"""Rules about batches and lengths: groups, mini-batches, sampling and the model's longest sequence."""
+"""Rules about batches and lengths: groups, mini-batches, curriculum, validation and the model's longest sequence."""
 
 from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
-from trainer.config.problem import Problem
-from trainer.config.schema import Config
-from trainer.rules.nearby import divisors, listing, nearest_multiples
+from trainer.config import Config
+from trainer.config.problem import Problem, divisors, listing, nearest_multiples
 
 BATCH = "data.train_batch_size"
 RATIO = "algorithm.batch_ratio"
@@ -25,19 +24,28 @@ def mini_batches(config: Config) -> Iterator[Problem]:
     )
 
 
-def full_softmax(config: Config) -> Iterator[Problem]:
-    """Truncated sampling, whose log-probs are renormalised over the kept tokens, is corrected by importance weights."""
-    rollout = config.rollout
-    if config.algorithm.rollout_correction.mode != "off":
-        return
-    for key, value, off in (("rollout.top_p", rollout.top_p, 1.0), ("rollout.top_k", rollout.top_k, -1)):
-        if value != off:
-            yield Problem(
-                (key,),
-                f"{key}={value} truncates sampling, so the sampled log-probs are not those of the full softmax that "
-                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p), "
-                f"or correct with algorithm.rollout_correction.mode=truncate or mask",
-            )
+def balance(config: Config) -> Iterator[Problem]:
+    """One mini-batch has nothing to be balanced with."""
+    key, ratio = "algorithm.balance_mini_batches", "algorithm.batch_ratio"
+    if config.algorithm.balance_mini_batches and config.algorithm.batch_ratio == 1:
+        yield Problem((key, ratio), f"{key}=true does nothing at {ratio}=1; raise {ratio}, or leave {key} out")
+
+
+def curriculum(config: Config) -> Iterator[Problem]:
+    """The steps of a curriculum are given where levels come in by steps, and nowhere else."""
+    data, key = config.data, "data.curriculum_steps"
+    if data.curriculum == "widen" and data.curriculum_steps == 0:
+        yield Problem(
+            ("data.curriculum", key),
+            f"data.curriculum=widen lets levels in over {key} rollout steps, which is 0; set it, e.g. to half of "
+            f"trainer.total_steps={config.trainer.total_steps}",
+        )
+    if data.curriculum in ("none", "order") and data.curriculum_steps > 0:
+        yield Problem(
+            ("data.curriculum", key),
+            f"{key}={data.curriculum_steps} does nothing at data.curriculum={data.curriculum}; set data.curriculum=widen, "
+            f"or leave {key} out",
+        )
 
 
 def decoding_room(config: Config) -> Iterator[Problem]:
@@ -85,5 +93,5 @@ def validation(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (mini_batches, full_softmax, decoding_room, validation)
+RULES = (mini_batches, balance, curriculum, decoding_room, validation)
 MODEL_RULES = (sequence_length,)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from trainer.study.plan import PlannedRun
 from trainer.study.records import Outcome
 from trainer.terminal.pressure import pressure_line
-from trainer.terminal.progress import duration
+from trainer.terminal.words import duration
 
 
 class StudyDisplay:

@@ -10,11 +10,8 @@ import ray
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import TrainerConfig
 
-logger = logging.getLogger(__name__)
-
 OBJECT_STORE_BYTES = 2 * 1024**3
 """Shared memory of a run's own Ray; batches of a run on one machine are far smaller."""
-
 
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
 """The module of Ray 2.60 that turns token authentication on."""
@@ -39,8 +36,9 @@ def ray_cluster(trainer: TrainerConfig, device: str, *, side_by_side: int = 1) -
         return
     # Ray's start-up message and its usage question are noise on a user's terminal.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A Ray of its own asks for a token, which Ray makes and keeps below ~/.ray: nobody else on the network can run code in
-    # it. Ray warns that it does so, unless RAY_AUTH_MODE says it; but Ray reads that when it is imported, too early for us.
+    # Ray guards a cluster that it starts with a token of its own (in ~/.ray/auth_token) and tells so in a warning. Saying
+    # RAY_AUTH_MODE=token ourselves would silence it, but half of Ray has read that variable by now: what we start would
+    # ask for a token and the driver would not bring it.
     logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
     # Ray would run workers at a low priority, behind anything else on a shared machine.
     os.environ.setdefault("RAY_worker_niceness", "0")

@@ -1,4 +1,4 @@
-"""Rules about the algorithm: what the advantage needs, and settings of penalties and schedule that would do nothing."""
+"""Rules about the algorithm: what the advantage needs, and what it could learn nothing from."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,8 @@ from cfpo_hybrid.algorithms.advantage import ADVANTAGES, Advantage, AdvantageInp
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config
 from trainer.config.problem import Problem
-from workers.config import AlgorithmConfig
 
 ROUNDS = "rollout.generation_rounds"
-BUFFER = "algorithm.overlong_buffer"
 NO_ADVANTAGE = 1e-6
 """Below this an advantage is rounding."""
 
@@ -60,51 +58,18 @@ def generation_rounds(config: Config) -> Iterator[Problem]:
         )
 
 
-def kl_penalty(config: Config) -> Iterator[Problem]:
-    """Where and how the KL penalty acts is said only where there is one."""
-    algorithm = config.algorithm
-    if algorithm.kl_target is None and algorithm.kl_horizon != AlgorithmConfig().kl_horizon:
-        yield Problem(
-            ("algorithm.kl_horizon", "algorithm.kl_target"),
-            f"algorithm.kl_horizon={algorithm.kl_horizon} does nothing without algorithm.kl_target, which steers kl_coef; set "
-            f"kl_target, or leave kl_horizon out",
-        )
-    if algorithm.kl_coef != 0:
-        return
-    for key, value, off in (("kl_in_reward", algorithm.kl_in_reward, False), ("kl_target", algorithm.kl_target, None)):
-        if value != off:
-            yield Problem(
-                (f"algorithm.{key}", "algorithm.kl_coef"),
-                f"algorithm.{key}={value} does nothing at algorithm.kl_coef=0; set kl_coef above 0, or leave {key} out",
-            )
-
-
 def overlong(config: Config) -> Iterator[Problem]:
-    """The over-long punishment begins inside the response, and is sized only where there is one."""
-    algorithm, longest = config.algorithm, config.data.max_response_length
-    if algorithm.overlong_buffer >= longest > 0:
+    """The over-long punishment begins inside the response."""
+    key, tokens, longest = (
+        "algorithm.overlong_buffer",
+        config.algorithm.overlong_buffer,
+        config.data.max_response_length,
+    )
+    if tokens >= longest > 0:
         yield Problem(
-            (BUFFER, "data.max_response_length"),
-            f"{BUFFER}={algorithm.overlong_buffer} tokens reach over the whole of data.max_response_length={longest}, so "
-            f"every response would be punished; set it below (DAPO has a fifth: {longest // 5})",
-        )
-    if algorithm.overlong_buffer == 0 and algorithm.overlong_penalty != 1.0:
-        key = "algorithm.overlong_penalty"
-        yield Problem(
-            (key, BUFFER),
-            f"{key}={algorithm.overlong_penalty} does nothing at {BUFFER}=0; set {BUFFER} to the tokens before the limit "
-            f"over which the punishment grows, or leave {key} out",
-        )
-
-
-def schedule(config: Config) -> Iterator[Problem]:
-    """A floor of the learning rate is for a schedule that falls."""
-    optimizer, key = config.actor.optimizer, "actor.optimizer.min_lr_ratio"
-    if optimizer.min_lr_ratio > 0 and optimizer.schedule == "constant":
-        yield Problem(
-            (key, "actor.optimizer.schedule"),
-            f"{key}={optimizer.min_lr_ratio:g} does nothing with actor.optimizer.schedule=constant; set the schedule to "
-            f"cosine, or leave {key} out",
+            (key, "data.max_response_length"),
+            f"{key}={tokens} tokens reach over the whole of data.max_response_length={longest}, so every response would be "
+            f"punished; set it below (DAPO has a fifth: {longest // 5})",
         )
 
 
@@ -121,4 +86,4 @@ def _learns_from_equal_rewards(estimator: Advantage, group_size: int) -> bool:
     return bool((estimator(inputs)[:group_size].abs() > NO_ADVANTAGE).any())
 
 
-RULES = (advantage, generation_rounds, kl_penalty, overlong, schedule)
+RULES = (advantage, generation_rounds, overlong)

@@ -24,27 +24,14 @@ def mini_batches(config: Config) -> Iterator[Problem]:
     )
 
 
-def balance(config: Config) -> Iterator[Problem]:
-    """One mini-batch has nothing to be balanced with."""
-    key, ratio = "algorithm.balance_mini_batches", "algorithm.batch_ratio"
-    if config.algorithm.balance_mini_batches and config.algorithm.batch_ratio == 1:
-        yield Problem((key, ratio), f"{key}=true does nothing at {ratio}=1; raise {ratio}, or leave {key} out")
-
-
 def curriculum(config: Config) -> Iterator[Problem]:
-    """The steps of a curriculum are given where levels come in by steps, and nowhere else."""
+    """The steps of a curriculum are given where levels come in by steps."""
     data, key = config.data, "data.curriculum_steps"
     if data.curriculum == "widen" and data.curriculum_steps == 0:
         yield Problem(
             ("data.curriculum", key),
             f"data.curriculum=widen lets levels in over {key} rollout steps, which is 0; set it, e.g. to half of "
             f"trainer.total_steps={config.trainer.total_steps}",
-        )
-    if data.curriculum in ("none", "order") and data.curriculum_steps > 0:
-        yield Problem(
-            ("data.curriculum", key),
-            f"{key}={data.curriculum_steps} does nothing at data.curriculum={data.curriculum}; set data.curriculum=widen, "
-            f"or leave {key} out",
         )
 
 
@@ -93,5 +80,5 @@ def validation(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (mini_batches, balance, curriculum, decoding_room, validation)
+RULES = (mini_batches, curriculum, decoding_room, validation)
 MODEL_RULES = (sequence_length,)

@@ -50,7 +50,7 @@ def weight_lag(config: Config) -> Iterator[Problem]:
         )
 
 
-def log_prob_noise(config: Config) -> Iterator[Problem]:
+def noise(config: Config) -> Iterator[Problem]:
     """Somebody reads the noisy log-probs."""
     algorithm, name = config.algorithm, config.policy_loss.name
     if not algorithm.log_prob_noise or algorithm.old_log_probs == "rollout" or algorithm.rollout_correction.is_active:
@@ -96,4 +96,4 @@ def long_enough(config: Config) -> Iterator[Problem]:
             )
 
 
-RULES = (full_softmax, rollout_correction, weight_lag, log_prob_noise, passes_to_stop, long_enough)
+RULES = (full_softmax, rollout_correction, weight_lag, noise, passes_to_stop, long_enough)

@@ -1,4 +1,4 @@
-"""Rules about single values: the range of a number, NaN lying in none, and names that must be known ones."""
+"""Rules about single values: the range of a number, NaN lying in none, known names, and settings that would do nothing."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -141,8 +141,37 @@ NAMES: dict[str, Iterable[str]] = {
 """Names that a setting may have. The policy loss is checked while its knobs are filled in."""
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A setting that does nothing where another one has one of some values; then it must be left out.
+
+    Example: ``Idle("algorithm.kl_in_reward", "algorithm.kl_coef", (0,), "set kl_coef above 0")``.
+    """
+
+    key: str
+    other: str
+    at: tuple[Any, ...]
+    remedy: str
+
+
+IDLE = (
+    Idle("algorithm.kl_in_reward", "algorithm.kl_coef", (0,), "set kl_coef above 0"),
+    Idle("algorithm.kl_target", "algorithm.kl_coef", (0,), "set kl_coef above 0"),
+    Idle("algorithm.kl_horizon", "algorithm.kl_target", (None,), "set kl_target, which steers kl_coef"),
+    Idle(
+        "algorithm.overlong_penalty",
+        "algorithm.overlong_buffer",
+        (0,),
+        "set overlong_buffer to the tokens before the limit over which the punishment grows",
+    ),
+    Idle("algorithm.balance_mini_batches", "algorithm.batch_ratio", (1,), "raise batch_ratio"),
+    Idle("actor.optimizer.min_lr_ratio", "actor.optimizer.schedule", ("constant",), "set the schedule to cosine"),
+    Idle("data.curriculum_steps", "data.curriculum", ("none", "order"), "set data.curriculum=widen"),
+)
+
+
 def find_problems(config: Config) -> Iterator[Problem]:
-    """Every number lies in its range, every name exists, every tracker is installed."""
+    """Every number lies in its range, every name exists, every tracker is installed, every setting does something."""
     for key, allowed in RANGES.items():
         value = value_at(config, key)
         if value is not None and not allowed.holds(value):
@@ -151,6 +180,13 @@ def find_problems(config: Config) -> Iterator[Problem]:
         yield from one_of(key, value_at(config, key), names)
     for message in check_trackers(config.trainer.trackers):
         yield Problem(("trainer.trackers",), f"trainer.trackers: {message}")
+    for idle in IDLE:
+        value, other = value_at(config, idle.key), value_at(config, idle.other)
+        if other in idle.at and value != value_at(Config(), idle.key):
+            yield Problem(
+                (idle.key, idle.other),
+                f"{idle.key}={value} does nothing at {idle.other}={other}; {idle.remedy}, or leave {idle.key} out",
+            )
 
 
 def value_at(config: Config, key: str) -> Any:

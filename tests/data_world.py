@@ -8,9 +8,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from trainer.config.data_config import DataConfig
-from trainer.config.schema import Config
-from trainer.config.trainer_config import TrainerConfig
+from trainer.config import Config, DataConfig, TrainerConfig
 from workers.config import RolloutConfig
 
 TEMPLATE = (

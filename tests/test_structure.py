@@ -9,6 +9,35 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = {"cfpo_hybrid": 0, "workers": 1, "trainer": 2, "examples": 3}
+ROOMS = (
+    "config",  # the settings of a run, knows no other room
+    "run",  # what a run keeps: directory, checkpoints, metrics
+    "data",  # problems -> prompts
+    "tracking",  # where metrics go
+    "terminal",  # what a user reads while a run goes on and at its end
+    "check",  # arithmetic and memory of a run, without starting it
+    "rules",  # what a configuration must obey
+    "session",  # the live parts of a run
+    "run.record",  # from what a step did to its line of metrics
+    "launch",  # Ray and the worker groups
+    "rollout",  # steps 1 to 5 of the way of a batch
+    "evaluation",  # validation, and scores of any model
+    "step",  # the way of a batch
+    "loop",  # step after step
+    "drawing",
+    "heat_maps",
+    "plots",
+    "figures",  # pictures of a run
+    "train",  # a run from its configuration to its summary
+    "export",  # a model through any layout
+    "study",  # grids of runs
+    "study_report",  # what became of a grid
+    "lab",  # losses on a saved rollout
+    "commands",  # one file a command
+    "cli",
+)
+"""The rooms of trainer, and modules that stand alone: each imports from itself and from those above it in this list."""
+
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "cfpo_hybrid", "workers", "trainer", "examples", "tests", "docs"}
@@ -40,6 +69,27 @@ def test_imports_go_one_way():
         for package in imported_packages(ast.parse(path.read_text())):
             if ORDER.get(package, -1) > ORDER[house]:
                 wrong.append(f"{path.relative_to(ROOT)} imports {package}")
+    assert not wrong
+
+
+def room_of(module: str) -> int:
+    """The place in ``ROOMS`` of a module of trainer, e.g. ``trainer.run.record``."""
+    inside = module.removeprefix("trainer.")
+    fitting = [place for place, room in enumerate(ROOMS) if f"{inside}.".startswith(f"{room}.")]
+    assert fitting, f"{module} stands in no room of trainer"
+    return max(fitting, key=lambda place: len(ROOMS[place]))
+
+
+def test_rooms_of_trainer_import_downwards():
+    wrong = []
+    for path in sorted((ROOT / "trainer").glob("*/*.py")) + sorted((ROOT / "trainer").glob("[!_]*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        imports = [
+            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        ]
+        for name in imports:
+            if name.startswith("trainer.") and room_of(name) > room_of(module):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
 
 

@@ -15,8 +15,8 @@ from trainer.config.merge import merge
 from trainer.config.problem import Problem
 from trainer.config.sources import Source, read_overrides
 from trainer.launch.ray_cluster import ray_cluster
-from trainer.rules import bounds, find_layout_problems, names
-from trainer.run.saved_model import saved_model
+from trainer.rules import find_layout_problems, values
+from trainer.run.checkpoint import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
 from workers.export_worker import ExportSettings, ExportWorker
 from workers.megatron.hf_weights import TensorFiles, differing_tensors
@@ -88,10 +88,7 @@ def export(source: str, output: Path, overrides: Sequence[str] = (), *, check: b
 def _read_config(path: str, overrides: Sequence[str]) -> ExportConfig:
     sources, bad_words = read_overrides(overrides)
     draft = merge(ExportConfig, [Source(tree={"model.path": path}, name="MODEL"), *sources])
-    problems = [Problem((), word) for word in bad_words] + draft.problems
-    if problems:
-        raise ConfigError([problem.located(draft.origins) for problem in problems])
-    return draft.value
+    return draft.checked(Problem((), word) for word in bad_words)
 
 
 def _layout(config: ExportConfig, shape: ModelShape) -> ParallelLayout:
@@ -102,9 +99,8 @@ def _layout(config: ExportConfig, shape: ModelShape) -> ParallelLayout:
     """
     world_size = _world_size(config.actor.megatron)
     full = Config(model=config.model, actor=config.actor, trainer=TrainerConfig(num_workers=world_size))
-    of_actor = [*bounds.ranges(full), *names.known_names(full)]
-    problems = [problem for problem in of_actor if problem.keys[0].startswith("actor.")]
-    problems += find_layout_problems(full, shape) if not problems else []
+    problems = [problem for problem in values.find_problems(full) if problem.keys[0].startswith("actor.")]
+    problems = problems or find_layout_problems(full, shape)
     if problems:
         raise ConfigError([problem.message for problem in problems])
     return full.train_layout

@@ -13,8 +13,7 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import WorkerGroup
 from trainer.config import Config
 from trainer.data import TrainPrompts
-from trainer.rollout.advantages import mean_ref_kl
-from trainer.run.metrics import StageTimer
+from trainer.run.metrics import StageTimer, mean_ref_kl
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport, Trip, UpdateRecord

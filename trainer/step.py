@@ -1,9 +1,8 @@
 """One training step: from prompts to new weights, in the order of docs/way_of_a_batch.md."""
 
 from trainer.rollout.advantages import advantages_of
-from trainer.rollout.greedy_baseline import greedy_rewards
 from trainer.rollout.mini_batches import assign_mini_batches
-from trainer.rollout.rollout import sample_rollout
+from trainer.rollout.rollout import greedy_rewards, sample_rollout
 from trainer.session import Session, StepReport
 from workers.hybrid_worker import HybridWorker
 

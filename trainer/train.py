@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config import Config, resolved
+from trainer.config import Config, changed_settings, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
 from trainer.run.checkpoint import CheckpointStore, load_state
-from trainer.run.directory import SAME_RESULTS, RunDirectory, changed_settings, set_aside
+from trainer.run.directory import SAME_RESULTS, RunDirectory, set_aside
 from trainer.run.trainer_state import TrainerState, check_resumable
 from trainer.session import checkpoint_layout, hybrid_settings
 from trainer.terminal.pressure import pressure_line

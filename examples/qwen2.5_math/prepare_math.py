@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.data.source import open_source
+from trainer.data.records import open_source
 from trainer.run.files import write_jsonl
 from workers.reward.answers import last_boxed
 

@@ -28,8 +28,11 @@ from peers import peer_python  # noqa: E402
 
 from cfpo_hybrid.algorithms.advantage import compute_advantages  # noqa: E402
 from cfpo_hybrid.protocol import DataProto  # noqa: E402
-from trainer.config import Config, TrainerConfig  # noqa: E402
-from trainer.config.data_config import DataConfig  # noqa: E402
+from trainer.config import (  # noqa: E402
+    Config,
+    DataConfig,
+    TrainerConfig,
+)
 from trainer.launch.live_engines import start_actors  # noqa: E402
 from trainer.launch.ray_cluster import ray_cluster  # noqa: E402
 from trainer.session import hybrid_settings  # noqa: E402

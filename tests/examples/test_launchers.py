@@ -13,7 +13,8 @@ from cfpo_hybrid.errors import ModelError
 from trainer.check.memory import GIB, Device
 from trainer.check.report import fits, report
 from trainer.config import model as model_facts
-from trainer.config.load import LoadedConfig, load_and_inspect, read_config
+from trainer.config.load import LoadedConfig, read_config
+from trainer.rules import find_layout_problems, load_and_inspect
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "qwen2.5_math"
 GPU = Device(is_gpu=True, bytes=80 * GIB)
@@ -64,7 +65,7 @@ def test_one_machine(size: str, gpus: str, math: list[str]):
             assert config.policy_loss.name == loss
             assert config.model.path.endswith("-Instruct") == (variant == "instruct")
             # Seven billion fp32 masters, moments and gradients are 114 GiB: the launcher's comment says so.
-            assert fits(loaded, GPU) == ((size, gpus) != ("7b", "1")), report(loaded, GPU)
+            assert fits(loaded, GPU) == ((size, gpus) != ("7b", "1")), report(loaded, GPU, find_layout_problems)
     assert fits(loaded, Device(is_gpu=True, bytes=150 * GIB))
 
 
@@ -75,7 +76,7 @@ def test_several_nodes(size: str, math: list[str]):
         loaded = check(launch("run_multi_node.sh", size, "cfpo", COMMAND="check", **settings), math)
         assert loaded.config.trainer.ray_address == "auto"
         assert loaded.config.train_layout.tp > 1
-        assert fits(loaded, GPU), report(loaded, GPU)
+        assert fits(loaded, GPU), report(loaded, GPU, find_layout_problems)
 
 
 @pytest.mark.usefixtures("offline")
@@ -94,7 +95,7 @@ def test_a_launcher_says_what_it_knows(wrong: dict[str, str]):
 
 @pytest.mark.parametrize(("size", "lr"), [("1.5b", 3e-6), ("3b", 3e-6), ("7b", 1e-6)])
 def test_recipes_are_table_3_of_the_paper(size: str, lr: float):
-    config = read_config(EXAMPLES / f"{size}.yaml")
+    config = read_config(EXAMPLES / f"{size}.yaml").checked()
     assert config.actor.lr == lr
     assert config.data.train_batch_size == 128
     assert config.rollout.group_size == 3
@@ -114,7 +115,7 @@ def test_system_prompts_are_appendix_b_word_for_word():
         "You FIRST think about the reasoning process step by step and then provide the user with the answer. "
         "Please enclose your final answer in the box: `\\boxed{Your Answer}`."
     )
-    prompts = {size: read_config(EXAMPLES / f"{size}.yaml").data.system_prompt for size in SIZES}
+    prompts = {size: read_config(EXAMPLES / f"{size}.yaml").checked().data.system_prompt for size in SIZES}
     assert prompts["1.5b"] == opening
     assert prompts["3b"] == opening + " Please stop generation immediately after outputting the box."
     assert prompts["7b"] == (

@@ -7,7 +7,7 @@ import pytest
 from example_scripts import load_example
 
 from cfpo_hybrid.errors import DataError
-from trainer.config.data_config import DataConfig
+from trainer.config import DataConfig
 from trainer.data.records import read_records
 
 prepare_math = load_example("qwen2.5_math/prepare_math.py")

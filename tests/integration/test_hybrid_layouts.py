@@ -8,9 +8,9 @@ import pytest
 from integration_world import overrides, write_world
 
 from trainer.config import TrainerConfig
-from trainer.config.load import load_config
 from trainer.export import export
 from trainer.launch.ray_cluster import ray_cluster
+from trainer.rules import load_config
 from trainer.train import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

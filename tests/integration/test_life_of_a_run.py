@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cfpo_hybrid.protocol import load
 from trainer.cli import main
 from trainer.config import TrainerConfig
-from trainer.config.load import load_config
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.options import EvaluationOptions
 from trainer.launch.ray_cluster import ray_cluster
+from trainer.rules import load_config
 from trainer.run.checkpoint import load_state
 from trainer.train import train
 

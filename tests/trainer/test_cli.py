@@ -1,6 +1,9 @@
+import os
 import subprocess
 import sys
 import types
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import WatchStop, WorkerError
 from trainer import cli
+from trainer.commands import train
 
 
 @pytest.fixture
@@ -23,10 +27,11 @@ def test_check_prints_the_report(recipe: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_check_needs_neither_ray_nor_the_engines(recipe: Path):
+def test_check_needs_neither_engines_nor_pictures(recipe: Path):
     code = (
         "import sys; from trainer.cli import main; code = main(sys.argv[1:]); "
-        "heavy = {'ray', 'vllm', 'megatron', 'transformers'} & {name.split('.')[0] for name in sys.modules}; "
+        "heavy = {'ray', 'vllm', 'megatron', 'transformers', 'tensorboard', 'matplotlib'}; "
+        "heavy &= {name.split('.')[0] for name in sys.modules}; "
         "assert not heavy, heavy; sys.exit(code)"
     )
     answer = subprocess.run(
@@ -129,41 +134,107 @@ def test_plot_of_nothing_exits_with_2(tmp_path: Path):
     assert cli.main(["plot", str(tmp_path)]) == 2
 
 
-def replace_command(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, seen: list) -> None:
-    def run(arguments: object, write: object) -> int:
-        seen.append(arguments)
-        if error is not None:
-            raise error
-        return 0
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], list]:
+    """Puts a command of the test's own in the place of ``train``; what it is called with is in the list."""
 
-    module = types.ModuleType("command_for_cli_test")
-    vars(module)["run"] = run
-    monkeypatch.setitem(sys.modules, "command_for_cli_test", module)
-    monkeypatch.setitem(cli.MODULES, "train", "command_for_cli_test")
+    def replace(error: BaseException | None = None) -> list:
+        seen: list = []
+
+        def run(arguments: object, say: object) -> int:
+            seen.append(arguments)
+            if error is not None:
+                raise error
+            return 0
+
+        module = types.ModuleType("command_for_cli_test")
+        vars(module).update(add_arguments=train.add_arguments, run=run)
+        monkeypatch.setitem(sys.modules, "command_for_cli_test", module)
+        monkeypatch.setitem(cli.COMMANDS, "train", ("command_for_cli_test", "of a test"))
+        return seen
+
+    return replace
 
 
-def test_a_failed_run_exits_with_1_and_names_the_worker(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    replace_command(monkeypatch, WorkerError("hybrid", 3, "update_policy", "Traceback: out of memory"), [])
+def test_a_failed_run_exits_with_1_and_names_the_worker(command, capsys: pytest.CaptureFixture[str]):
+    command(WorkerError("hybrid", 3, "update_policy", "Traceback: out of memory"))
     assert cli.main(["train", "r.yaml"]) == 1
     assert "worker hybrid[rank 3] failed in update_policy:\nTraceback: out of memory" in capsys.readouterr().err
 
 
-def test_a_run_that_the_watch_stopped_exits_with_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    replace_command(monkeypatch, WatchStop("stopped after step 4 of 9, as declared: watch.kl"), [])
+def test_a_run_that_the_watch_stopped_exits_with_3(command, capsys: pytest.CaptureFixture[str]):
+    command(WatchStop("stopped after step 4 of 9, as declared: watch.kl"))
     assert cli.main(["train", "r.yaml"]) == 3
     assert capsys.readouterr().err == "cfpo train: stopped after step 4 of 9, as declared: watch.kl\n"
 
 
-def test_an_interrupted_run_exits_with_130(monkeypatch: pytest.MonkeyPatch):
-    replace_command(monkeypatch, KeyboardInterrupt(), [])
+def test_an_interrupted_run_exits_with_130(command):
+    command(KeyboardInterrupt())
     assert cli.main(["train", "r.yaml"]) == 130
 
 
-def test_train_gets_its_recipe_and_overrides(monkeypatch: pytest.MonkeyPatch):
-    seen: list = []
-    replace_command(monkeypatch, None, seen)
+def test_train_gets_its_recipe_and_overrides(command):
+    seen = command()
     assert cli.main(["train", "r.yaml", "a.b=1", "rollout.top_k=-1"]) == 0
     assert seen[0].recipe == "r.yaml"
     assert seen[0].overrides == ["a.b=1", "rollout.top_k=-1"]
+
+
+@pytest.mark.parametrize(
+    "words", [["-v", "train", "r.yaml", "a=1"], ["train", "-v", "r.yaml", "a=1"], ["train", "r.yaml", "-v", "a=1"]]
+)
+def test_options_may_stand_anywhere(words: list[str], command):
+    seen = command()
+    assert cli.main(words) == 0
+    assert seen[0].verbose
+    assert (seen[0].recipe, seen[0].overrides) == ("r.yaml", ["a=1"])
+    assert cli.main(["train", "r.yaml"]) == 0
+    assert not seen[1].verbose
+
+
+def test_the_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"cfpo_hybrid {version('cfpo_hybrid')}\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_says_what_it_takes(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: cfpo {name}" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy():
+    """Modules and not seconds are what is looked at: a time is not the same on every machine."""
+    code = (
+        "import sys, importlib; from trainer import cli; "
+        "[importlib.import_module(module) for module, _ in cli.COMMANDS.values()]; "
+        "heavy = {'torch', 'numpy', 'omegaconf', 'rich', 'ray'} & set(sys.modules); assert not heavy, heavy"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["losses"]])
+def test_folders_of_the_user_do_not_stand_for_ours(words: list[str], tmp_path: Path):
+    for package in ("workers", "trainer", "cfpo_hybrid"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise RuntimeError('not this one')")
+    code = "import sys; from trainer.cli import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    # -P as in the installed `cfpo`: the current folder is not on the path by itself.
+    command = [sys.executable, "-P", "-c", code, *words]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_plugins_are_found_from_the_current_folder(tmp_path: Path):
+    (tmp_path / "plugin_of_a_user.py").write_text("print('loaded')")
+    code = "import sys; from trainer.cli import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    command = [sys.executable, "-P", "-c", code, "losses", "--plugins", "plugin_of_a_user"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert answer.stdout.startswith("loaded\n"), answer.stderr

@@ -10,8 +10,7 @@ from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import WatchStop
 from cfpo_hybrid.protocol import DataProto, load
 from trainer import loop
-from trainer.config import Config, TrainerConfig, resolved
-from trainer.config.data_config import DataConfig
+from trainer.config import Config, DataConfig, TrainerConfig, resolved
 from trainer.run.checkpoint import CheckpointStore, load_state
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import StageTimer

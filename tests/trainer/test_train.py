@@ -1,26 +1,26 @@
-"""How a run begins: what a resume says and refuses, what it sets aside; settings that reach what they are about."""
+"""How a run begins: what a resume says and refuses, and what it sets aside."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from data_world import char_tokenizer
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
-from trainer import train as module
 from trainer.config import Config, resolved
-from trainer.config.load import load_config
+from trainer.rules import load_config
 from trainer.run.checkpoint import CheckpointStore
 from trainer.run.directory import RunDirectory
 from trainer.run.trainer_state import TrainerState
 from trainer.session import checkpoint_layout
-from trainer.train import Resume, resume_line, train
+from trainer.train import prepare_run, resume_line
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return load_config(write_recipe(tmp_path))
+    recipe = write_recipe(tmp_path)
+    char_tokenizer().save_pretrained(tmp_path / "model")
+    return load_config(recipe)
 
 
 def state_of(config: Config, step: int) -> TrainerState:
@@ -34,12 +34,11 @@ def state_of(config: Config, step: int) -> TrainerState:
     )
 
 
-def save(config: Config, step: int) -> tuple[RunDirectory, CheckpointStore, TrainerState]:
-    run, state = RunDirectory(config.trainer.run_dir), state_of(config, step)
-    store = CheckpointStore(run.checkpoints)
-    with store.writing(state) as folder:
+def save(config: Config, step: int) -> RunDirectory:
+    run = RunDirectory(config.trainer.run_dir)
+    with CheckpointStore(run.checkpoints).writing(state_of(config, step)) as folder:
         (folder / "weights").write_text("1")
-    return run, store, state
+    return run
 
 
 def test_a_resume_names_what_has_changed(config: Config, tmp_path: Path):
@@ -53,43 +52,24 @@ def test_a_resume_names_what_has_changed(config: Config, tmp_path: Path):
 
 
 def test_a_checkpoint_behind_the_last_step_is_refused(config: Config, tmp_path: Path):
-    _, store, _ = save(config, 4)
+    save(config, 4)
     shorter = load_config(tmp_path / "recipe.yaml", ["trainer.total_steps=3"])
     with pytest.raises(ConfigError, match=r"total_steps=3, .*step_000004, is one after step 4; set total_steps to 4"):
-        module._resume(store, shorter)
-    assert module._resume(store, config).step == 4
+        prepare_run(shorter)
+    assert prepare_run(config).resume.step == 4
 
 
 def test_an_export_of_another_step_is_set_aside(config: Config):
-    run, store, state = save(config, 4)
+    run = save(config, 4)
     run.export.mkdir()
     (run.export / "config.json").write_text("{}")
-    checkpoint = run.checkpoints / "step_000004"
-    module._open_run_directory(run, store, Resume(checkpoint, state), config)  # one of five steps is left
+    prepare_run(config)  # one of five steps is left
     assert not run.export.exists()
     assert (run.path / "export.superseded" / "config.json").exists()
 
 
 def test_an_export_of_the_last_step_stays(config: Config):
-    run, store, state = save(config, 5)
+    run = save(config, 5)
     run.export.mkdir()
-    module._open_run_directory(run, store, Resume(run.checkpoints / "step_000005", state), config)
+    prepare_run(config)
     assert run.export.is_dir()
-
-
-@pytest.mark.parametrize("bar", [True, False])
-def test_the_progress_bar_is_a_choice(bar: bool, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    seen = []
-
-    def progress(*_: object, **options: object) -> object:
-        seen.append(options["bar"])
-        return nullcontext(SimpleNamespace(note=print, stage=print, console=None))
-
-    monkeypatch.setattr(module, "RunProgress", progress)
-    monkeypatch.setattr(module, "open_engines", lambda config: nullcontext())
-    for name in ("run_in", "plot_run", "print_summary"):
-        monkeypatch.setattr(module, name, lambda *_: None)
-    run = SimpleNamespace(resume=Resume(), directory=RunDirectory(tmp_path / "run"))
-    monkeypatch.setattr(module, "prepare_run", lambda config: run)
-    train(load_config(tmp_path / "recipe.yaml", [f"trainer.progress={str(bar).lower()}"]))
-    assert seen == [bar]

@@ -1,16 +1,43 @@
-"""Settings near those that do not fit a device: which few changes bring the estimate below its memory."""
+"""The device that a check estimates for, and settings near those that do not fit it: which few changes do."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+import torch
+
+from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.models import ModelShape
-from trainer.check.memory import Device, estimate_memory, longest_sequence
-from trainer.config.schema import Config
-from trainer.rules import find_layout_problems
-from trainer.rules.nearby import divisors
+from trainer.check.memory import GIB, Device, estimate_memory, longest_sequence
+from trainer.config import Config
+from trainer.config.problem import Problem, divisors
+
+USUAL_GPU_GIB = 80.0
+"""An A100 or H100; what is assumed when nothing is said."""
 
 Changes = dict[str, str]
+
+LayoutRules = Callable[[Config, ModelShape], Sequence[Problem]]
+"""What is wrong with the layouts of a config, given its model."""
+
+
+def device_of(config: Config, gib: float | None) -> Device:
+    """The device of ``trainer.device``, where "auto" is a GPU when this machine has one or the user speaks of one.
+
+    Args:
+        config: the run.
+        gib: memory of a GPU, when the user names it.
+
+    Raises:
+        ConfigError: that is no memory, or the run is on a CPU.
+    """
+    name = config.trainer.device
+    if gib is not None and not 0 < gib < float("inf"):
+        raise ConfigError(f"--gpu-memory {gib:g}: name the memory of one GPU in GiB, above 0, e.g. 80")
+    if gib is not None and name == "cpu":
+        raise ConfigError(f"--gpu-memory {gib:g}: trainer.device=cpu uses no GPU; leave one of them out")
+    is_gpu = name == "cuda" or (name == "auto" and (gib is not None or torch.cuda.is_available()))
+    return Device(is_gpu=is_gpu, bytes=int((gib or USUAL_GPU_GIB) * GIB))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +51,16 @@ class Alternative:
     peak: int
 
 
-def alternatives(config: Config, shape: ModelShape, device: Device, most: int = 3) -> list[Alternative]:
+def alternatives(
+    config: Config, shape: ModelShape, device: Device, layout_rules: LayoutRules, most: int = 3
+) -> list[Alternative]:
     """Up to ``most`` ways to fit: fewest changes first, of the same settings the ones that change least.
 
     Tried are larger tensor parallelism, recomputation, offload, smaller micro-batches and a smaller share for vLLM.
     """
     found = []
     for changes, changed in _variants(config):
-        if not changes or find_layout_problems(changed, shape):
+        if not changes or layout_rules(changed, shape):
             continue
         estimate = estimate_memory(changed, shape, device)
         if estimate.fits(device):

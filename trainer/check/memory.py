@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
 from trainer.check.parameters import rollout_parameters, stage_experts, stage_parameters
-from trainer.config.schema import Config
+from trainer.config import Config
 
 GIB = 1024**3
 GPU_OVERHEAD = 3 * GIB

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
-from trainer.check.fitting import alternatives
+from trainer.check.fitting import LayoutRules, alternatives
 from trainer.check.memory import (
     GIB,
     Device,
@@ -17,20 +17,26 @@ from trainer.check.memory import (
 from trainer.config import Config
 from trainer.config.load import LoadedConfig
 from trainer.terminal.pressure import pressure_line
-from trainer.terminal.words import training_line
+from trainer.terminal.words import count, training_line
 
 LABEL_WIDTH = 20
 
 
-def report(loaded: LoadedConfig, device: Device) -> str:
-    """The whole text, without a newline at its end."""
+def report(loaded: LoadedConfig, device: Device, layout_rules: LayoutRules) -> str:
+    """The whole text, without a newline at its end.
+
+    Args:
+        loaded: the run.
+        device: of a worker.
+        layout_rules: asked of each layout that might fit better.
+    """
     estimate = estimate_memory(loaded.config, loaded.model.shape, device)
     lines = [
         *_rows(_model_and_workers(loaded, device)),
         *_rows(_batches(loaded.config)),
         *_rows(_length(loaded.config)),
         *_rows(_memory(loaded.config, estimate, device)),
-        *_verdict(loaded, estimate, device),
+        *_verdict(loaded, estimate, device, layout_rules),
     ]
     return "\n".join(lines)
 
@@ -58,9 +64,9 @@ def _model_and_workers(loaded: LoadedConfig, device: Device) -> Iterator[Row]:
     kind = "cuda" if device.is_gpu else "cpu"
     yield (
         "workers",
-        f"{trainer.world_size} on {_count(trainer.nodes, 'node')} ({kind}): "
+        f"{trainer.world_size} on {count(trainer.nodes, 'node')} ({kind}): "
         f"{training_line(config.train_layout, config.actor.megatron.cut)}; "
-        f"vLLM {_count(rollout.dp, 'replica')} of tp {rollout.tp}",
+        f"vLLM {count(rollout.dp, 'replica')} of tp {rollout.tp}",
     )
 
 
@@ -90,12 +96,12 @@ def _length(config: Config) -> Iterator[Row]:
     drawn = f"{prompts} prompts" if rounds == 1 else f"{prompts} to {prompts * rounds} prompts"
     yield (
         "the run",
-        f"{_count(trainer.total_steps, 'rollout step')}, {_count(config.total_updates, 'optimizer step')}, {drawn}",
+        f"{count(trainer.total_steps, 'rollout step')}, {count(config.total_updates, 'optimizer step')}, {drawn}",
     )
     warmup = math.ceil(optimizer.warmup_ratio * config.total_updates)
     yield (
         "learning rate",
-        f"{config.actor.lr:g}, {optimizer.schedule}, {_count(warmup, 'optimizer step')} of warm-up",
+        f"{config.actor.lr:g}, {optimizer.schedule}, {count(warmup, 'optimizer step')} of warm-up",
     )
 
 
@@ -106,7 +112,7 @@ def _memory(config: Config, estimate: MemoryEstimate, device: Device) -> Iterato
         yield f"  {phase.name}", _phase(phase)
     yield (
         "  KV cache",
-        f"{_gib(estimate.kv_cache_bytes)}: {_count(estimate.full_sequences, 'sequence')} of full length at one "
+        f"{_gib(estimate.kv_cache_bytes)}: {count(estimate.full_sequences, 'sequence')} of full length at one "
         "time, in each vLLM replica",
     )
     if estimate.host.parts:
@@ -119,7 +125,9 @@ def _phase(phase: MemoryPhase) -> str:
     return f"{_gib(phase.total)} = {parts}"
 
 
-def _verdict(loaded: LoadedConfig, estimate: MemoryEstimate, device: Device) -> Iterator[str]:
+def _verdict(
+    loaded: LoadedConfig, estimate: MemoryEstimate, device: Device, layout_rules: LayoutRules
+) -> Iterator[str]:
     config, shape = loaded.config, loaded.model.shape
     if not device.is_gpu:
         yield f"{'':<{LABEL_WIDTH}}{_gib(estimate.peak * config.trainer.workers_on_a_node)} on a node at most"
@@ -127,7 +135,7 @@ def _verdict(loaded: LoadedConfig, estimate: MemoryEstimate, device: Device) -> 
         yield f"fits: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
     elif estimate.peak > device.bytes:
         yield f"does not fit: {_gib(estimate.peak)} of {_gib(device.bytes)} at the peak"
-        yield from _advice(config, shape, device)
+        yield from _advice(config, shape, device, layout_rules)
     else:
         yield (
             f"does not fit: one sequence of {longest_sequence(config)} tokens takes "
@@ -137,24 +145,20 @@ def _verdict(loaded: LoadedConfig, estimate: MemoryEstimate, device: Device) -> 
         )
 
 
-def _advice(config: Config, shape: ModelShape, device: Device) -> Iterator[str]:
-    found = alternatives(config, shape, device)
+def _advice(config: Config, shape: ModelShape, device: Device, layout_rules: LayoutRules) -> Iterator[str]:
+    found = alternatives(config, shape, device, layout_rules)
     for alternative in found:
         changes = " ".join(f"{key}={value}" for key, value in alternative.changes.items())
         yield f"  would fit: {changes} ({_gib(alternative.peak)})"
     if not found:
         yield (
             f"  no tensor parallelism, recomputation, offload or micro-batch size makes it fit on "
-            f"{_count(config.trainer.world_size, 'worker')}; use more workers or a larger device"
+            f"{count(config.trainer.world_size, 'worker')}; use more workers or a larger device"
         )
 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _share(number: int, parts: int) -> str:

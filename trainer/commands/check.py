@@ -1,16 +1,20 @@
 """``cfpo check RECIPE key=value ...``: arithmetic, off-policy pressure and memory; starts nothing and needs no GPU."""
 
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.check.device import device_of
-from trainer.check.report import fits, report
-from trainer.config.load import LoadedConfig, load_and_inspect
-from trainer.rules import files
+from trainer.commands.arguments import Say, add_recipe
 
 
-def run(arguments: Namespace, write: Callable[[str], None]) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """The recipe, and the size of a GPU."""
+    add_recipe(parser)
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="memory of one GPU; given, a run that does not fit exits with 2"
+    )
+
+
+def run(arguments: Namespace, say: Say) -> int:
     """Prints the report, also where files are all that is wrong: arithmetic and memory do not depend on them.
 
     Memory that does not fit a device the user named by its size is a mistake.
@@ -18,22 +22,22 @@ def run(arguments: Namespace, write: Callable[[str], None]) -> int:
     Raises:
         ConfigError: every mistake at once.
     """
-    loaded, lacking = _load(arguments)
+    from trainer.check.fitting import device_of
+    from trainer.check.report import fits, report
+    from trainer.rules import files, find_layout_problems, load_and_inspect
+
+    lacking = None
+    try:
+        loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True)
+    except ConfigError as mistakes:
+        lacking = mistakes
+        try:
+            loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=files.RULES)
+        except ConfigError:
+            raise mistakes from None
     device = device_of(loaded.config, arguments.gpu_memory)
-    write(report(loaded, device))
+    say(report(loaded, device, find_layout_problems))
     if lacking is not None:
         raise lacking
     asked = arguments.gpu_memory is not None
     return 2 if asked and not fits(loaded, device) else 0
-
-
-def _load(arguments: Namespace) -> tuple[LoadedConfig, ConfigError | None]:
-    """The configuration, and what is wrong with the files that it names."""
-    try:
-        return load_and_inspect(arguments.recipe, arguments.overrides, known_models=True), None
-    except ConfigError as mistakes:
-        try:
-            without = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=files.RULES)
-        except ConfigError:
-            raise mistakes from None
-        return without, mistakes

@@ -1,16 +1,46 @@
 """``cfpo eval MODEL FILE ...``: scores a checkpoint or Hugging Face model on problems."""
 
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from typing import Any
 
-from trainer.evaluation.evaluate import evaluate
+from trainer.commands.arguments import Say
 from trainer.evaluation.options import EvaluationOptions
 
 
-def run(arguments: Namespace, write: Callable[[str], None]) -> int:
-    """Evaluates; the arguments have the names of the options."""
+def add_arguments(parser: ArgumentParser) -> None:
+    """Those of ``EvaluationOptions``, by their names."""
+    defaults = EvaluationOptions(model="", files=())
+    parser.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="problems: JSONL, parquet or data set ids")
+    parser.add_argument("--output", metavar="DIR", help="folder for generations and scores")
+    parser.add_argument("--greedy", action="store_true", help="the likeliest tokens instead of sampling")
+    parser.add_argument("--system-prompt", metavar="TEXT")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    for name, kind in (
+        ("temperature", float),
+        ("top_p", float),
+        ("samples", int),
+        ("num_workers", int),
+        ("tensor_parallel_size", int),
+        ("seed", int),
+    ):
+        default = getattr(defaults, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default {default}")
+    parser.add_argument(
+        "--max-prompt-length", type=int, metavar="N", help="default 512, at most a quarter of the model's positions"
+    )
+    parser.add_argument(
+        "--max-response-length", type=int, metavar="N", help="default 3072, at most what prompts leave of them"
+    )
+    parser.add_argument("--reward", default=defaults.reward, help='"math" or "path/to/file.py:function"')
+    parser.add_argument("--device", default=defaults.device, choices=("auto", "cpu", "cuda"))
+
+
+def run(arguments: Namespace, say: Say) -> int:
+    """Evaluates."""
+    from trainer.evaluation.evaluate import evaluate
+
     values: dict[str, Any] = {option.name: vars(arguments)[option.name] for option in fields(EvaluationOptions)}
     values["files"] = tuple(arguments.files)
     evaluate(EvaluationOptions(**values))

@@ -1,33 +1,44 @@
 """``cfpo export MODEL OUT key=value ... [--check]``: writes a model as a Hugging Face folder, through any layout."""
 
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.export import ExportReport, export
+from trainer.commands.arguments import Say, add_overrides
 
 NAMED = 20
 """Tensors that are listed when they differ."""
 
 
-def run(arguments: Namespace, write: Callable[[str], None]) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    """Where from, where to, and the layout on the way."""
+    parser.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
+    parser.add_argument("output", help="folder to write")
+    add_overrides(
+        parser, "the layout that holds it on the way, e.g. actor.megatron.tensor_parallel_size=2, or actor.dtype"
+    )
+    parser.add_argument("--check", action="store_true", help="compare every tensor with the source's, bit for bit")
+
+
+def run(arguments: Namespace, say: Say) -> int:
     """Exports; 1 when the result is not the source."""
+    from trainer.export import export
+
     report = export(arguments.model, Path(arguments.output), arguments.overrides, check=arguments.check)
     layout = report.layout
-    write(
+    say(
         f"{report.num_tensors} tensors in {report.dtype} written to {arguments.output} by {layout.world_size} "
         f"processes (tp={layout.tp}, pp={layout.pp}, ep={layout.ep})"
     )
-    return 0 if report.differences is None else _verdict(report, report.differences, write)
+    if report.differences is not None:
+        say(verdict(report.source, report.differences))
+    return 1 if report.differences else 0
 
 
-def _verdict(report: ExportReport, differences: tuple[str, ...], write: Callable[[str], None]) -> int:
+def verdict(source: Path, differences: Sequence[str]) -> str:
+    """What a comparison with the source found; of many differences the first ones."""
     if not differences:
-        write(f"check passed: every tensor equals that of {report.source} bit for bit")
-        return 0
-    write(f"check FAILED: {len(differences)} tensors are not those of {report.source}:")
-    for difference in differences[:NAMED]:
-        write(f"  {difference}")
-    if len(differences) > NAMED:
-        write(f"  ... and {len(differences) - NAMED} more")
-    return 1
+        return f"check passed: every tensor equals that of {source} bit for bit"
+    further = [f"... and {len(differences) - NAMED} more"] if len(differences) > NAMED else []
+    lines = [f"check FAILED: {len(differences)} tensors are not those of {source}:", *differences[:NAMED], *further]
+    return "\n  ".join(lines)

@@ -1,19 +1,59 @@
-"""Policy losses that a command line names, e.g. ``clip,cfpo:epsilon=0.1``, or all that are registered."""
+"""Policy losses as recipes and command lines name them: a name, and the loss's own knobs beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES, PolicyLoss, build_policy_loss
-from cfpo_hybrid.errors import ConfigError, UserError
-from cfpo_hybrid.plugins import load_plugins
+from cfpo_hybrid.errors import ConfigError, RegistryError, UserError
+from cfpo_hybrid.plugins import load_plugins, resolve_plugins
+from trainer.config.problem import Problem, with_section
 from trainer.config.sources import read_overrides
+from workers.config import PolicyLossConfig
 
 ALL = "all"
 
 
+def fill_knobs(section: PolicyLossConfig, extras: Mapping[str, Any]) -> tuple[PolicyLossConfig, list[Problem]]:
+    """The section with absolute plugin paths and every knob of the loss, defaults included; and what is wrong with it.
+
+    Args:
+        section: ``policy_loss`` without knobs.
+        extras: the other keys that the recipe wrote there, by name.
+    """
+    try:
+        plugins = resolve_plugins(section.plugins)
+        load_plugins(plugins)
+    except ConfigError as error:
+        return section, [Problem(("policy_loss.plugins",), f"policy_loss.plugins: {each}") for each in error.problems]
+    try:
+        loss = POLICY_LOSSES.get(section.name)
+    except RegistryError as error:
+        return section, [Problem(("policy_loss.name",), f"policy_loss.name: {error}")]
+    mistakes = loss.problems(extras)
+    if mistakes:
+        return section, [
+            Problem((f"policy_loss.{knob if knob in extras else 'name'}",), with_section("policy_loss", knob, message))
+            for knob, message in mistakes
+        ]
+    config = loss.configure(extras)
+    knobs = {knob.name: getattr(config, knob.name) for knob in fields(config) if knob.init}
+    return replace(section, plugins=plugins, knobs=knobs), []
+
+
+def loss_of_section(section: Mapping[str, Any]) -> PolicyLoss:
+    """The loss of a recipe's ``policy_loss``: name, plugins, and the loss's own knobs beside them.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    load_plugins(section.get("plugins") or ())
+    knobs = {key: value for key, value in section.items() if key not in ("name", "plugins")}
+    return build_policy_loss(str(section.get("name")), **knobs)
+
+
 def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
-    """The losses that ``words`` names, each once.
+    """The losses that a command line names, each once.
 
     Args:
         words: ``"all"``, or names with commas between them, each with its knobs behind colons where they are not the
@@ -28,8 +68,9 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
         return registered_losses()
     chosen, problems = [], []
     for word in filter(None, (part.strip() for part in words.split(","))):
+        name, *settings = word.split(":")
         try:
-            chosen.append(_loss_of(word))
+            chosen.append(build_policy_loss(name, **read_knobs(settings)))
         except UserError as error:
             problems.append(str(error))
     if not chosen and not problems:
@@ -39,20 +80,21 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
     return list({loss_label(loss): loss for loss in chosen}.values())
 
 
+def read_knobs(words: Sequence[str]) -> dict[str, Any]:
+    """The knobs that ``knob=value`` words set; the section's name may stand before them.
+
+    Raises:
+        ConfigError: words that set nothing, all of them at once.
+    """
+    sources, problems = read_overrides(words)
+    if problems:
+        raise ConfigError(problems)
+    return {str(key).removeprefix("policy_loss."): value for source in sources for key, value in source.tree.items()}
+
+
 def registered_losses() -> list[PolicyLoss]:
     """Every registered loss with its defaults, those that have a knob without a default left out."""
     return [build_policy_loss(entry.name) for entry in POLICY_LOSSES.entries() if not entry.required_knobs]
-
-
-def loss_of_section(section: Mapping[str, Any]) -> PolicyLoss:
-    """The loss of a recipe's ``policy_loss``: name, plugins, and the loss's own knobs beside them.
-
-    Raises:
-        UserError: it cannot be built.
-    """
-    load_plugins(section.get("plugins") or ())
-    knobs = {key: value for key, value in section.items() if key not in ("name", "plugins")}
-    return build_policy_loss(str(section.get("name")), **knobs)
 
 
 def loss_label(loss: PolicyLoss) -> str:
@@ -60,15 +102,3 @@ def loss_label(loss: PolicyLoss) -> str:
     defaults = {knob.name: knob.default for knob in fields(loss.config)}
     changed = {name: value for name, value in asdict(loss.config).items() if value != defaults[name]}
     return " ".join([loss.name, *(f"{name}={value}" for name, value in changed.items())])
-
-
-def _loss_of(word: str) -> PolicyLoss:
-    name, *settings = word.split(":")
-    sources, problems = read_overrides(settings)
-    if problems:
-        raise ConfigError(problems)
-    return build_policy_loss(name, **_flat(source.tree for source in sources))
-
-
-def _flat(trees: Iterable[Mapping[Any, Any]]) -> dict[str, Any]:
-    return {str(key): value for tree in trees for key, value in tree.items()}

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from cfpo_hybrid.errors import ConfigError
 from trainer.config.problem import Problem
 from trainer.config.sources import Source
 
@@ -37,6 +38,20 @@ class Draft(Generic[Root]):
     origins: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
     doubtful: set[str] = field(default_factory=set)
+
+    def checked(self, found: Iterable[Problem] = ()) -> Root:
+        """The value, if nothing is wrong with it.
+
+        Args:
+            found: what else is wrong; of a doubtful key it would only repeat a mistake, and is left out.
+
+        Raises:
+            ConfigError: every mistake at once, with where its settings were written.
+        """
+        problems = [*self.problems, *(problem for problem in found if self.doubtful.isdisjoint(problem.keys))]
+        if problems:
+            raise ConfigError([problem.located(self.origins) for problem in problems])
+        return self.value
 
 
 def merge(schema: type[Root], sources: Iterable[Source], *, open_section: str = "", closed: str = "") -> Draft[Root]:

@@ -1,4 +1,4 @@
-"""One mistake in a configuration: what it is about and what to say."""
+"""One mistake in a configuration: what it is about and what to say, with the legal values nearby."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,3 +40,19 @@ def one_of(key: str, value: str, allowed: Iterable[str]) -> list[Problem]:
     nearest = nearest_name(value, names)
     hint = f"; did you mean '{nearest}'?" if nearest else ""
     return [Problem((key,), f"{key}='{value}' is unknown; known: {', '.join(names)}{hint}")]
+
+
+def divisors(number: int) -> list[int]:
+    """Every divisor, ascending."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def nearest_multiples(number: int, step: int) -> list[int]:
+    """The multiples of ``step`` just below and just above, without 0: 100 and 16 give 96 and 112."""
+    below = number // step * step
+    return [multiple for multiple in (below, below + step) if multiple > 0]
+
+
+def listing(values: Iterable[int]) -> str:
+    """``1, 2, 4`` and so on."""
+    return ", ".join(map(str, values))

@@ -1,10 +1,8 @@
-"""A Config as plain nested settings, which are a recipe of the same run."""
+"""A Config as plain nested settings, which are a recipe of the same run, and what differs between two such."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from trainer.config.schema import Config
 
@@ -16,6 +14,18 @@ def resolved(config: Config) -> dict[str, Any]:
     return tree
 
 
-def save_resolved(config: Config, path: str | Path) -> None:
-    """Writes every setting, defaults included, as YAML; the file loads as a recipe of the same run."""
-    Path(path).write_text(yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
+    before, now = _flat(saved), _flat(current)
+    keys = [*before, *(key for key in now if key not in before)]
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

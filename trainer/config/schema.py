@@ -1,4 +1,4 @@
-"""The root of the configuration, and the numbers that follow from it.
+"""The sections of a recipe as frozen dataclasses, and the numbers that follow from them.
 
     model       which model                        rollout     generation with vLLM
     data        prompts                            reward      how responses are scored
@@ -6,18 +6,130 @@
     policy_loss the loss and its own knobs         trainer     workers, length, directory
     watch       limits that stop a run
 
-A derived number is a property here, never a second knob.
+Sections that workers read are in ``workers.config``. A derived number is a property here, never a second knob.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from omegaconf import MISSING
+
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from trainer.config.data_config import DataConfig
-from trainer.config.trainer_config import TrainerConfig
 from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RewardConfig, RolloutConfig
 from workers.step_plan import StepPlan
 from workers.watch_config import WatchConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which problems are trained and validated on, and how they become prompts.
+
+    A file is a path that ends in .jsonl or .parquet, or a Hugging Face data set: ``hub:NAME:SPLIT`` or
+    ``hub:NAME:CONFIG:SPLIT``, e.g. ``hub:openai/gsm8k:main:train``.
+    """
+
+    train_files: list[str] = MISSING
+    """One or several files; their rows are joined."""
+    val_files: list[str] | None = None
+    """Problems to validate on; none validates never."""
+    train_batch_size: int = 128
+    """Prompts of a rollout step."""
+    val_batch_size: int | None = None
+    """Prompts that are validated at a time; all by default."""
+    val_limit: int | None = None
+    """Only the first so many problems of val_files."""
+    max_prompt_length: int = 512
+    """Tokens of a prompt, chat template and system prompt included."""
+    max_response_length: int = 1024
+    """Tokens of a response."""
+    overlong: str = "filter"
+    """Prompts over max_prompt_length: "filter" leaves them out, "cut" keeps only their last tokens."""
+    shuffle: bool = True
+    """A new order every epoch, from trainer.seed; otherwise the order of the files."""
+    curriculum: str = "none"
+    """"order": each epoch goes from easy levels to hard ones; "widen": begins with the easiest level alone, the others
+    come in one by one."""
+    curriculum_steps: int = 0
+    """Rollout steps (of train_batch_size prompts) over which "widen" lets the levels in, each after an equal share."""
+    level_key: str = "level"
+    """Column of the level: a number, or a text with one, e.g. "Level 3"; rows without one count as the hardest."""
+    system_prompt: str | None = None
+    """Becomes the chat's system message."""
+    chat_template: str | None = None
+    """A Jinja file to use in the place of the tokenizer's own chat template."""
+    problem_key: str = "problem"
+    """Column of the question."""
+    answer_key: str = "answer"
+    """Column of the final answer; what a response is compared with where it is there."""
+    solution_key: str = "solution"
+    """Column of a worked solution with a boxed answer; used where there is no answer."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How many workers run for how long, and what is kept."""
+
+    num_workers: int | None = None
+    """Worker processes of the whole run, one a device; or leave it out and give nodes x workers_per_node."""
+    nodes: int = 1
+    """Nodes of the cluster that the workers are packed on."""
+    workers_per_node: int | None = None
+    """Workers on each node: with GPUs, the GPUs of a node."""
+    cpus_per_worker: int = 1
+    """CPU cores that each worker asks Ray for."""
+    device: str = "auto"
+    """"cpu", "cuda" or "auto": cuda where a GPU is seen."""
+    ray_address: str | None = None
+    """A running cluster: "auto" or "host:port". Left out, a Ray of the run's own starts on this machine."""
+
+    total_steps: int = 100
+    """Rollout steps: each generates, scores and trains on one batch of prompts."""
+    seed: int = 1
+    """Of the order of prompts, of sampling and of mini-batches."""
+    run_dir: str = "outputs/run"
+    """Where config, metrics, generations, checkpoints and plots go."""
+    resume: str = "auto"
+    """"auto" goes on from the last checkpoint in run_dir, "never" starts anew, a path names a checkpoint."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 saves none."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep; 0 keeps all."""
+    export_final: bool = True
+    """Writes the trained model as a Hugging Face folder at the end."""
+
+    val_every: int = 0
+    """Steps between validations; 0 validates only before and after, where val_files are given."""
+    val_before_train: bool = True
+    """Validates the starting model too."""
+    val_temperature: float = 0.0
+    """Sampling temperature in validation; 0 is greedy."""
+    val_top_p: float = 1.0
+    """Nucleus of validation sampling."""
+    val_samples: int = 1
+    """Responses a validation problem; accuracy is their mean."""
+
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Beside metrics.jsonl, which is always written: "tensorboard", "wandb"."""
+    project: str = "cfpo_hybrid"
+    """Project name for trackers that group runs."""
+    generations_every: int = 10
+    """Steps between saved generations; 0 saves none."""
+    save_rollouts_every: int = 0
+    """Steps between rollout batches saved whole, as `cfpo lab` reads them; 0 saves none."""
+    progress: bool = True
+    """A progress bar on a terminal; false writes a line a step there too."""
+
+    @property
+    def world_size(self) -> int:
+        """Workers of the whole run."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return self.nodes * (self.workers_per_node or 1)
+
+    @property
+    def workers_on_a_node(self) -> int:
+        """Workers packed on each node."""
+        return self.workers_per_node or self.world_size // self.nodes
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cfpo_hybrid.errors import DataError
-from trainer.config.data_config import CURRICULA, OVERLONG, DataConfig
-from trainer.config.problem import Problem, one_of
-from trainer.data.curriculum import level_of
-from trainer.data.records import check_columns, read_records
-from trainer.data.source import HubSplit, Parquet, open_source
+from trainer.config import DataConfig
+from trainer.config.problem import Problem
+from trainer.data.order import level_of
+from trainer.data.records import HubSplit, Parquet, check_columns, open_source, read_records
 
 
 def inspect_files(config: DataConfig) -> Iterator[Problem]:
@@ -16,8 +15,6 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
 
     JSONL is read through, of parquet only the footer; of ``hub:`` data sets no more than the name is checked.
     """
-    yield from one_of("data.overlong", config.overlong, OVERLONG)
-    yield from one_of("data.curriculum", config.curriculum, CURRICULA)
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         key = "data.chat_template"
         yield Problem((key,), f"{key}={config.chat_template}: there is no such file")

@@ -4,20 +4,27 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
-from trainer.config.data_config import DataConfig
-from trainer.config.schema import Config
-from trainer.data.chat import encode_problems
-from trainer.data.curriculum import EpochByEpoch, PromptOrder, Widening, level_ranks
-from trainer.data.order import TRAINING, VALIDATION, stable_hash
+from trainer.config import Config, DataConfig
+from trainer.data.order import (
+    TRAINING,
+    VALIDATION,
+    EpochByEpoch,
+    PromptOrder,
+    Widening,
+    level_ranks,
+    stable_hash,
+)
 from trainer.data.records import Record, read_records
+from workers.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +79,53 @@ class PromptSet:
                 "extra": [record.extra for record in records],
             }
         )
+
+
+def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a Hugging Face id or folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer  # seconds to import; the configuration check does without
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
+
+
+def encode_problems(
+    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[str], config: DataConfig
+) -> list[list[int]]:
+    """The token ids of each problem as a chat that the assistant answers next.
+
+    Args:
+        tokenizer: with a chat template, unless ``config`` brings one.
+        problems: questions, each the user's message.
+        config: of the system prompt and the chat template.
+
+    Raises:
+        DataError: no chat template, or one that refuses the chat.
+    """
+    from jinja2 import TemplateError
+
+    template = _template(config)
+    if template is None and not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
+            "e.g. one with the line {{ messages[-1].content }}"
+        )
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    chats = [[*system, {"role": "user", "content": problem}] for problem in problems]
+    try:
+        texts = tokenizer.apply_chat_template(chats, chat_template=template, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
+    return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def load_prompts(
@@ -200,3 +254,16 @@ def load_validation(config: Config, tokenizer: "PreTrainedTokenizerBase") -> Val
     if not config.data.val_files:
         return None
     return ValidationPrompts(config.data, tokenizer, samples=config.trainer.val_samples, seed=config.trainer.seed)
+
+
+def _template(config: DataConfig) -> str | None:
+    if config.chat_template is None:
+        return None
+    try:
+        return Path(config.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.chat_template={config.chat_template} cannot be read: {error}") from error
+
+
+def _with_system(config: DataConfig) -> str:
+    return " with a system message (data.system_prompt)" if config.system_prompt else ""

@@ -4,8 +4,10 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
@@ -13,17 +15,14 @@ from cfpo_hybrid.models.vllm_specs import check_rollout_divides
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
-from trainer.config.data_config import DataConfig
-from trainer.config.trainer_config import TrainerConfig
+from trainer.config import DataConfig, TrainerConfig
 from trainer.data import ValidationPrompts, open_tokenizer
 from trainer.evaluation.options import EvaluationOptions, Lengths
-from trainer.evaluation.pass_at_k import pass_at_k, powers_up_to
 from trainer.evaluation.validation import Evaluation, evaluate_prompts
 from trainer.launch.live_engines import start_graders
 from trainer.launch.ray_cluster import ray_cluster
-from trainer.run.files import write_atomically, write_jsonl
-from trainer.run.folders import make_folder
-from trainer.run.saved_model import saved_model
+from trainer.run.checkpoint import saved_model
+from trainer.run.files import make_folder, write_atomically, write_jsonl
 from trainer.session import absolute_model, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.generation_worker import GenerationWorker
@@ -63,6 +62,27 @@ def default_folder(model: str) -> Path:
     """
     parts = [part for part in Path(model).parts if part not in ("/", ".", "..")]
     return Path("outputs/eval") / ("-".join(parts) or "model")
+
+
+def pass_at_k(correct: Tensor, k: int) -> float:
+    """The unbiased estimate 1 - C(n - c, k) / C(n, k), mean over problems (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+
+    Args:
+        correct: ``[problem, sample]`` bool.
+        k: at most the number of samples n.
+    """
+    samples = correct.shape[1]
+    wrong = samples - correct.sum(dim=1, dtype=torch.float64)
+    # C(n - c, k) / C(n, k) is the product over i < k of (n - c - i) / (n - i); a factor at or below 0 makes it 0.
+    drawn = torch.arange(k, dtype=torch.float64)
+    none_right = ((wrong[:, None] - drawn).clamp(min=0) / (samples - drawn)).prod(dim=1)
+    return (1 - none_right).mean().item()
+
+
+def powers_up_to(samples: int) -> list[int]:
+    """1, 2, 4, ... and the number of samples itself."""
+    powers = [2**exponent for exponent in range(samples.bit_length()) if 2**exponent <= samples]
+    return powers if powers[-1] == samples else [*powers, samples]
 
 
 def _lengths(options: EvaluationOptions, shape: ModelShape) -> Lengths:

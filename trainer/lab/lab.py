@@ -14,7 +14,7 @@ from cfpo_hybrid.models import model_folder
 from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
 from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
-from trainer.run.saved_model import saved_model
+from trainer.run.checkpoint import saved_model
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""

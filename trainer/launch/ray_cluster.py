@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import ray
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config.trainer_config import TrainerConfig
-
-logger = logging.getLogger(__name__)
+from trainer.config import TrainerConfig
 
 OBJECT_STORE_BYTES = 2 * 1024**3
 """Shared memory of a run's own Ray; batches of a run on one machine are far smaller."""
+
+TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+"""The module of Ray 2.60 that turns token authentication on."""
 
 
 @contextmanager
@@ -35,6 +36,10 @@ def ray_cluster(trainer: TrainerConfig, device: str, *, side_by_side: int = 1) -
         return
     # Ray's start-up message and its usage question are noise on a user's terminal.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray guards a cluster that it starts with a token of its own (in ~/.ray/auth_token) and tells so in a warning. Saying
+    # RAY_AUTH_MODE=token ourselves would silence it, but half of Ray has read that variable by now: what we start would
+    # ask for a token and the driver would not bring it.
+    logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
     # Ray would run workers at a low priority, behind anything else on a shared machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}

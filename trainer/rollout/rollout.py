@@ -1,4 +1,5 @@
-"""Steps 1 to 3: prompts, responses and rewards, in one round or in several that replace groups without signal.
+"""Steps 1 to 3: prompts, responses and rewards, in one round or in several that replace groups without signal; and the
+greedy responses that ReMax compares them with.
 
 Several rounds are dynamic sampling (DAPO, Yu et al., 2025, arXiv 2503.14476, section 3.2): the responses to a prompt that
 all earn the same give advantages of 0, so such groups are dropped and further prompts are drawn in their place. Decided by
@@ -7,14 +8,14 @@ groups fill it up, and what is over of the groups with signal is left out; both 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.protocol import DataProto
-from trainer.data.curriculum import mean_level
+from cfpo_hybrid.protocol import SCHEMA, DataProto
+from trainer.data.order import mean_level
 from trainer.rollout.advantages import overlong_penalty
 from trainer.run.metrics import group_extremes, reward_metrics
 from trainer.session import Session
@@ -53,6 +54,27 @@ def sample_rollout(session: Session, step: int) -> Rollout:
         batch = everything.rows(chosen_rows(everything["rewards"], everything["group_ids"], size))
         metrics = _sampling_metrics(everything, len(rounds), drawn)
     return Rollout(batch=batch, reward_meta=reward_meta, metrics=metrics | _batch_metrics(session, batch))
+
+
+def greedy_rewards(session: Session, batch: DataProto) -> Tensor:
+    """Generates and scores one greedy response a prompt: Li et al., 2023 (arXiv 2310.10505), algorithm 1.
+
+    Args:
+        session: whose workers still hold the weights that sampled.
+        batch: the rollout.
+
+    Returns:
+        For each row the reward of the greedy response to its prompt, less its over-long penalty, ``[batch]``.
+    """
+    asked = [name for name in batch.column_names if SCHEMA[name].writer == "data"]
+    prompts = batch.select(*asked).rows(batch["sample_ids"] == 0)
+    answers = prompts.merge(session.actors.run(HybridWorker.generate, prompts, replace(session.sampling, greedy=True)))
+    rewards = session.graders.run(RewardWorker.score, answers)["rewards"]
+    rewards = rewards - overlong_penalty(answers, session.config.algorithm)
+    groups, row_to_group = torch.unique(batch["group_ids"], return_inverse=True)
+    of_group = torch.empty_like(rewards)
+    of_group[torch.searchsorted(groups, answers["group_ids"])] = rewards
+    return of_group[row_to_group]
 
 
 def prompts_to_draw(size: int, drawn: int, with_signal: int) -> int:

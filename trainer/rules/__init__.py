@@ -1,44 +1,97 @@
-"""Every rule between settings: all mistakes of a configuration at once, each with the legal values nearby.
+"""What a configuration must obey: all of its mistakes at once, each with the legal values nearby.
 
 A rule is a function from the config (and the model's shape, where it needs one) to the problems it finds. To add one,
 write it into the file of its subject and name it in that file's table.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
 
+from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
+from trainer.config import Config
+from trainer.config.load import LoadedConfig, merge_config, read_config
+from trainer.config.merge import Draft
+from trainer.config.model import find_model
 from trainer.config.problem import Problem
-from trainer.config.schema import Config
-from trainer.rules import algorithm, batch, bounds, device, files, layout, names, off_policy, sampling, watch
+from trainer.config.sources import Source
+from trainer.rules import algorithm, batch, device, files, layout, off_policy, values
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
 
 RULES: tuple[Rule, ...] = (
-    *bounds.RULES,
-    *names.RULES,
+    *values.RULES,
     *algorithm.RULES,
     *off_policy.RULES,
     *layout.RULES,
     *batch.RULES,
-    *sampling.RULES,
-    *watch.RULES,
     *device.RULES,
     *files.RULES,
 )
 MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
 
 
-def find_problems(config: Config, shape: ModelShape | None, without: Container[Rule | ModelRule] = ()) -> list[Problem]:
-    """What every rule has to say but for those left out; rules about the model need its shape."""
-    problems = [problem for rule in RULES if rule not in without for problem in rule(config)]
-    if shape is not None:
-        asked = [model_rule for model_rule in MODEL_RULES if model_rule not in without]
-        problems += [problem for model_rule in asked for problem in model_rule(config, shape)]
-    return problems
+def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration of a recipe with ``key=value`` overrides.
+
+    Example: ``load_config("examples/quickstart/recipe.yaml", ["trainer.total_steps=2"])``.
+
+    Raises:
+        ConfigError: every mistake at once: unknown keys, wrong types, rules that do not hold, missing files.
+    """
+    return load_and_inspect(recipe, overrides).config
+
+
+def load_and_inspect(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    known_models: bool = False,
+    without: Container[Rule | ModelRule] = (),
+) -> LoadedConfig:
+    """As :func:`load_config`, with the model's shape.
+
+    Args:
+        recipe: a YAML file.
+        overrides: ``key=value`` words; later ones win.
+        known_models: the shape of a Qwen2.5 id that cannot be fetched may come from the built-in table.
+        without: rules that need not hold, because nothing will be started.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    return _checked(read_config(recipe, overrides), known_models, without)
+
+
+def load_sources(sources: Sequence[Source]) -> Config:
+    """The checked configuration of settings from any places, later ones over earlier ones.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    return _checked(merge_config(sources)).config
 
 
 def find_layout_problems(config: Config, shape: ModelShape) -> list[Problem]:
-    """What the rules about ranks alone have to say: a quick test of another layout."""
+    """What the rules about ranks alone have to say."""
     problems = [problem for rule in layout.RULES for problem in rule(config)]
     return problems + [problem for model_rule in layout.MODEL_RULES for problem in model_rule(config, shape)]
+
+
+def _checked(
+    draft: Draft[Config], known_models: bool = False, without: Container[Rule | ModelRule] = ()
+) -> LoadedConfig:
+    config, model, problems = draft.value, None, []
+    if "model.path" not in draft.doubtful:
+        try:
+            model = find_model(config.model, known_models=known_models)
+        except ModelError as error:
+            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}"))
+    problems += [problem for rule in RULES if rule not in without for problem in rule(config)]
+    if model is not None:
+        of_model = [model_rule for model_rule in MODEL_RULES if model_rule not in without]
+        problems += [problem for model_rule in of_model for problem in model_rule(config, model.shape)]
+    config = draft.checked(problems)
+    assert model is not None, "a model that was not found is a problem"
+    return LoadedConfig(config, model)

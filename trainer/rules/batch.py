@@ -1,11 +1,10 @@
-"""Rules about batches and lengths: groups, mini-batches, sampling and the model's longest sequence."""
+"""Rules about batches and lengths: groups, mini-batches, curriculum, validation and the model's longest sequence."""
 
 from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
-from trainer.config.problem import Problem
-from trainer.config.schema import Config
-from trainer.rules.nearby import divisors, listing, nearest_multiples
+from trainer.config import Config
+from trainer.config.problem import Problem, divisors, listing, nearest_multiples
 
 BATCH = "data.train_batch_size"
 RATIO = "algorithm.batch_ratio"
@@ -25,19 +24,15 @@ def mini_batches(config: Config) -> Iterator[Problem]:
     )
 
 
-def full_softmax(config: Config) -> Iterator[Problem]:
-    """Truncated sampling, whose log-probs are renormalised over the kept tokens, is corrected by importance weights."""
-    rollout = config.rollout
-    if config.algorithm.rollout_correction.mode != "off":
-        return
-    for key, value, off in (("rollout.top_p", rollout.top_p, 1.0), ("rollout.top_k", rollout.top_k, -1)):
-        if value != off:
-            yield Problem(
-                (key,),
-                f"{key}={value} truncates sampling, so the sampled log-probs are not those of the full softmax that "
-                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p), "
-                f"or correct with algorithm.rollout_correction.mode=truncate or mask",
-            )
+def curriculum(config: Config) -> Iterator[Problem]:
+    """The steps of a curriculum are given where levels come in by steps."""
+    data, key = config.data, "data.curriculum_steps"
+    if data.curriculum == "widen" and data.curriculum_steps == 0:
+        yield Problem(
+            ("data.curriculum", key),
+            f"data.curriculum=widen lets levels in over {key} rollout steps, which is 0; set it, e.g. to half of "
+            f"trainer.total_steps={config.trainer.total_steps}",
+        )
 
 
 def decoding_room(config: Config) -> Iterator[Problem]:
@@ -85,5 +80,5 @@ def validation(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (mini_batches, full_softmax, decoding_room, validation)
+RULES = (mini_batches, curriculum, decoding_room, validation)
 MODEL_RULES = (sequence_length,)

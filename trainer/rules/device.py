@@ -6,9 +6,8 @@ import torch
 
 from cfpo_hybrid.models import ModelShape
 from trainer.check.memory import BYTES, Device, kv_token_bytes, longest_sequence
-from trainer.config.problem import Problem
-from trainer.config.schema import Config
-from trainer.rules.nearby import listing
+from trainer.config import Config
+from trainer.config.problem import Problem, listing
 
 DEVICE = "trainer.device"
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cfpo_hybrid.errors import RewardError
+from trainer.config import Config
 from trainer.config.problem import Problem
-from trainer.config.schema import Config
 from trainer.data.inspect import inspect_files
 from workers.reward.user_function import find_reward
 

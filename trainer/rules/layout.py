@@ -8,9 +8,8 @@ from cfpo_hybrid.models import ModelShape, stage_sizes
 from cfpo_hybrid.models.megatron_specs import check_experts_divide
 from cfpo_hybrid.models.shards import check_divides
 from cfpo_hybrid.models.vllm_specs import check_rollout_divides
-from trainer.config.problem import Problem
-from trainer.config.schema import Config
-from trainer.rules.nearby import divisors, listing, nearest_multiples
+from trainer.config import Config
+from trainer.config.problem import Problem, divisors, listing, nearest_multiples
 
 TP = "actor.megatron.tensor_parallel_size"
 PP = "actor.megatron.pipeline_parallel_size"

@@ -1,21 +1,30 @@
-"""Rules about off-policy pressure: where old log-probs come from, what is corrected, what is injected on purpose."""
+"""Rules about off-policy pressure: where it comes from, what corrects it, what is injected, and the limits that watch it."""
 
 from collections.abc import Iterator
 
 from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
-from trainer.config.problem import Problem, one_of, with_section
-from trainer.config.schema import Config
+from trainer.config import Config
+from trainer.config.problem import Problem, with_section
 
 OLD = "algorithm.old_log_probs"
 CORRECTION = "algorithm.rollout_correction"
 LAG = "algorithm.weight_lag"
 NOISE = "algorithm.log_prob_noise"
-SOURCES = ("recompute", "rollout")
 
 
-def old_log_probs(config: Config) -> Iterator[Problem]:
-    """The source of old log-probs is a known one."""
-    yield from one_of(OLD, config.algorithm.old_log_probs, SOURCES)
+def full_softmax(config: Config) -> Iterator[Problem]:
+    """Truncated sampling, whose log-probs are renormalised over the kept tokens, is corrected by importance weights."""
+    rollout = config.rollout
+    if config.algorithm.rollout_correction.mode != "off":
+        return
+    for key, value, off in (("rollout.top_p", rollout.top_p, 1.0), ("rollout.top_k", rollout.top_k, -1)):
+        if value != off:
+            yield Problem(
+                (key,),
+                f"{key}={value} truncates sampling, so the sampled log-probs are not those of the full softmax that "
+                f"the update uses, and every ratio would be off; set {key}={off} (validation has trainer.val_top_p), "
+                f"or correct with algorithm.rollout_correction.mode=truncate or mask",
+            )
 
 
 def rollout_correction(config: Config) -> Iterator[Problem]:
@@ -42,7 +51,7 @@ def weight_lag(config: Config) -> Iterator[Problem]:
         )
 
 
-def log_prob_noise(config: Config) -> Iterator[Problem]:
+def noise(config: Config) -> Iterator[Problem]:
     """Somebody reads the noisy log-probs."""
     algorithm, name = config.algorithm, config.policy_loss.name
     if not algorithm.log_prob_noise or algorithm.old_log_probs == "rollout" or algorithm.rollout_correction.is_active:
@@ -56,4 +65,36 @@ def log_prob_noise(config: Config) -> Iterator[Problem]:
     )
 
 
-RULES = (old_log_probs, rollout_correction, weight_lag, log_prob_noise)
+def passes_to_stop(config: Config) -> Iterator[Problem]:
+    """Passes can be stopped where there is more than one optimizer step."""
+    watch = config.watch
+    if config.algorithm.updates_per_step != 1:
+        return
+    for name, limit, action in (("kl", watch.kl, watch.kl_action), ("ess", watch.ess, watch.ess_action)):
+        if limit is not None and action == "stop_passes":
+            yield Problem(
+                (f"watch.{name}_action", f"watch.{name}", "algorithm.iterations", "algorithm.batch_ratio"),
+                f"watch.{name}_action=stop_passes has nothing to stop: a rollout has one optimizer step "
+                f"(algorithm.iterations x algorithm.batch_ratio = 1); raise these, or set watch.{name}_action to 'warn' or "
+                f"'stop'",
+            )
+
+
+def long_enough(config: Config) -> Iterator[Problem]:
+    """The run is as long as a limit looks back."""
+    watch, total = config.watch, config.trainer.total_steps
+    looks_back = (
+        ("entropy_slope", watch.entropy_slope, watch.window, "watch.window"),
+        ("length_drift", watch.length_drift, 2 * watch.window, "watch.window"),
+        ("zero_reward_streak", watch.zero_reward_streak, watch.zero_reward_streak or 0, "watch.zero_reward_streak"),
+    )
+    for name, limit, steps, key in looks_back:
+        if limit is not None and steps > total > 0:
+            yield Problem(
+                (f"watch.{name}", key, "trainer.total_steps"),
+                f"watch.{name}={limit:g} looks back on {steps} rollout steps, but trainer.total_steps={total}, so it could "
+                f"never be crossed; lower {key}, or leave watch.{name} out",
+            )
+
+
+RULES = (full_softmax, rollout_correction, weight_lag, noise, passes_to_stop, long_enough)

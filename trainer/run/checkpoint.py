@@ -20,11 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cfpo_hybrid.errors import ModelError
-from trainer.run.directory import STEP_FOLDER, set_aside, step_name
+from trainer.run.directory import STEP_FOLDER, RunDirectory, set_aside, step_name
 from trainer.run.files import write_atomically
 from trainer.run.trainer_state import STATE_FILE, TrainerState, decode_state, encode_state, file_sizes
 
 logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+"""Folder of a checkpoint that holds its weights as a Hugging Face model."""
 
 
 class CheckpointStore:
@@ -152,6 +155,31 @@ def load_state(checkpoint: str | Path) -> TrainerState:
             found = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
             raise ModelError(f"checkpoint '{folder}' is damaged: {name} {found}; copy it anew or resume from another")
     return state
+
+
+def saved_model(path: str) -> str:
+    """The Hugging Face id or folder that ``path`` means.
+
+    Args:
+        path: a Hugging Face id or folder, a checkpoint folder, or a run directory: its exported model, which is the last
+            state, or else its newest checkpoint.
+
+    Raises:
+        ModelError: a run directory without a model, or a damaged checkpoint.
+    """
+    folder = Path(path)
+    if (folder / STATE_FILE).is_file():
+        load_state(folder)
+        return str(folder / MODEL_FOLDER)
+    run = RunDirectory(folder)
+    if not run.config_file.is_file():
+        return path
+    if (run.export / "config.json").is_file():
+        return str(run.export)
+    newest = CheckpointStore(run.checkpoints).latest()
+    if newest is None:
+        raise ModelError(f"the run directory '{path}' holds neither an exported model nor a complete checkpoint")
+    return str(newest / MODEL_FOLDER)
 
 
 def _finish(folder: Path, state: TrainerState) -> None:

@@ -24,8 +24,8 @@ import yaml
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.protocol import DataProto, save
-from trainer.run.files import keep_steps, read_jsonl, write_atomically, write_jsonl
-from trainer.run.folders import make_folder
+from trainer.config import changed_settings
+from trainer.run.files import keep_steps, make_folder, read_jsonl, write_atomically, write_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,6 @@ SAME_RESULTS = (
 def step_name(step: int) -> str:
     """Name of a step in files and folders, e.g. ``step_000010``."""
     return f"step_{step:06d}"
-
-
-def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
-    before, now = _flat(saved), _flat(current)
-    keys = [*before, *(key for key in now if key not in before)]
-    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
 
 class RunDirectory:
@@ -219,13 +212,3 @@ def _remove(entry: Path) -> None:
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, valid JSON whatever the numbers are, whole files replaced at once or not at all."""
+"""Files of a run: JSON lines, valid whatever the numbers are, whole files replaced at once or not at all, and folders."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.errors import ConfigError, DataError
 
 
 def json_line(values: Mapping[str, Any]) -> str:
@@ -62,6 +62,24 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def make_folder(folder: Path, name: str) -> None:
+    """Makes a folder and those above it; one that is there is fine.
+
+    Args:
+        folder: to make.
+        name: of the setting or option that says it, for the message.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{name} '{folder}' cannot be made ({error.strerror}); name a folder where you may write, and no file"
+        ) from error
 
 
 def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -14,21 +14,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cfpo_hybrid.protocol import DataProto
+
 BESIDE_THE_STEP = ("start", "validation", "save")
 """Stages that fall into the time of some steps and not of others: a pace must not hang on them."""
 
 
-def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wrong: float = 0.0) -> dict[str, float]:
+def reward_metrics(rewards: Tensor, group_ids: Tensor) -> dict[str, float]:
     """Mean and spread of the rewards, and how many groups teach nothing.
 
-    A group is all right when its lowest reward is at least ``right``, all wrong when its highest is at most
-    ``wrong``, and without signal when all its rewards are equal: its group-relative advantages are all 0.
+    A group is all right when its lowest reward is at least 1, all wrong when its highest is at most 0, and without signal
+    when all its rewards are equal: its group-relative advantages are all 0.
 
     Args:
         rewards: [batch].
         group_ids: [batch] int64, the same number for all responses to a prompt.
-        right: reward of a right answer.
-        wrong: reward of a wrong one.
 
     Returns:
         ``reward/mean``, ``reward/std`` (of the batch as a whole, dividing by its size), and the shares of groups
@@ -41,8 +41,8 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, *, right: float = 1.0, wr
     return {
         "reward/mean": rewards.mean().item(),
         "reward/std": rewards.std(correction=0).item(),
-        "reward/groups_all_right": _share(lowest >= right),
-        "reward/groups_all_wrong": _share(highest <= wrong),
+        "reward/groups_all_right": _share(lowest >= 1),
+        "reward/groups_all_wrong": _share(highest <= 0),
         "reward/groups_without_signal": _share(lowest == highest),
     }
 
@@ -76,6 +76,13 @@ def length_metrics(response_lengths: Tensor, truncated: Tensor) -> dict[str, flo
         "response_length/min": lengths.min().item(),
         "response_length/truncated_share": _share(truncated),
     }
+
+
+def mean_ref_kl(batch: DataProto) -> float | None:
+    """KL to the reference in nats a response token, before the update; None where there is no reference."""
+    if "ref_kl" not in batch:
+        return None
+    return float(batch["ref_kl"].double().sum() / batch["response_lengths"].sum().clamp(min=1))
 
 
 def rollout_step_seconds(times: Mapping[str, float]) -> float:

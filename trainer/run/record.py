@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cfpo_hybrid.protocol import DataProto
-from trainer.rollout.advantages import mean_ref_kl
 from trainer.run.metrics import (
     average_updates,
     length_metrics,
+    mean_ref_kl,
     reward_metrics,
     rollout_step_seconds,
     throughput_metrics,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cfpo_hybrid.errors import ConfigError, ModelError
-from trainer.run.directory import changed_settings
+from trainer.config import changed_settings
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,6 @@ def check_resumable(
     *,
     layout: Mapping[str, int],
     config: Mapping[str, Any],
-    fixed: Iterable[str] = FIXED_SETTINGS,
 ) -> None:
     """Checks that this run can go on from a checkpoint; another layout and other versions are only logged.
 
@@ -73,15 +72,13 @@ def check_resumable(
         state: of the checkpoint.
         layout: of this run.
         config: resolved settings of this run, nested and plain.
-        fixed: dotted keys that may not have changed.
 
     Raises:
         ConfigError: other fixed settings, all of them at once.
     """
-    fixed = frozenset(fixed)
     problems = []
     for key, (saved, current) in changed_settings(state.config, config).items():
-        if key in fixed:
+        if key in FIXED_SETTINGS:
             problems.append(
                 f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; "
                 "set it back, or start a new run in another trainer.run_dir"

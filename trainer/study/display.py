@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
 from trainer.terminal.pressure import pressure_line
-from trainer.terminal.progress import duration
+from trainer.terminal.words import duration
 
 
 class StudyDisplay:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config import Config, resolved
-from trainer.config.load import load_sources
+from trainer.config import Config, changed_settings, resolved
 from trainer.config.sources import read_recipe
-from trainer.run.directory import SAME_RESULTS, RunDirectory, changed_settings
+from trainer.rules import load_sources
+from trainer.run.directory import SAME_RESULTS, RunDirectory
 from trainer.run.files import write_atomically
 from trainer.study.cells import Cell, cell_name, cells_of, run_name
 from trainer.study.study import Study, StudyRun

@@ -3,12 +3,13 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
@@ -118,11 +119,6 @@ class RunProgress:
 
     def _write(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, e.g. ``0:01:42``."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 _LINE_METRICS = (

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import rollout_step_seconds
-from trainer.terminal.progress import duration
+from trainer.terminal.words import duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

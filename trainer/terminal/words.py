@@ -1,11 +1,23 @@
-"""A training layout in words, for the commands that print one."""
+"""Numbers and layouts in words, as several commands print them."""
+
+from datetime import timedelta
 
 from cfpo_hybrid.models import PipelineCut
 from cfpo_hybrid.parallel_layout import ParallelLayout
 
 
+def count(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, e.g. ``0:01:42``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
 def training_line(layout: ParallelLayout, cut: PipelineCut) -> str:
-    """The sizes of a layout; those that are mostly 1 only where they are not.
+    """The sizes of a training layout; those that are mostly 1 only where they are not.
 
     Example: ``Megatron dp 2 x pp 2 (in 2 chunks each) x tp 1, ep 2``.
     """

@@ -8,9 +8,9 @@ from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, register_policy_loss
 from cfpo_hybrid.models import model_shape
 from trainer.check.fitting import alternatives
 from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, MemoryPhase, estimate_memory
-from trainer.config import Config, TrainerConfig
-from trainer.config.data_config import DataConfig
-from trainer.config.known_models import known_config
+from trainer.config import Config, DataConfig, TrainerConfig
+from trainer.config.model import known_config
+from trainer.rules import find_layout_problems
 from workers.config import (
     ActorConfig,
     AlgorithmConfig,
@@ -151,7 +151,7 @@ def test_alternatives_fit_and_change_little():
     shape = model_shape(known_config("Qwen/Qwen2.5-7B") or {})
     config = config_of(workers=8)
     assert estimate_memory(config, shape, GPU).peak > GPU.bytes
-    found = alternatives(config, shape, GPU)
+    found = alternatives(config, shape, GPU, find_layout_problems)
     assert found
     assert all(alternative.peak <= GPU.bytes for alternative in found)
     assert {"actor.megatron.tensor_parallel_size": "2"} in [alternative.changes for alternative in found]
@@ -161,7 +161,7 @@ def test_alternatives_fit_and_change_little():
 
 def test_no_alternative_where_nothing_helps():
     shape = model_shape(known_config("Qwen/Qwen2.5-72B") or {})
-    assert alternatives(config_of(workers=1), shape, GPU) == []
+    assert alternatives(config_of(workers=1), shape, GPU, find_layout_problems) == []
 
 
 def test_older_weights_of_a_known_lag():

@@ -9,7 +9,7 @@ from cfpo_hybrid.models.megatron_specs import megatron_specs
 from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from trainer.check.parameters import layer_parameters, rollout_parameters, stage_experts, stage_parameters
-from trainer.config.known_models import known_config
+from trainer.config.model import known_config
 from workers.config import MegatronConfig
 
 TINY = {

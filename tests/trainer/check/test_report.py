@@ -4,12 +4,18 @@ import pytest
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.check.device import device_of
+from trainer.check import report as module
+from trainer.check.fitting import device_of
 from trainer.check.memory import GIB, Device
-from trainer.check.report import fits, report
-from trainer.config.load import load_and_inspect
+from trainer.check.report import fits
+from trainer.config.load import LoadedConfig
+from trainer.rules import find_layout_problems, load_and_inspect
 
 GPU = Device(is_gpu=True, bytes=80 * GIB)
+
+
+def report(loaded: LoadedConfig, device: Device) -> str:
+    return module.report(loaded, device, find_layout_problems)
 
 
 def test_the_run_in_numbers(tmp_path: Path):

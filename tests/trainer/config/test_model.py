@@ -3,7 +3,7 @@ import pytest
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import model_shape
 from trainer.config import model as model_facts
-from trainer.config.known_models import known_config
+from trainer.config.model import known_config
 from workers.config import ModelConfig
 
 # Totals of the safetensors files that Hugging Face shows on the models' pages.

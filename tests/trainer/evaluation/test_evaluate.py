@@ -1,27 +1,31 @@
-"""What an evaluation finds out before it starts anything, and where it writes."""
+"""What an evaluation finds out before it starts anything, where it writes, and pass@k against counting every draw."""
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+import ray
+import torch
+from data_world import char_tokenizer
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError, RewardError
-from trainer.evaluation import evaluate as module
-from trainer.evaluation.evaluate import default_folder, evaluate
+from trainer.evaluation.evaluate import default_folder, evaluate, pass_at_k, powers_up_to
 from trainer.evaluation.options import EvaluationOptions
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A model of 4 heads and 128 positions; nothing can be generated with it."""
+def world(tmp_path: Path) -> dict:
+    """A model of 4 heads and 128 positions without weights, and a file of problems."""
     write_recipe(tmp_path)
+    char_tokenizer().save_pretrained(tmp_path / "model")
+    return {"model": str(tmp_path / "model"), "files": (str(tmp_path / "train.jsonl"),)}
 
-    def never(*_: object) -> None:
-        raise AssertionError("nothing may be started")
 
-    monkeypatch.setattr(module, "_prompts", lambda *_: None)
-    monkeypatch.setattr(module, "_answer", never)
-    return str(tmp_path / "model")
+@pytest.fixture(autouse=True)
+def starts_nothing():
+    yield
+    assert not ray.is_initialized()
 
 
 @pytest.mark.parametrize(
@@ -31,20 +35,20 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ({"num_workers": 3, "tensor_parallel_size": 3}, r"--tensor-parallel-size 3: .*4 attention heads"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused(wrong: dict, message: str, model: str):
+def test_what_the_model_cannot_do_is_refused(wrong: dict, message: str, world: dict):
     with pytest.raises(ConfigError, match=message):
-        evaluate(EvaluationOptions(model=model, files=("f",), **wrong))
+        evaluate(EvaluationOptions(**world, **wrong))
 
 
-def test_a_reward_that_is_not_there_is_found_before_the_work(model: str):
+def test_a_reward_that_is_not_there_is_found_before_the_work(world: dict):
     with pytest.raises(RewardError, match="there is no file"):
-        evaluate(EvaluationOptions(model=model, files=("f",), reward="nowhere.py:score"))
+        evaluate(EvaluationOptions(**world, reward="nowhere.py:score"))
 
 
-def test_a_folder_that_cannot_be_made_is_found_before_the_work(model: str, tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(world: dict, tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--output .* cannot be made"):
-        evaluate(EvaluationOptions(model=model, files=("f",), output=str(tmp_path / "file")))
+        evaluate(EvaluationOptions(**world, output=str(tmp_path / "file")))
 
 
 def test_every_model_has_a_folder_of_its_own():
@@ -52,3 +56,25 @@ def test_every_model_has_a_folder_of_its_own():
     assert default_folder("outputs/a/export") == Path("outputs/eval/outputs-a-export")
     assert default_folder("outputs/a/export") != default_folder("outputs/b/export")
     assert default_folder(".") == Path("outputs/eval/model")
+
+
+def brute_force(row: list[bool], k: int) -> float:
+    draws = list(combinations(row, k))
+    return sum(any(draw) for draw in draws) / len(draws)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_equals_counting_every_draw(k: int):
+    rows = [[True, False, False, False, False], [False] * 5, [True] * 5, [True, True, False, True, False]]
+    expected = sum(brute_force(row, k) for row in rows) / len(rows)
+    assert pass_at_k(torch.tensor(rows), k) == pytest.approx(expected)
+
+
+def test_pass_at_one_is_the_share_of_right_responses():
+    # 3 of 8 responses are right
+    assert pass_at_k(torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool(), 1) == pytest.approx(3 / 8)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_powers(samples: int, expected: list[int]):
+    assert powers_up_to(samples) == expected

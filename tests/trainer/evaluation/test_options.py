@@ -1,12 +1,12 @@
 import pytest
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.cli import parser
+from trainer.cli import parse
 from trainer.evaluation.options import EvaluationOptions, Lengths
 
 
 def test_every_option_is_on_the_command_line():
-    arguments = vars(parser().parse_args(["eval", "model", "a.jsonl", "b.jsonl", "--samples", "4", "--top-p", "1"]))
+    arguments = vars(parse(["eval", "model", "a.jsonl", "b.jsonl", "--samples", "4", "--top-p", "1"]))
     defaults = EvaluationOptions(model="model", files=("a.jsonl", "b.jsonl"))
     for name in EvaluationOptions.__dataclass_fields__:
         assert name in arguments

@@ -7,10 +7,8 @@ import torch
 
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.protocol import DataProto
-from trainer.config import Config, TrainerConfig
-from trainer.config.data_config import DataConfig
-from trainer.rollout.greedy_baseline import greedy_rewards
-from trainer.rollout.rollout import chosen_rows, prompts_to_draw, sample_rollout
+from trainer.config import Config, DataConfig, TrainerConfig
+from trainer.rollout.rollout import chosen_rows, greedy_rewards, prompts_to_draw, sample_rollout
 from trainer.run.metrics import StageTimer
 from trainer.session import Session
 from workers.config import AlgorithmConfig, RolloutConfig

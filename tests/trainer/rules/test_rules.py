@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_recipe import TINY_MODEL, write_recipe
 
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.errors import ConfigError
-from trainer.config.load import load_config
-from trainer.config.schema import Config
-from trainer.rules.bounds import RANGES, value_at
-from trainer.rules.nearby import divisors, nearest_multiples
+from trainer.config import Config
+from trainer.rules import load_config
+from trainer.rules.values import NAMES, RANGES, value_at
 
 BROKEN = {
     "world by tp": (
@@ -93,11 +93,11 @@ BROKEN = {
     "kl target without kl": (["algorithm.kl_target=0.1"], ["kl_target=0.1 does nothing at"]),
     "kl horizon without a target": (
         ["algorithm.kl_horizon=50"],
-        ["kl_horizon=50 does nothing without", "set kl_target"],
+        ["kl_horizon=50 does nothing at algorithm.kl_target=None", "set kl_target"],
     ),
     "floor of a constant rate": (
         ["actor.optimizer.min_lr_ratio=0.1"],
-        ["min_lr_ratio=0.1 does nothing with", "cosine"],
+        ["min_lr_ratio=0.1 does nothing at", "cosine"],
     ),
     "rounds without groups": (
         ["rollout.generation_rounds=2", "rollout.group_size=1", "algorithm.advantage=remax"],
@@ -113,6 +113,7 @@ BROKEN = {
         ["algorithm.balance_mini_batches=true", "algorithm.batch_ratio=1"],
         ["does nothing at algorithm.batch_ratio=1"],
     ),
+    "over-long prompts": (["data.overlong=drop"], ["data.overlong='drop'", "known: filter, cut"]),
     "curriculum": (["data.curriculum=orders"], ["did you mean 'order'", "known: none, order, widen"]),
     "curriculum steps": (["data.curriculum=widen"], ["data.curriculum_steps rollout steps, which is 0"]),
     "steps without curriculum": (["data.curriculum_steps=5"], ["does nothing at data.curriculum=none"]),
@@ -294,7 +295,16 @@ def test_every_range_is_about_a_number_that_exists():
         assert value is None or allowed.holds(value), f"the default of {key} breaks its own range"
 
 
-def test_values_nearby():
-    assert divisors(12) == [1, 2, 3, 4, 6, 12]
-    assert nearest_multiples(100, 16) == [96, 112]
-    assert nearest_multiples(3, 16) == [16]
+def test_every_name_is_a_known_one_by_default():
+    config = Config()
+    assert [key for key, names in NAMES.items() if value_at(config, key) not in names] == []
+
+
+@pytest.mark.parametrize("name", list(ADVANTAGES))
+def test_rounds_of_generation_are_for_advantages_that_learn_nothing_from_equal_rewards(name: str, tmp_path: Path):
+    words = ["rollout.generation_rounds=2", f"algorithm.advantage={name}"]
+    if name in ("reinforce_plus_plus", "remax"):
+        with pytest.raises(ConfigError, match="learns from them"):
+            load_config(write_recipe(tmp_path), words)
+    else:
+        load_config(write_recipe(tmp_path), words)

@@ -1,16 +1,12 @@
 """The run directory: layout, refusing another run's results, resumes that neither double nor lose a line."""
 
-import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cfpo_hybrid.errors import ConfigError, DataError
-from trainer.run.directory import RunDirectory, changed_settings
-from trainer.run.files import json_line, read_jsonl, write_jsonl
-from trainer.tracking import JsonlTracker
+from trainer.run.directory import RunDirectory
+from trainer.tracking.jsonl import JsonlTracker
 
 CONFIG = {"actor": {"lr": 1e-6}, "trainer": {"seed": 1, "resume": "auto"}, "data": {"train_files": ["a.jsonl"]}}
 
@@ -151,38 +147,6 @@ def test_a_file_in_the_place_of_the_directory_is_a_user_error(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         RunDirectory(tmp_path / "run").start(CONFIG)
-
-
-def test_changed_settings_names_dotted_keys():
-    after = {"actor": {"lr": 2e-6}, "trainer": {"seed": 1}, "data": {"train_files": ("a.jsonl",)}, "new": 1}
-    assert changed_settings(CONFIG, after) == {
-        "actor.lr": (1e-6, 2e-6),
-        "trainer.resume": ("auto", None),
-        "new": (None, 1),
-    }
-
-
-def test_lines_are_strict_json_whatever_the_numbers():
-    values = {
-        "a": math.nan,
-        "b": [math.inf, 1],
-        "c": np.float32(0.5),
-        "d": np.int64(3),
-        "e": True,
-        "f": {"g": -math.inf},
-    }
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    parsed = json.loads(json_line(values), parse_constant=refuse)
-    assert parsed == {"a": None, "b": [None, 1], "c": 0.5, "d": 3, "e": True, "f": {"g": None}}
-
-
-def test_line_separators_and_lone_surrogates_in_text_survive(tmp_path):
-    rows = [{"step": 1, "response": "a\u2028b\x85c\nd"}, {"step": 2, "response": "\ud800"}]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert read_jsonl(tmp_path / "rows.jsonl") == rows
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from cfpo_hybrid.protocol import DataProto
 from trainer.run.metrics import (
     StageTimer,
     average_updates,
     length_metrics,
+    mean_ref_kl,
     reward_metrics,
     rollout_step_seconds,
     throughput_metrics,
@@ -40,12 +42,6 @@ def test_rewards_of_interleaved_groups_of_unequal_size():
     )
 
 
-def test_rewards_on_another_scale_have_bounds_of_their_own():
-    metrics = reward_metrics(torch.tensor([2.0, 3.0, -1.0, -1.0]), torch.tensor([0, 0, 1, 1]), right=2.0, wrong=-1.0)
-    assert metrics["reward/groups_all_right"] == 0.5
-    assert metrics["reward/groups_all_wrong"] == 0.5
-
-
 def test_a_single_response_has_no_spread_rather_than_nan():
     metrics = reward_metrics(torch.tensor([1.0]), torch.tensor([0]))
     assert metrics["reward/std"] == 0.0
@@ -61,6 +57,12 @@ def test_lengths_and_truncated_share():
             "response_length/truncated_share": 1 / 3,
         }
     )
+
+
+def test_the_kl_to_the_reference_is_a_mean_over_tokens():
+    lengths = {"response_lengths": torch.tensor([1, 3])}
+    assert mean_ref_kl(DataProto({**lengths, "ref_kl": torch.tensor([2.0, 1.0])})) == 0.75  # 3 nats over 4 tokens
+    assert mean_ref_kl(DataProto(lengths)) is None
 
 
 def test_a_pace_does_not_hang_on_what_some_steps_do_besides():

@@ -1,10 +1,16 @@
-"""Rules about single numbers: the range each may lie in. NaN lies in none."""
+"""Rules about single values: the range of a number, NaN lying in none, known names, and settings that would do nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from trainer.config.problem import Problem
-from trainer.config.schema import Config
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES
+from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS
+from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS
+from trainer.config import Config
+from trainer.config.problem import Problem, one_of
+from trainer.tracking import check_trackers
+from workers.watch_config import PASS_ACTIONS, STEP_ACTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +115,86 @@ RANGES: dict[str, Range] = {
 }
 """A number that may also be null is checked when it is there."""
 
+DTYPES = ("auto", "float32", "bfloat16")
 
-def ranges(config: Config) -> Iterator[Problem]:
-    """Every number of ``RANGES`` lies in its range."""
+NAMES: dict[str, Iterable[str]] = {
+    "data.overlong": ("filter", "cut"),
+    "data.curriculum": ("none", "order", "widen"),
+    "rollout.dtype": DTYPES,
+    "rollout.load_format": ("direct", "load_weights"),
+    "rollout.probe_action": ("stop", "warn"),
+    "algorithm.advantage": ADVANTAGES,
+    "algorithm.loss_aggregation": AGGREGATIONS,
+    "algorithm.kl_estimator": KL_ESTIMATORS,
+    "algorithm.old_log_probs": ("recompute", "rollout"),
+    "actor.dtype": DTYPES,
+    "actor.attention": ("auto", "flash_attn", "torch_varlen", "sdpa"),
+    "actor.optimizer.schedule": ("constant", "cosine"),
+    "trainer.device": ("auto", "cpu", "cuda"),
+    "watch.kl_action": PASS_ACTIONS,
+    "watch.ess_action": PASS_ACTIONS,
+    "watch.non_finite_action": PASS_ACTIONS,
+    "watch.entropy_slope_action": STEP_ACTIONS,
+    "watch.length_drift_action": STEP_ACTIONS,
+    "watch.zero_reward_streak_action": STEP_ACTIONS,
+}
+"""Names that a setting may have. The policy loss is checked while its knobs are filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A setting that does nothing where another one has one of some values; then it must be left out.
+
+    Example: ``Idle("algorithm.kl_in_reward", "algorithm.kl_coef", (0,), "set kl_coef above 0")``.
+    """
+
+    key: str
+    other: str
+    at: tuple[Any, ...]
+    remedy: str
+
+
+IDLE = (
+    Idle("algorithm.kl_in_reward", "algorithm.kl_coef", (0,), "set kl_coef above 0"),
+    Idle("algorithm.kl_target", "algorithm.kl_coef", (0,), "set kl_coef above 0"),
+    Idle("algorithm.kl_horizon", "algorithm.kl_target", (None,), "set kl_target, which steers kl_coef"),
+    Idle(
+        "algorithm.overlong_penalty",
+        "algorithm.overlong_buffer",
+        (0,),
+        "set overlong_buffer to the tokens before the limit over which the punishment grows",
+    ),
+    Idle("algorithm.balance_mini_batches", "algorithm.batch_ratio", (1,), "raise batch_ratio"),
+    Idle("actor.optimizer.min_lr_ratio", "actor.optimizer.schedule", ("constant",), "set the schedule to cosine"),
+    Idle("data.curriculum_steps", "data.curriculum", ("none", "order"), "set data.curriculum=widen"),
+)
+
+
+def find_problems(config: Config) -> Iterator[Problem]:
+    """Every number lies in its range, every name exists, every tracker is installed, every setting does something."""
     for key, allowed in RANGES.items():
         value = value_at(config, key)
         if value is not None and not allowed.holds(value):
             yield Problem((key,), f"{key}={value} must be {allowed.words}")
+    for key, names in NAMES.items():
+        yield from one_of(key, value_at(config, key), names)
+    for message in check_trackers(config.trainer.trackers):
+        yield Problem(("trainer.trackers",), f"trainer.trackers: {message}")
+    for idle in IDLE:
+        value, other = value_at(config, idle.key), value_at(config, idle.other)
+        if other in idle.at and value != value_at(Config(), idle.key):
+            yield Problem(
+                (idle.key, idle.other),
+                f"{idle.key}={value} does nothing at {idle.other}={other}; {idle.remedy}, or leave {idle.key} out",
+            )
 
 
-def value_at(config: Config, key: str) -> float | None:
+def value_at(config: Config, key: str) -> Any:
     """The value of a dotted key."""
-    node: object = config
+    node: Any = config
     for name in key.split("."):
         node = getattr(node, name)
-    assert node is None or isinstance(node, int | float), f"{key} is no number"
     return node
 
 
-RULES = (ranges,)
+RULES = (find_problems,)

@@ -1,1 +1,0 @@
-"""``cfpo check``: the arithmetic, the off-policy pressure and the memory of a run, without starting anything."""

@@ -1,1 +1,0 @@
-"""Scores of a model on problems: validation while a run trains, ``cfpo eval`` of any model."""

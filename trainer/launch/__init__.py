@@ -1,1 +1,0 @@
-"""Starting and ending what a run needs: Ray, and the worker groups."""

@@ -1,7 +1,8 @@
-"""Rank <-> (dp, pp, cp, tp) coordinates of one engine's processes. Pure: no process group is touched.
+"""Rank <-> (dp, pp, cp, tp) coordinates of one engine. Pure: no process group is touched.
 
-Ranks are laid out as Megatron-core's default order "tp-cp-ep-dp-pp" does: tensor-parallel peers are consecutive, then
-context, then data, and pipeline stages are farthest apart. With tp=2, dp=2, pp=2 the eight ranks are
+Ranks are the engine's own; a worker group says which worker has which (``placement``). They are laid out as
+Megatron-core's default order "tp-cp-ep-dp-pp" does: tensor-parallel peers are consecutive, then context, then data, and
+pipeline stages are farthest apart. With tp=2, dp=2, pp=2 the eight ranks are
 
     pp=0: dp=0 -> ranks 0 1, dp=1 -> ranks 2 3        pp=1: dp=0 -> ranks 4 5, dp=1 -> ranks 6 7
 

@@ -368,6 +368,6 @@ def _joined(batches: Sequence[DataProto], name: str, rows: Sequence[np.ndarray] 
     if rows is None:
         return np.concatenate([batch.column(name) for batch in batches])
     joined = np.empty(sum(map(len, batches)), array_dtype(name))
-    for batch, places in zip(batches, rows, strict=True):
-        joined[places] = batch.column(name)
+    for batch, own in zip(batches, rows, strict=True):
+        joined[own] = batch.column(name)
     return joined

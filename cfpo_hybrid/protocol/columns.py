@@ -84,11 +84,9 @@ class Selection:
         batch_of_row, row_in_batch = [], []
         for chosen in selections:
             rows = np.arange(len(chosen.batches[0])) if chosen.row_in_batch is None else chosen.row_in_batch
+            owners = np.zeros_like(rows) if chosen.batch_of_row is None else chosen.batch_of_row
             row_in_batch.append(rows)
-            first = len(batches)
-            batch_of_row.append(
-                np.full(len(rows), first) if chosen.batch_of_row is None else chosen.batch_of_row + first
-            )
+            batch_of_row.append(owners + len(batches))
             batches += chosen.batches
         return cls(tuple(batches), np.concatenate(batch_of_row), np.concatenate(row_in_batch))
 

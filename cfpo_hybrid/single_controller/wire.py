@@ -54,7 +54,7 @@ class EncodedCall(NamedTuple):
     """
 
     body: bytes
-    far_body: "tuple[ObjectRef[bytes]] | tuple[()]"
+    far_body: "tuple[ObjectRef[bytes], ...]"
     stored: tuple[StoredBatch, ...]
     selections: tuple[Selection, ...]
 
@@ -87,9 +87,9 @@ def encode_call(method: str, arguments: Arguments) -> EncodedCall:
     selections: list[Selection] = []
     values: list[Any] = [*arguments.args, *arguments.kwargs.values()]
     batches: dict[int, EncodedBatch] = {}
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         if isinstance(value, DataProto):
-            values[place], batches[place] = None, _encode_batch(_shared(value), stored, selections)
+            values[index], batches[index] = None, _encode_batch(value, stored, selections)
     body = _dumps((method, values, tuple(arguments.kwargs), batches))
     near = len(body) <= INLINE_BYTES
     return EncodedCall(body if near else b"", () if near else (ray.put(body),), tuple(stored), tuple(selections))
@@ -109,9 +109,9 @@ def decode_call(message: bytes, *beside: Any) -> tuple[str, bool, Arguments]:
         start += rows.nbytes
     body, stored = (memoryview(message)[start:], beside) if start < len(message) else (beside[0], beside[1:])
     method, values, names, batches = pickle.loads(body)
-    for place, encoded in batches.items():
+    for index, encoded in batches.items():
         batch = _decode_batch(encoded, stored)
-        values[place] = batch if rows is None else batch.take(rows)
+        values[index] = batch if rows is None else batch.take(rows)
     first_named = len(values) - len(names)
     named = dict(zip(names, values[first_named:], strict=True))
     return method, bool(answers), Arguments(tuple(values[:first_named]), named)
@@ -147,32 +147,28 @@ def _dumps(value: Any) -> bytes:
     return cloudpickle.dumps(value) if b"__main__" in data else data
 
 
-def _shared(batch: DataProto) -> DataProto:
-    """The batch with what of it is in this process put into the object store once, for all workers; small batches stay."""
-    for name in [name for name, selection in batch.deferred.items() if not _is_stored(selection)]:
-        batch.column(name)  # rows of another batch of this process, gathered here
-    if batch.local_bytes <= INLINE_BYTES:
-        return batch
-    stored = batch.select(*(name for name in batch.column_names if name not in batch.deferred))
-    selection = Selection((StoredBatch(stored),))
-    return DataProto.of_state(batch.state(()), {**batch.deferred, **dict.fromkeys(stored.column_names, selection)})
-
-
-def _is_stored(selection: Selection) -> bool:
-    return all(isinstance(batch, StoredBatch) for batch in selection.batches)
-
-
 def _encode_batch(batch: DataProto, stored: dict[StoredBatch, int], selections: list[Selection]) -> EncodedBatch:
-    """A shared batch; its stored batches, numbered, and its selections are added to those of the call."""
+    """A batch; its stored batches, numbered, and its selections are added to those of the call.
+
+    What of it is in this process stays in the message while it is small, else it is put into the store, once for all
+    workers.
+    """
+    for name, selection in [*batch.deferred.items()]:
+        if not all(isinstance(part, StoredBatch) for part in selection.batches):
+            batch.column(name)  # rows of another batch of this process, gathered here
+    near, far = None, dict(batch.deferred)
+    if batch.local_bytes > INLINE_BYTES:
+        local = batch.select(*(name for name in batch.column_names if name not in far))
+        near, far = (), far | dict.fromkeys(local.column_names, Selection((StoredBatch(local),)))
     names_of: dict[Selection, list[str]] = {}
-    for name, selection in batch.deferred.items():
+    for name, selection in far.items():
         names_of.setdefault(selection, []).append(name)
     selections.extend(names_of)
     encoded = []
     for selection, names in names_of.items():
         numbers = [stored.setdefault(cast(StoredBatch, part), len(stored)) for part in selection.batches]
         encoded.append((names, numbers, selection.batch_of_row, selection.row_in_batch))
-    return batch.state(), encoded
+    return batch.state(near), encoded
 
 
 def _decode_batch(encoded: EncodedBatch, stored: Sequence[Any]) -> DataProto:

@@ -30,10 +30,18 @@ class Placement:
     Args:
         training: the process of each training rank.
         rollout: the process of each rollout rank.
+
+    Raises:
+        ReshardError: a process would have two ranks of an engine.
     """
 
     training: tuple[int, ...]
     rollout: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for engine in (self.training, self.rollout):
+            if len(set(engine)) != len(engine):
+                raise ReshardError(f"processes {engine} are not one for each rank of an engine")
 
     @classmethod
     def colocated(cls, world_size: int) -> "Placement":
@@ -49,11 +57,6 @@ class Placement:
     def world_size(self) -> int:
         """Number of processes."""
         return 1 + max(*self.training, *self.rollout)
-
-    def __post_init__(self) -> None:
-        for engine in (self.training, self.rollout):
-            if len(set(engine)) != len(engine):
-                raise ReshardError(f"processes {engine} are not one for each rank of an engine")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,7 +51,7 @@ class Assignment:
                 if asked not in known:
                     known[asked] = demands[self._senders(*asked)]
                 known[asked].append((rank, number))
-        for route in self._shared(demands):
+        for route in self._remote_routes(demands):
             by_rank[route.destination_rank].append(route)
         return tuple(map(tuple, by_rank))
 
@@ -60,7 +60,7 @@ class Assignment:
         near = [sender for kind in kinds for sender in self._on_node.get((kind, node), ())]
         return tuple(sorted(near or chain.from_iterable(self._ranks[kind] for kind in kinds)))
 
-    def _shared(self, demands: Mapping[tuple[int, ...], Sequence[_Demand]]) -> Iterator[Route]:
+    def _remote_routes(self, demands: Mapping[tuple[int, ...], Sequence[_Demand]]) -> Iterator[Route]:
         """The routes of what each set of senders is asked for."""
         replica_of = {rank: index for ranks in self._ranks.values() for index, rank in enumerate(ranks)}
         loads = [0] * len(self._kind_of)
@@ -68,7 +68,7 @@ class Assignment:
         for senders in sorted(demands, key=lambda senders: (len(senders), senders)):
             # The k-th replica takes from the k-th replica, so that all ranks send over the same distances.
             in_order = sorted(demands[senders], key=lambda demand: (replica_of[demand[0]], demand))
-            for route in self._walk(senders, self._together(senders, in_order), loads):
+            for route in self._share(senders, self._together(senders, in_order), loads):
                 loads[route.source_rank] += route.volume
                 yield route
 
@@ -81,7 +81,7 @@ class Assignment:
             together[number, None if is_near else rank].append(rank)
         return [(number, ranks) for (number, _), ranks in together.items()]
 
-    def _walk(
+    def _share(
         self, senders: Sequence[int], taken: Sequence[tuple[int, list[int]]], loads: Sequence[int]
     ) -> Iterator[Route]:
         """Walks what is taken and hands each sender the next stretch, as long as its quota."""

@@ -1,7 +1,11 @@
 """Makes the plan: intersects source shards with destination shards, and chooses a sender of all that is needed. Pure.
 
-Ranks with the same shards are one kind (data-parallel replicas); all intersections are made once a kind. Every rank
-computes the same plan from layouts alone, without a message.
+1. Ranks with the same shards are one kind (data-parallel replicas); what follows is done once a kind.
+2. What the sources hold of each tensor is cut into rectangles that do not overlap.
+3. What a destination needs is intersected with these. What the same kinds of sources hold of it is one cargo.
+4. Each rank's cargos are shared out over the ranks that could send them (``assignment.py``).
+
+Every rank computes the same plan from layouts alone, without a message.
 """
 
 from collections import defaultdict
@@ -13,7 +17,7 @@ from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.assignment import Assignment
 from cfpo_hybrid.resharding.plan import Cargo, ReshardPlan
 from cfpo_hybrid.resharding.rectangle import Rectangle, Region
-from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec
+from cfpo_hybrid.resharding.shard_spec import ShardSpec
 
 _Specs = Sequence[ShardSpec]
 
@@ -40,18 +44,18 @@ def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_
         )
     source_kinds, kind_of_source = _kinds(sources)
     destination_kinds, kind_of_destination = _kinds(destinations)
-    held = _held_areas(source_kinds, wanted={piece.hf_name for piece in _pieces(destination_kinds)})
-    cargos: list[Cargo] = []
-    offers: list[Mapping[int, int]] = []
+    wanted = {piece.hf_name for specs in destination_kinds for spec in specs for piece in spec.pieces}
+    held = _held_areas(source_kinds, wanted)
+    offered: list[tuple[Cargo, Mapping[int, int]]] = []
     needed: list[range] = []
     for kind, specs in enumerate(destination_kinds):
-        found = _cargos(specs, held, rank=kind_of_destination.index(kind))
-        needed.append(range(len(cargos), len(cargos) + len(found)))
-        cargos += (cargo for cargo, _ in found)
-        offers += (offers_of_kind for _, offers_of_kind in found)
+        first = len(offered)
+        offered += _cargos(specs, held, rank=kind_of_destination.index(kind))
+        needed.append(range(first, len(offered)))
+    cargos, offers = tuple(cargo for cargo, _ in offered), [offer_of_kind for _, offer_of_kind in offered]
     assignment = Assignment(cargos, offers, kind_of_source, ranks_per_node)
     routes = assignment.routes([needed[kind] for kind in kind_of_destination])
-    return ReshardPlan(len(sources), ranks_per_node, tuple(cargos), routes)
+    return ReshardPlan(len(sources), ranks_per_node, cargos, routes)
 
 
 def _kinds(specs_of_ranks: Sequence[_Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
@@ -62,10 +66,6 @@ def _kinds(specs_of_ranks: Sequence[_Specs]) -> tuple[list[tuple[ShardSpec, ...]
         if id(specs) not in number_of_list:
             number_of_list[id(specs)] = number_of.setdefault(tuple(specs), len(number_of))
     return list(number_of), [number_of_list[id(specs)] for specs in specs_of_ranks]
-
-
-def _pieces(kinds: Iterable[_Specs]) -> Iterable[Piece]:
-    return (piece for specs in kinds for spec in specs for piece in spec.pieces)
 
 
 class _Held(NamedTuple):
@@ -128,7 +128,7 @@ _Need = tuple[Region, Region, _Held]
 
 
 def _cargos(specs: _Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
-    """All that a kind of destination needs, grouped by who holds it.
+    """All that a kind of destination needs, grouped by who holds it; with each kind's number of offer.
 
     Args:
         specs: its shards.
@@ -163,7 +163,7 @@ def _intersection(wanted: Rectangle, held: Rectangle) -> Rectangle | None:
 def _cargo(kinds: Sequence[int], needs: Sequence[_Need]) -> tuple[Cargo, Mapping[int, int]]:
     """What these kinds of sources hold, and the number of each kind's offer of it."""
     offers: dict[tuple[Region, ...], int] = {}
-    offer_of = {
+    offer_of_kind = {
         kind: offers.setdefault(tuple(held.regions[kind] for _, _, held in needs), len(offers)) for kind in kinds
     }
     tensors, destinations, _ = zip(*needs, strict=True)
@@ -174,4 +174,4 @@ def _cargo(kinds: Sequence[int], needs: Sequence[_Need]) -> tuple[Cargo, Mapping
         )
         for offer in offers
     )
-    return Cargo(tensors, destinations, tuple(inside)), offer_of
+    return Cargo(tensors, destinations, tuple(inside)), offer_of_kind

@@ -1,12 +1,15 @@
 """The plan of a model between two layouts, wherever their ranks are."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from layout_pairs import layout_pairs, placed_pairs
 from resharding_world import small_shape
 
+import cfpo_hybrid
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.models.weight_plan import Handover, Placement, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
@@ -21,6 +24,14 @@ def test_the_plan_of_a_handover_is_that_of_all_its_ranks(pair):
     plan = weight_plan(pair.handover)
     assert plan == build_plan(pair.sources, pair.destinations, pair.handover.ranks_per_node)
     assert plan is weight_plan(replace(pair.handover))  # an equal handover needs no second plan
+
+
+def test_plans_are_made_without_torch():
+    root = Path(cfpo_hybrid.__file__).parent
+    files = [*(root / "models").glob("*.py"), *(root / "resharding").glob("*.py")]
+    assert {path.name for path in files if re.search(r"^\s*(import|from) torch", path.read_text(), re.M)} == {
+        "transfer.py"
+    }
 
 
 def test_the_processes_of_a_placement():

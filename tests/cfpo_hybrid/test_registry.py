@@ -35,7 +35,7 @@ class GreetingEntry(FunctionEntry):
 def greetings():
     registry = FunctionRegistry(GreetingEntry)
 
-    @registry.adding("shout", config=ShoutConfig, needs=frozenset({"name"}), is_polite=True)
+    @registry.registering("shout", config=ShoutConfig, needs=frozenset({"name"}), is_polite=True)
     def shout(inputs, config):
         """Says it loudly.
 
@@ -98,7 +98,7 @@ def test_needed_inputs_must_be_there():
     with pytest.raises(BatchError, match="greeting 'shout' needs name, which the inputs lack"):
         entry.check_inputs(SimpleNamespace(name=None, title=None))
     with pytest.raises(ConfigError, match="greeting 'ask' needs 'age'; it can ask for name, title"):
-        FunctionRegistry(GreetingEntry).adding("ask", config=ShoutConfig, needs=frozenset({"age"}))(print)
+        FunctionRegistry(GreetingEntry).registering("ask", config=ShoutConfig, needs=frozenset({"age"}))(print)
 
 
 @pytest.mark.parametrize("number", [0.0, -1.0, float("inf"), float("nan")])

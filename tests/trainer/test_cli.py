@@ -98,7 +98,7 @@ def test_losses_lists_knobs_and_files(capsys: pytest.CaptureFixture[str]):
 
 def test_check_loss_passes_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["check-loss", "clip", "clip_high=0.3"]) == 0
-    assert "all 8 checks passed" in capsys.readouterr().out
+    assert "all 9 checks passed" in capsys.readouterr().out
     plugin = tmp_path / "wrong_loss.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"

@@ -28,8 +28,8 @@ def advantage(config: Config) -> Iterator[Problem]:
         )
 
 
-def kl_penalty(config: Config) -> Iterator[Problem]:
-    """Where and how the KL penalty acts is said only where there is one."""
+def kl_to_reference(config: Config) -> Iterator[Problem]:
+    """Where and how the KL penalty to the reference acts is said only where there is one."""
     algorithm = config.algorithm
     if algorithm.kl_target is None and algorithm.kl_horizon != AlgorithmConfig().kl_horizon:
         yield Problem(
@@ -58,4 +58,4 @@ def schedule(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (advantage, kl_penalty, schedule)
+RULES = (advantage, kl_to_reference, schedule)

@@ -14,8 +14,10 @@
     ├── WatchStop            (RuntimeError)    a run that crossed a limit it declared; the command line exits with 3
     └── WorkerError          (RuntimeError)    a worker raised or died; carries rank, role and traceback
 
-A message says what was wrong, the value, what is allowed, and what to do. To add an exception: give it the nearest
-parent here and a standard type, keep every constructor argument in ``args`` so that it pickles, and draw it above.
+A message says what was wrong, the value, what is allowed, and what to do. The library speaks of its own arguments,
+``kl_coef=-1 must be ...``; who reads a configuration puts the key of its section before them. To add an exception: give it
+the nearest parent here and a standard type, keep every constructor argument in ``args`` so that it pickles, and draw it
+above.
 """
 
 from collections.abc import Sequence

@@ -78,9 +78,6 @@ class Registry(Generic[Entry]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionEntry:
@@ -209,7 +206,7 @@ class FunctionRegistry(Registry[Functions]):
         super().__init__(entry.KIND)
         self._entry = entry
 
-    def adding(self, name: str, **declared: Any) -> Callable[[Function], Function]:
+    def registering(self, name: str, **declared: Any) -> Callable[[Function], Function]:
         """A decorator that registers a function under ``name`` and hands it back as it is.
 
         Args:
@@ -221,12 +218,12 @@ class FunctionRegistry(Registry[Functions]):
             ConfigError: something declared makes no sense.
         """
 
-        def add(function: Function) -> Function:
+        def register(function: Function) -> Function:
             summary = (inspect.getdoc(function) or "").partition("\n")[0]
             self.register(name, self._entry(name=name, function=function, summary=summary, **declared))
             return function
 
-        return add
+        return register
 
     def alias(self, name: str, *, of: str, summary: str, config: type | None = None) -> None:
         """Gives the function of one name a second name.

@@ -61,7 +61,7 @@ def register_advantage(
         ConfigError: the config is no frozen dataclass, or a need is unknown.
         RegistryError: the name is taken.
     """
-    return ADVANTAGES.adding(name, config=config, needs=frozenset(needs), smallest_group=smallest_group)
+    return ADVANTAGES.registering(name, config=config, needs=frozenset(needs), smallest_group=smallest_group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,6 +96,12 @@ def _gradient(loss: PolicyLoss, inputs: PolicyLossInputs) -> tuple[PerToken, Per
     return per_token.detach(), gradient
 
 
+def _by_token(inputs: PolicyLossInputs) -> PolicyLossInputs:
+    """The same with advantages that differ along each response, in sign too."""
+    noise = torch.randn(inputs.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return dataclasses.replace(inputs, advantages=inputs.advantages + noise.to(inputs.advantages.dtype))
+
+
 def _with_log_ratio(inputs: PolicyLossInputs, log_ratio: float) -> PolicyLossInputs:
     return dataclasses.replace(inputs, log_probs=(inputs.old_log_probs + log_ratio).requires_grad_())
 
@@ -112,8 +118,12 @@ def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
     return bool(per_token.isfinite().all()), f"{list(per_token.shape)} {per_token.dtype}, inputs untouched"
 
 
-def _check_on_policy(loss: PolicyLoss, inputs: PolicyLossInputs | None = None) -> tuple[bool, str]:
-    inputs = _with_log_ratio(inputs if inputs is not None else _batch(), 0.0)
+def _check_on_policy(loss: PolicyLoss) -> tuple[bool, str]:
+    return _at_ratio_one(loss, _batch())
+
+
+def _at_ratio_one(loss: PolicyLoss, batch: PolicyLossInputs) -> tuple[bool, str]:
+    inputs = _with_log_ratio(batch, 0.0)
     _, gradient = _gradient(loss, inputs)
     dropped = inputs.mask & (gradient == 0) if loss.entry.drops_tokens else torch.zeros_like(inputs.mask)
     difference = (gradient + inputs.advantages)[inputs.mask & ~dropped].abs().amax()
@@ -121,14 +131,9 @@ def _check_on_policy(loss: PolicyLoss, inputs: PolicyLossInputs | None = None) -
     return bool(difference < 1e-9), f"largest difference from -A: {float(difference):.1e}{left_out}"
 
 
-def _check_advantages_of_tokens(loss: PolicyLoss) -> tuple[bool, str]:
-    of_rows = _batch()
-    same = dataclasses.replace(of_rows, advantages=of_rows.advantages.clone())
-    if not all(map(torch.equal, _gradient(loss, of_rows), _gradient(loss, same))):
-        return False, "advantages laid over the tokens give other numbers than those of their rows"
-    noise = torch.randn(of_rows.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    passed, detail = _check_on_policy(loss, dataclasses.replace(of_rows, advantages=of_rows.advantages + noise))
-    hint = "" if passed else "; a ratio of a whole response that hands out its gradient by token: inputs.sequence_ratio"
+def _check_on_policy_by_token(loss: PolicyLoss) -> tuple[bool, str]:
+    passed, detail = _at_ratio_one(loss, _by_token(_batch()))
+    hint = "" if passed else "; a ratio of a whole response that moves each token by its own A: inputs.sequence_ratio"
     return passed, f"{detail}{hint}"
 
 
@@ -174,7 +179,7 @@ def _check_extremes(loss: PolicyLoss) -> tuple[bool, str]:
 
 
 def _check_splits(loss: PolicyLoss) -> tuple[bool, str]:
-    inputs, worst = _batch(), 0.0
+    inputs, worst = _by_token(_batch()), 0.0
     for aggregation in AGGREGATIONS:
         whole = _objective_result(loss, inputs, aggregation)
         parts = [
@@ -188,7 +193,7 @@ def _check_splits(loss: PolicyLoss) -> tuple[bool, str]:
 
 
 def _check_packing(loss: PolicyLoss) -> tuple[bool, str]:
-    inputs, worst = _batch(), 0.0
+    inputs, worst = _by_token(_batch()), 0.0
     for aggregation in AGGREGATIONS:
         padded = _objective_result(loss, inputs, aggregation)
         packed = _objective_result(loss, inputs.packed(), aggregation, whole=inputs)
@@ -200,7 +205,7 @@ def _check_packing(loss: PolicyLoss) -> tuple[bool, str]:
 CHECKS: dict[str, Callable[[PolicyLoss], tuple[bool, str]]] = {
     "one fp32 loss a token": _check_output,
     "gradient at r = 1 is -A": _check_on_policy,
-    "the same with A of each token": _check_advantages_of_tokens,
+    "the same where A differs by token": _check_on_policy_by_token,
     "gradcheck in fp64": _check_gradient,
     "zero advantage, zero gradient": _check_zero_advantage,
     "NaN in the padding": _check_padding,

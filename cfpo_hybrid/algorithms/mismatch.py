@@ -49,7 +49,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.metrics import Metric, sample_size_share
-from cfpo_hybrid.algorithms.policy_loss.inputs import LOG_RATIO_LIMIT, Counts, PerToken, PolicyLossInputs
+from cfpo_hybrid.algorithms.policy_loss.inputs import LOG_RATIO_LIMIT, PerToken, PolicyLossInputs, TokenMask
 
 MODES = ("off", "truncate", "mask")
 LEVELS = ("token", "sequence")
@@ -199,7 +199,7 @@ def _means_and_sizes(parts: Sequence[str], name: str, sums: Sequence[float]) -> 
     return named | sizes
 
 
-def _share_of_responses(chosen: Counts, inputs: PolicyLossInputs) -> Metric:
+def _share_of_responses(chosen: TokenMask, inputs: PolicyLossInputs) -> Metric:
     """Of the responses that have tokens; ``chosen`` is the same for all tokens of a response."""
     of_response = inputs.counted(1 / inputs.spread(inputs.sequence_token_counts).clamp(min=1))
     return Metric.mean(torch.where(chosen, of_response, 0.0).sum(), of_response.sum())

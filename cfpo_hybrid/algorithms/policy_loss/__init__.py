@@ -11,8 +11,8 @@ from cfpo_hybrid.algorithms.policy_loss.gmpo import GmpoConfig
 from cfpo_hybrid.algorithms.policy_loss.gspo import GspoConfig
 from cfpo_hybrid.algorithms.policy_loss.inputs import (
     LOG_RATIO_LIMIT,
-    Advantages,
     MiniBatchTokens,
+    PerRowOrToken,
     PerToken,
     PolicyLossInputs,
     token_advantages,
@@ -34,7 +34,6 @@ from cfpo_hybrid.algorithms.policy_loss.sapo import SapoConfig
 __all__ = [
     "LOG_RATIO_LIMIT",
     "POLICY_LOSSES",
-    "Advantages",
     "CfpoConfig",
     "CispoConfig",
     "ClipConfig",
@@ -50,6 +49,7 @@ __all__ = [
     "KlPenaltyConfig",
     "LossEntry",
     "MiniBatchTokens",
+    "PerRowOrToken",
     "PerToken",
     "PolicyGradientConfig",
     "PolicyLoss",

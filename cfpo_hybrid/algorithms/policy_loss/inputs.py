@@ -21,10 +21,10 @@ OPTIONAL_INPUTS = ("rollout_log_probs", "ref_log_probs", "entropy")
 
 PerToken = Float[Tensor, "*tokens"]
 """One number a token: padded ``[batch, response]`` or packed ``[token]``."""
-Counts = Bool[Tensor, "*tokens"]
-"""Which tokens count, likewise."""
-Advantages = Float[Tensor, " batch"] | PerToken
-"""One advantage a row, or one a token."""
+PerRowOrToken = Float[Tensor, " batch"] | PerToken
+"""One number a row or one a token, as advantages come."""
+TokenMask = Bool[Tensor, "*tokens"]
+"""Which tokens count, padded or packed."""
 
 
 def clamp(values: PerToken, low: float = -math.inf, high: float = math.inf) -> PerToken:
@@ -35,7 +35,7 @@ def clamp(values: PerToken, low: float = -math.inf, high: float = math.inf) -> P
     return torch.nn.functional.hardtanh(values, low, high)
 
 
-def token_advantages(advantages: Advantages, shape: torch.Size) -> PerToken:
+def token_advantages(advantages: PerRowOrToken, shape: torch.Size) -> PerToken:
     """Advantages as one a token: those of rows, ``[batch]``, are laid over the tokens of padded rows as a view.
 
     This is the one place that tells the two apart.
@@ -72,7 +72,7 @@ class PolicyLossInputs:
 
     log_probs: PerToken
     old_log_probs: PerToken
-    advantages: Advantages
+    advantages: PerRowOrToken
     mask: Shaped[Tensor, "*tokens"]
     rollout_log_probs: PerToken | None = None
     ref_log_probs: PerToken | None = None
@@ -97,9 +97,8 @@ class PolicyLossInputs:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are there, by name."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        values.pop("statistics")
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        names = (each.name for each in dataclasses.fields(self) if each.name != "statistics")
+        return {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
 
     def packed(self) -> "PolicyLossInputs":
         """The counted tokens of padded inputs, packed in row order."""
@@ -230,7 +229,7 @@ class MiniBatchTokens:
 
     @classmethod
     def of(
-        cls, old_log_probs: PerToken, advantages: Advantages, mask: Shaped[Tensor, "*tokens"], gather: Gather = alone
+        cls, old_log_probs: PerToken, advantages: PerRowOrToken, mask: Shaped[Tensor, "*tokens"], gather: Gather = alone
     ) -> "MiniBatchTokens":
         """The counted tokens of padded or packed tensors."""
         counted = mask != 0

@@ -78,7 +78,7 @@ def register_policy_loss(
         ConfigError: the config is no frozen dataclass, or a need is unknown.
         RegistryError: the name is taken.
     """
-    return POLICY_LOSSES.adding(
+    return POLICY_LOSSES.registering(
         name,
         config=config,
         needs=frozenset(needs),

@@ -149,7 +149,7 @@ def test_a_penalty_without_the_advantage_pulls_where_there_is_none():
         ("local_mean", "split into micro-batches"),
         ("local_statistics", "split into micro-batches"),
         ("dropping", "gradient at r = 1 is -A"),
-        ("shared_gradient", "the same with A of each token"),
+        ("shared_gradient", "the same where A differs by token"),
         ("padding", "NaN in the padding"),
         ("always_pulling", "zero advantage, zero gradient"),
         ("in_place", "one fp32 loss a token"),

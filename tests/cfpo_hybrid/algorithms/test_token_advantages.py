@@ -1,6 +1,7 @@
 """Advantages by row or by token: the same numbers bit for bit where they agree, and each token its own where they differ."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -127,6 +128,35 @@ def test_gmpo_of_tokens_by_hand():
     second = 1.125**0.5
     assert loss == pytest.approx([-1.0, 2.0, -0.5, second, -3 * second, 0.0], rel=1e-6)
     assert gradient == pytest.approx([0.0, 0.0, -0.5, second, 0.0, 0.0], rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sequence_losses_have_their_own_gradient_where_a_response_shares_its_advantage(seed):
+    # Each response's tokens are moved by the gradient of its ratio s, taken through the mean of all log-ratios.
+    inputs = batch(torch.tensor([1.5, -0.5, 2.0, -1.0]), seed, torch.float64)
+    low, high = 0.9, 1.15
+    counts = inputs.mask.sum(dim=1, keepdim=True)
+
+    def surrogate(name, log_probs):
+        log_ratio = torch.where(inputs.mask, log_probs - inputs.old_log_probs, 0.0)
+        if name == "gmpo":
+            raised = inputs.advantages > 0
+            log_ratio = torch.where(raised, log_ratio.clamp(max=math.log(high)), log_ratio.clamp(min=math.log(low)))
+        ratio = (log_ratio.sum(dim=1, keepdim=True) / counts).exp().expand(inputs.mask.shape)
+        bounded = ratio.clamp(low, high) if name == "gspo" else ratio
+        return -torch.minimum(ratio * inputs.advantages, bounded * inputs.advantages)[inputs.mask]
+
+    for name, knobs in (
+        ("gspo", {"clip_low": 1 - low, "clip_high": high - 1}),
+        ("gmpo", {"log_clip_low": -math.log(low), "log_clip_high": math.log(high)}),
+    ):
+        log_probs = inputs.log_probs.clone().requires_grad_()
+        loss = build_policy_loss(name, **knobs)(dataclasses.replace(inputs, log_probs=log_probs))
+        expected = surrogate(name, log_probs)
+        torch.testing.assert_close(loss[inputs.mask], expected)
+        (found,) = torch.autograd.grad(loss.sum(), log_probs)
+        (wanted,) = torch.autograd.grad(expected.sum(), log_probs)
+        torch.testing.assert_close(found[inputs.mask], wanted[inputs.mask], atol=1e-12, rtol=1e-12)
 
 
 def test_metrics_count_tokens_by_the_sign_of_their_own_advantage():

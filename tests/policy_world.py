@@ -97,9 +97,9 @@ def whole_weights(ranks: Iterable[tuple[Sequence[ShardSpec], Weights]], like: We
     return whole
 
 
-def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
+def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101, by_token: bool = False) -> DataProto:
     """Rows of uneven length, two or three to a prompt; log-probs before the update are not those of the model, so ratios
-    differ from 1."""
+    differ from 1. Advantages are one a row or one a token."""
     generator = torch.Generator().manual_seed(seed)
     group_ids = torch.arange(rows) * 3 // 7
     prompt_lengths = torch.randint(1, 9, (rows,), generator=generator)[group_ids]
@@ -118,7 +118,7 @@ def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
             "old_log_probs": noise * 0.1 - 5.0,
             "ref_log_probs": noise * 0.2 - 5.0,
             "rollout_log_probs": noise * 0.1 - 5.0 + 0.1 * noise.roll(1, dims=1),
-            "advantages": torch.randn(rows, generator=generator),
+            "advantages": torch.randn((rows, 12) if by_token else (rows,), generator=generator),
         }
     )
 

@@ -68,7 +68,9 @@ def build_policy(case: Case, **options: Any) -> MegatronPolicy:
     model = tiny_model(**case.model)
     layout = ParallelLayout.of_world(dist.get_world_size(), tp=case.tp, pp=case.pp, ep=case.ep)
     settings: dict[str, Any] = {"seed": 1, "total_optimizer_steps": 10, "temperature": 0.7} | options
-    policy = MegatronPolicy(model_shape(model.config.to_dict()), case.actor(), layout, device=CPU, **settings)
+    policy = MegatronPolicy(
+        model_shape(model.config.to_dict()), case.actor(), layout, rank=dist.get_rank(), device=CPU, **settings
+    )
     write_weights(policy, checkpoint_tensors(model))
     return policy
 

@@ -42,6 +42,7 @@ class MegatronPolicy:
         shape: of the model.
         config: of the actor.
         layout: of training; its ranks are those of torch's world, which must exist.
+        rank: this process's.
         device: of this rank.
         seed: of Megatron's random state.
         total_optimizer_steps: length of the learning-rate schedule.
@@ -56,6 +57,7 @@ class MegatronPolicy:
         config: ActorConfig,
         layout: ParallelLayout,
         *,
+        rank: int,
         device: torch.device,
         seed: int,
         total_optimizer_steps: int,
@@ -64,7 +66,9 @@ class MegatronPolicy:
         truncation: Truncation | None = None,
     ) -> None:
         self.shape, self.config, self.device = shape, config, device
-        self.groups = initialize_parallel(layout, chunks=config.megatron.cut.chunks, device=device, seed=seed)
+        self.groups = initialize_parallel(
+            layout, chunks=config.megatron.cut.chunks, rank=rank, device=device, seed=seed
+        )
         self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
         self._temperature, self._truncation, self._seed = temperature, truncation, seed
         with megatron_on(device):

@@ -19,9 +19,9 @@ def step() -> dict[str, float]:
 
 def step_in_a_pool(folder: Path) -> dict[str, float]:
     """Of three processes the last two train by themselves."""
-    with pytest.raises(DispatchError, match="needs a torch world of its 2 processes, and this one has 3"):
-        initialize_parallel(ParallelLayout(tp=2), device=CPU, seed=0)
     rank = dist.get_rank()
+    with pytest.raises(DispatchError, match=rf"rank 1 of a torch world of 2, and is rank {rank} of 3"):
+        initialize_parallel(ParallelLayout(tp=2), rank=1, device=CPU, seed=0)
     dist.destroy_process_group()
     name, place, size = ("others", 0, 1) if rank == 0 else ("training", rank - 1, 2)
     dist.init_process_group("gloo", init_method=f"file://{folder / name}", rank=place, world_size=size)
@@ -36,4 +36,4 @@ def test_a_pool_of_a_larger_job_trains_as_a_job_of_its_own(tmp_path: Path) -> No
 
 def test_sequences_are_not_split() -> None:
     with pytest.raises(ConfigError, match=r"context_parallel_size=2 must be 1"):
-        initialize_parallel(ParallelLayout(cp=2), device=CPU, seed=0)
+        initialize_parallel(ParallelLayout(cp=2), rank=0, device=CPU, seed=0)

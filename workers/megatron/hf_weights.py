@@ -183,15 +183,13 @@ def export_hf(
         wanted += [{}] * (world_size - len(wanted))
         tensors = _assemble(sources, wanted, parameters, rank)
         if tensors:
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, out / names[first + rank], _METADATA)
+            on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+            save_file(on_host, out / names[first + rank], metadata={"format": "pt"})
     if rank == 0:
         _write_index(out, files, names, dtype)
         _copy_companions(source, out, dtype)
     if world_size > 1:
         dist.barrier()
-
-
-_METADATA = {"format": "pt"}
 
 
 def _difference(expected: Tensor, found: Tensor) -> str | None:

@@ -84,6 +84,7 @@ class RolloutEngine(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
+        ...
 
     def generate(self, batch: DataProto, sampling: SamplingSettings, response_width: int) -> DataProto:
         """Samples one response a row.
@@ -96,33 +97,44 @@ class RolloutEngine(Protocol):
         Returns:
             ``responses``, ``response_lengths``, ``response_mask``, ``rollout_log_probs`` and ``truncated`` of each row.
         """
+        ...
 
     def score(self, sequences: list[list[int]]) -> list[Tensor]:
         """Log-probs in nats of tokens 1, 2, ... of each sequence given those before, at temperature 1."""
+        ...
 
     def parameters(self) -> dict[str, Tensor]:
         """The live local parameters by the engine's names; writing into them changes the model."""
+        ...
 
     def specs(self) -> list[ShardSpec]:
         """What each local parameter holds."""
+        ...
 
     def load_weights(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Takes full tensors under their Hugging Face names through the engine's own loader."""
+        ...
 
     def finish_update(self) -> None:
         """Forgets whatever the old weights computed; due after every change of weights."""
+        ...
 
     def sleep(self) -> None:
         """Gives weights and KV cache back to the device; the weights are lost."""
+        ...
 
     def sleep_kv_cache(self) -> None:
         """Gives only the KV cache back to the device; the weights stay."""
+        ...
 
     def wake_weights(self) -> None:
         """Takes memory for the weights again; their contents are undefined until they are written."""
+        ...
 
     def wake_kv_cache(self) -> None:
         """Takes memory for the KV cache again."""
+        ...
 
     def close(self) -> None:
         """Frees everything; the engine cannot be used after it."""
+        ...

@@ -5,6 +5,7 @@ import os
 import pickle
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +15,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import install_import_hook
 
+ROOT = Path(__file__).parents[1]
 PRELOADED = [
+    "beartype",
+    "jaxtyping",
     "megatron.core.distributed",
     "megatron.core.models.gpt",
     "megatron.core.optimizer",
@@ -29,7 +34,9 @@ PRELOADED = [
 """Slow to import: a server does it once for all tests, and every rank is forked from it."""
 
 
-def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_gloo(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0, check_shapes: bool = False
+) -> list[Any]:
     """``function(*args)`` on every rank of a gloo world; the results by rank.
 
     Args:
@@ -37,17 +44,19 @@ def run_gloo(world_size: int, function: Callable[..., Any], *args: Any, timeout:
         function: importable by name (top level of a module); asks torch.distributed for its rank.
         args: the same for every rank; picklable.
         timeout: seconds, start of the processes included.
+        check_shapes: at run time, as pytest does in its own process; a training step takes twice as long.
 
     Raises:
         AssertionError: a rank raised, died or was too slow; the first failing rank's traceback is the message.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    call = pickle.dumps((function, args))  # its module is imported by a rank that checks shapes already
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(world_size):
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (sender, rank, world_size, f"file://{Path(folder) / 'rendezvous'}", function, args)
+            arguments = (sender, rank, world_size, f"file://{Path(folder) / 'rendezvous'}", call, check_shapes)
             process = context.Process(target=_rank_main, args=arguments, daemon=True)
             process.start()
             sender.close()
@@ -82,7 +91,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
 
 
 def _rank_main(
-    sender: Connection, rank: int, world_size: int, rendezvous: str, function: Callable[..., Any], args: tuple[Any, ...]
+    sender: Connection, rank: int, world_size: int, rendezvous: str, call: bytes, check_shapes: bool
 ) -> None:
     # A rank's locks would keep their names in shared memory, where another test looks for what a run has left.
     multiprocessing.set_start_method("fork", force=True)
@@ -92,6 +101,9 @@ def _rank_main(
         dist.init_process_group(
             "gloo", init_method=rendezvous, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
         )
+        if check_shapes:
+            _check_shapes()
+        function, args = pickle.loads(call)
         _send(sender, True, function(*args))
         dist.barrier()
     except Exception:
@@ -99,6 +111,14 @@ def _rank_main(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _check_shapes() -> None:
+    """Of the packages that pyproject.toml names."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    (checked,) = (option.partition("=")[2] for option in options if option.startswith("--jaxtyping-packages="))
+    *packages, checker = checked.split(",")
+    install_import_hook(packages, checker)
 
 
 def _send(sender: Connection, succeeded: bool, answer: Any) -> None:

@@ -67,7 +67,9 @@ def build_policy(case: Case, **options: Any) -> MegatronPolicy:
     model = tiny_model(**case.model)
     layout = ParallelLayout.of_world(dist.get_world_size(), tp=case.tp, pp=case.pp, ep=case.ep)
     settings: dict[str, Any] = {"seed": 1, "total_optimizer_steps": 10, "temperature": 0.7} | options
-    policy = MegatronPolicy(model_shape(model.config.to_dict()), case.actor(), layout, device=CPU, **settings)
+    policy = MegatronPolicy(
+        model_shape(model.config.to_dict()), case.actor(), layout, rank=dist.get_rank(), device=CPU, **settings
+    )
     write_weights(policy, checkpoint_tensors(model))
     return policy
 
@@ -96,9 +98,9 @@ def whole_weights(ranks: Iterable[tuple[Sequence[ShardSpec], Weights]], like: We
     return whole
 
 
-def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
+def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101, by_token: bool = False) -> DataProto:
     """Rows of uneven length, two or three to a prompt; log-probs before the update are not those of the model, so ratios
-    differ from 1."""
+    differ from 1. Advantages are one a row or one a token."""
     generator = torch.Generator().manual_seed(seed)
     group_ids = torch.arange(rows) * 3 // 7
     prompt_lengths = torch.randint(1, 9, (rows,), generator=generator)[group_ids]
@@ -117,7 +119,7 @@ def mini_batch(rows: int = 7, seed: int = 0, vocab: int = 101) -> DataProto:
             "old_log_probs": noise * 0.1 - 5.0,
             "ref_log_probs": noise * 0.2 - 5.0,
             "rollout_log_probs": noise * 0.1 - 5.0 + 0.1 * noise.roll(1, dims=1),
-            "advantages": torch.randn(rows, generator=generator),
+            "advantages": torch.randn((rows, 12) if by_token else (rows,), generator=generator),
         }
     )
 

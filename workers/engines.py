@@ -41,6 +41,7 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         shape_of(settings.model),
         settings.actor,
         settings.train_layout,
+        rank=context.rank,
         device=device,
         seed=settings.seed,
         total_optimizer_steps=settings.total_optimizer_steps,

@@ -51,7 +51,9 @@ class ExportWorker:
 
         folder, actor = Path(self.settings.folder), self.settings.actor
         shape = model_shape(load_hf_config(str(folder)))
-        groups = initialize_parallel(self.settings.layout, chunks=actor.megatron.cut.chunks, device=device, seed=0)
+        groups = initialize_parallel(
+            self.settings.layout, chunks=actor.megatron.cut.chunks, rank=self.context.rank, device=device, seed=0
+        )
         recipe = ModelRecipe(shape=shape, actor=actor, groups=groups, device=device)
         with megatron_on(device):
             weights = {name: parameter.data for name, parameter in named_parameters(build_model(recipe))}

@@ -35,6 +35,7 @@ def lone_policy(folder: Path, temperature: float) -> Iterator[MegatronPolicy]:
             shape,
             actor,
             ParallelLayout(),
+            rank=0,
             device=torch.device("cpu"),
             seed=0,
             total_optimizer_steps=1,

@@ -45,6 +45,7 @@ def make_policy(actor: ActorConfig) -> MegatronPolicy:
         model_shape(model_config().to_dict()),
         actor,
         ParallelLayout(),
+        rank=0,
         device=torch.device("cpu"),
         seed=0,
         total_optimizer_steps=1000,

@@ -32,9 +32,10 @@ from torch import Tensor
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
 from cfpo_hybrid.resharding.rectangle import range_rectangles
+from workers.megatron.build import ModelRecipe
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
-from workers.megatron.parallel import ParallelGroups, random_state, restore_random_state, seed_anew
+from workers.megatron.parallel import random_state, restore_random_state, seed_anew
 
 logger = logging.getLogger(__name__)
 
@@ -48,27 +49,34 @@ class PolicyState:
     """What a checkpoint holds of a rank, as live objects.
 
     Args:
+        recipe: what the model was built from.
         parameters: weights of the local shard by name, written in place when a checkpoint is loaded.
-        specs_of_rank: what the parameters of any rank hold.
         lagged: weights of earlier rollout steps, where the rollout lags behind.
         at_rest: where the numbers of any of these tensors lie while the model sleeps.
-        distributed_optimizer: every dp rank holds a part of the optimizer's state.
         seed: of the run.
     """
 
+    recipe: ModelRecipe
     parameters: Mapping[str, Tensor]
-    specs_of_rank: Callable[[int], Sequence[ShardSpec]]
     optimizer: PolicyOptimizer
     lagged: LaggedWeights
     at_rest: Callable[[Tensor], Tensor]
-    groups: ParallelGroups
-    distributed_optimizer: bool
     seed: int
+
+    @property
+    def rank(self) -> int:
+        """This process's."""
+        return self.recipe.groups.rank
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Sizes of the axes, as a checkpoint writes them."""
+        return asdict(self.recipe.groups.layout)
 
     @property
     def specs(self) -> dict[str, ShardSpec]:
         """What this rank's parameters hold, by name."""
-        return {spec.name: spec for spec in self.specs_of_rank(self.groups.rank)}
+        return {spec.name: spec for spec in self.recipe.specs_of_rank(self.rank)}
 
 
 def save_policy(directory: Path, state: PolicyState) -> None:
@@ -77,7 +85,7 @@ def save_policy(directory: Path, state: PolicyState) -> None:
     Call inside ``megatron_on(device)``.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    rank = state.groups.rank
+    rank = state.rank
     rows = _write_parts(directory, rank, _parts_to_write(state))
     save_file(random_state(), directory / _random_file(rank))
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -208,17 +216,16 @@ def _load_shard(files: StateFiles, spec: ShardSpec, shard: OptimizerShard, steps
 
 
 def _load_random_state(directory: Path, state: PolicyState, written: Mapping[str, Any]) -> None:
-    layout, rank = asdict(state.groups.layout), state.groups.rank
-    if written["layout"] != layout:
+    if written["layout"] != state.layout:
         seed_anew(state.seed, written["steps_taken"])
-        if rank == 0:
+        if state.rank == 0:
             logger.warning(
                 "the checkpoint in %s was written under %s and goes on under %s: weights and optimizer are the same, "
                 "random states are seeded anew from seed %d and optimizer step %d",
-                *(directory, written["layout"], layout, state.seed, written["steps_taken"]),
+                *(directory, written["layout"], state.layout, state.seed, written["steps_taken"]),
             )
         return
-    file = directory / _random_file(rank)
+    file = directory / _random_file(state.rank)
     if not file.is_file():
         raise DataError(f"the checkpoint in {directory} lacks {file.name}; resume from another one")
     restore_random_state(load_file(file))
@@ -233,7 +240,7 @@ def _parts_to_write(state: PolicyState) -> dict[str, list[HeldPart]]:
     specs, first_holder = state.specs, _first_holders(state)
     parts: dict[str, list[HeldPart]] = {}
     for shard in state.optimizer.shards():
-        spec, writers = specs[shard.name], {state.groups.rank, *shard.peers}
+        spec, writers = specs[shard.name], {state.rank, *shard.peers}
         pieces = [piece for piece in spec.pieces if first_holder[piece.hf_name, piece.hf] in writers]
         lagged = {_lagged_kind(steps): weights[shard.name] for steps, weights in state.lagged.by_steps().items()}
         stretch = slice(shard.first, shard.first + shard.master.numel())
@@ -248,8 +255,8 @@ def _first_holders(state: PolicyState) -> dict[tuple[str, Rectangle], int]:
     """The lowest rank that holds each piece that this rank holds."""
     mine = {(piece.hf_name, piece.hf) for spec in state.specs.values() for piece in spec.pieces}
     first: dict[tuple[str, Rectangle], int] = {}
-    for rank in range(state.groups.rank + 1):
-        held = ((piece.hf_name, piece.hf) for spec in state.specs_of_rank(rank) for piece in spec.pieces)
+    for rank in range(state.rank + 1):
+        held = ((piece.hf_name, piece.hf) for spec in state.recipe.specs_of_rank(rank) for piece in spec.pieces)
         for key in held:
             if key in mine:
                 first.setdefault(key, rank)
@@ -288,8 +295,8 @@ def _write_index(directory: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 def _description(state: PolicyState) -> dict[str, Any]:
     return {
-        "layout": asdict(state.groups.layout),
-        "distributed_optimizer": state.distributed_optimizer,
+        "layout": state.layout,
+        "distributed_optimizer": state.recipe.actor.megatron.distributed_optimizer,
         "steps_taken": state.optimizer.steps_taken,
         "kept_weights": state.lagged.steps,
     }

@@ -69,14 +69,6 @@ class _CudaCallsOnCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _current_device() -> torch.device:
-    return CPU
-
-
-def _synchronize(device: Any = None) -> None:
-    """A CPU has nothing to wait for."""
-
-
 class _Stream:
     """Work on a CPU is done when the call returns, so every stream is the same one and nothing has to wait."""
 
@@ -93,10 +85,6 @@ class _Stream:
         pass
 
 
-def _on_stream(stream: _Stream) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def _on_host(counts: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     return counts.numpy() if as_numpy and isinstance(counts, Tensor) else counts
 
@@ -109,18 +97,14 @@ def _set_rng_state(new_state: Tensor, *_: Any, **__: Any) -> None:
     torch.set_rng_state(new_state)
 
 
-def _manual_seed(seed: int) -> None:
-    torch.manual_seed(seed)
-
-
 REPLACEMENTS: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
-    (torch.cuda, "current_device", _current_device),
-    (torch.cuda, "synchronize", _synchronize),
+    (torch.cuda, "current_device", lambda: CPU),
+    (torch.cuda, "synchronize", lambda device=None: None),  # a CPU has nothing to wait for
     (torch.cuda, "Stream", _Stream),
-    (torch.cuda, "stream", _on_stream),
+    (torch.cuda, "stream", lambda stream: nullcontext()),
     (torch.cuda, "current_stream", _Stream),
     (token_dispatcher, "maybe_move_tensor_to_cpu", _on_host),
-    (torch.cuda, "manual_seed", _manual_seed),
+    (torch.cuda, "manual_seed", torch.manual_seed),
     (torch.cuda, "get_rng_state", _get_rng_state),
     (megatron_random, "_get_cuda_rng_state", _get_rng_state),
     (megatron_random, "_set_cuda_rng_state", _set_rng_state),

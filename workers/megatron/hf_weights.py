@@ -131,29 +131,6 @@ def load_hf(folder: Path, specs: Iterable[ShardSpec], parameters: Mapping[str, T
                 target[area.slices].zero_()
 
 
-def differing_tensors(source: Path, copy: Path, *, tied: bool) -> list[str]:
-    """The tensors of a folder that another one does not have bit for bit, each with what is wrong; one at a time is read.
-
-    A tensor of another dtype is equal when the source's, cast to that dtype, is.
-
-    Args:
-        source: the folder that is right.
-        copy: the folder that is compared.
-        tied: the head is the embedding; a source may have it under both names.
-    """
-    with TensorFiles(source) as expected, TensorFiles(copy) as found:
-        wrong = [f"{name}: not in the source" for name in found.names if name not in expected.names]
-        for name in expected.names:
-            other = EMBEDDING if tied and name == LM_HEAD and name not in found.names else name
-            if other not in found.names:
-                wrong.append(f"{name}: not written")
-                continue
-            reason = _difference(expected.whole(name), found.whole(other))
-            if reason:
-                wrong.append(f"{name}: {reason}")
-    return wrong
-
-
 def export_hf(
     out: Path,
     source: Path,
@@ -184,7 +161,8 @@ def export_hf(
         wanted += [{}] * (world_size - len(wanted))
         tensors = _assemble(sources, wanted, parameters, rank)
         if tensors:
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, out / names[first + rank], _METADATA)
+            on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+            save_file(on_host, out / names[first + rank], metadata={"format": "pt"})
     if rank == 0:
         _write_index(out, files, names, dtype)
         _copy_companions(source, out, dtype)
@@ -192,21 +170,27 @@ def export_hf(
         dist.barrier()
 
 
-_METADATA = {"format": "pt"}
+def differing_tensors(source: Path, copy: Path, *, tied: bool) -> list[str]:
+    """The tensors of a folder that another one does not have bit for bit, each with what is wrong; one at a time is read.
 
+    A tensor of another dtype is equal when the source's, cast to that dtype, is.
 
-def _difference(expected: Tensor, found: Tensor) -> str | None:
-    if expected.shape != found.shape:
-        return f"shape {list(found.shape)} instead of {list(expected.shape)}"
-    expected = expected.to(found.dtype)
-    if torch.equal(_bits(expected), _bits(found)):
-        return None
-    different = int((_bits(expected).view(-1, found.itemsize) != _bits(found).view(-1, found.itemsize)).any(1).sum())
-    return f"{different} of {found.numel()} numbers differ"
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)
+    Args:
+        source: the folder that is right.
+        copy: the folder that is compared.
+        tied: the head is the embedding; a source may have it under both names.
+    """
+    with TensorFiles(source) as expected, TensorFiles(copy) as found:
+        wrong = [f"{name}: not in the source" for name in found.names if name not in expected.names]
+        for name in expected.names:
+            other = EMBEDDING if tied and name == LM_HEAD and name not in found.names else name
+            if other not in found.names:
+                wrong.append(f"{name}: not written")
+                continue
+            reason = _difference(expected.whole(name), found.whole(other))
+            if reason:
+                wrong.append(f"{name}: {reason}")
+    return wrong
 
 
 def _assemble(
@@ -260,3 +244,17 @@ def _copy_companions(source: Path, out: Path, dtype: torch.dtype) -> None:
     config.pop("torch_dtype", None)  # the name of transformers 4
     config["dtype"] = str(dtype).removeprefix("torch.")
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _difference(expected: Tensor, found: Tensor) -> str | None:
+    if expected.shape != found.shape:
+        return f"shape {list(found.shape)} instead of {list(expected.shape)}"
+    expected = expected.to(found.dtype)
+    if torch.equal(_bits(expected), _bits(found)):
+        return None
+    different = int((_bits(expected).view(-1, found.itemsize) != _bits(found).view(-1, found.itemsize)).any(1).sum())
+    return f"{different} of {found.numel()} numbers differ"
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)

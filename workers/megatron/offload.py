@@ -7,6 +7,7 @@ same buffers: moving tensors one by one would tear them apart. A storage that is
 from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 Tensors = Callable[[], Iterable[Tensor]]
@@ -48,7 +49,7 @@ class Offload:
                 storage.resize_(size)
             self._dropped = {}
 
-    def at_rest(self, tensor: Tensor) -> Tensor:
+    def at_rest(self, tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
         """Where the numbers of weights or state lie now: the tensor itself, or while it is empty its like on the host."""
         storage = tensor.untyped_storage()
         for copies in self._on_host.values():

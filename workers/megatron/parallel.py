@@ -52,29 +52,23 @@ class ParallelGroups:
         return self.coordinate.pp == self.layout.pp - 1
 
 
-def initialize_parallel(layout: ParallelLayout, *, chunks: int = 1, device: torch.device, seed: int) -> ParallelGroups:
+def initialize_parallel(
+    layout: ParallelLayout, *, chunks: int = 1, rank: int, device: torch.device, seed: int
+) -> ParallelGroups:
     """Creates Megatron-core's process groups over torch's world, which must exist; a process's later models share them.
 
     Args:
         layout: of the training engine.
         chunks: that each pipeline stage is cut into.
+        rank: this process's in the layout.
         device: where the model will be.
         seed: of Megatron's random-number tracker.
 
     Raises:
         ConfigError: the layout splits sequences.
-        DispatchError: torch's world is not that of the layout, or Megatron-core has another layout already.
+        DispatchError: the layout's ranks are not those of torch's world, or Megatron-core has another layout already.
     """
-    if layout.cp != 1:
-        raise ConfigError(
-            f"actor.megatron.context_parallel_size={layout.cp} must be 1: training does not split sequences"
-        )
-    world_size = dist.get_world_size() if dist.is_initialized() else 0
-    if world_size != layout.world_size:
-        raise DispatchError(
-            f"{layout} needs a torch world of its {layout.world_size} processes, and this one has {world_size}; "
-            "processes that do not train must be in a world of their own"
-        )
+    _check_world(layout, rank)
     with megatron_on(device):
         if not parallel_state.model_parallel_is_initialized():
             parallel_state.initialize_model_parallel(
@@ -87,7 +81,6 @@ def initialize_parallel(layout: ParallelLayout, *, chunks: int = 1, device: torc
         # No process group hangs on the chunks: each run of a worker may have its own.
         parallel_state.set_virtual_pipeline_model_parallel_world_size(chunks if chunks > 1 else None)
         tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
-    rank = dist.get_rank()
     coordinate = layout.coordinate(rank)
     expected = (coordinate.tp, coordinate.pp, layout.expert_rank(coordinate))
     found = (
@@ -106,6 +99,19 @@ def initialize_parallel(layout: ParallelLayout, *, chunks: int = 1, device: torc
         pp=megatron.get_pipeline_model_parallel_group() if layout.pp > 1 else None,
         dp=megatron.get_data_parallel_group(),
     )
+
+
+def _check_world(layout: ParallelLayout, rank: int) -> None:
+    if layout.cp != 1:
+        raise ConfigError(
+            f"actor.megatron.context_parallel_size={layout.cp} must be 1: training does not split sequences"
+        )
+    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 0)
+    if place != (rank, layout.world_size):
+        raise DispatchError(
+            f"rank {rank} of {layout} must be rank {rank} of a torch world of {layout.world_size}, and is rank {place[0]} "
+            f"of {place[1]}; processes that do not train must be in another world"
+        )
 
 
 def random_state() -> dict[str, Tensor]:

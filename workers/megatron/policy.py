@@ -40,8 +40,9 @@ class MegatronPolicy:
 
     Args:
         shape: of the model.
-        config: of the actor.
+        actor: its configuration.
         layout: of training; its ranks are those of torch's world, which must exist.
+        rank: this process's.
         device: of this rank.
         seed: of Megatron's random state.
         total_optimizer_steps: length of the learning-rate schedule.
@@ -53,9 +54,10 @@ class MegatronPolicy:
     def __init__(
         self,
         shape: ModelShape,
-        config: ActorConfig,
+        actor: ActorConfig,
         layout: ParallelLayout,
         *,
+        rank: int,
         device: torch.device,
         seed: int,
         total_optimizer_steps: int,
@@ -63,9 +65,9 @@ class MegatronPolicy:
         weight_lag: int = 0,
         truncation: Truncation | None = None,
     ) -> None:
-        self.shape, self.config, self.device = shape, config, device
-        self.groups = initialize_parallel(layout, chunks=config.megatron.cut.chunks, device=device, seed=seed)
-        self.recipe = ModelRecipe(shape=shape, actor=config, groups=self.groups, device=device)
+        self.shape, self.actor, self.device = shape, actor, device
+        self.groups = initialize_parallel(layout, chunks=actor.megatron.cut.chunks, rank=rank, device=device, seed=seed)
+        self.recipe = ModelRecipe(shape=shape, actor=actor, groups=self.groups, device=device)
         self._temperature, self._truncation, self._seed = temperature, truncation, seed
         with megatron_on(device):
             self.chunks: list[DistributedDataParallel] = wrap_for_training(build_model(self.recipe), self.recipe)
@@ -234,14 +236,14 @@ class MegatronPolicy:
             return run_forward_backward(self.chunks, micro_batches, finish)
 
     def _pack(self, batch: DataProto) -> list[MicroBatch]:
-        megatron = self.config.megatron
+        megatron = self.actor.megatron
         multiple = self.groups.layout.tp if megatron.sequence_parallel else 1
-        micro_batches = pack(batch, max_tokens=self.config.micro_batch_tokens, multiple=multiple, device=self.device)
+        micro_batches = pack(batch, max_tokens=self.actor.micro_batch_tokens, multiple=multiple, device=self.device)
         return with_idle(micro_batches, idle_micro_batch(multiple, self.device), self.groups, megatron.cut.chunks)
 
     @property
     def _can_offload(self) -> bool:
-        return self.device.type == "cuda" and self.config.megatron.offload
+        return self.device.type == "cuda" and self.actor.megatron.offload
 
     def _weights(self) -> list[Tensor]:
         frozen = [parameter.data for _, parameter in named_parameters(self.reference or [])]
@@ -257,12 +259,10 @@ class MegatronPolicy:
 
     def _state(self) -> PolicyState:
         return PolicyState(
+            recipe=self.recipe,
             parameters=self.parameters_by_name(),
-            specs_of_rank=self.specs_of_rank,
             optimizer=self.optimizer,
             lagged=self.lagged,
             at_rest=self.memory.at_rest,
-            groups=self.groups,
-            distributed_optimizer=self.config.megatron.distributed_optimizer,
             seed=self._seed,
         )

@@ -97,14 +97,14 @@ def _run(
 def _finish(
     on_states: OnStates[Result], model: PolicyModel, micro_batch: MicroBatch, hidden: Tensor
 ) -> tuple[Tensor, Tensor, Result]:
-    """Last stage: hidden states ``[packed / sp, 1, hidden]`` -> (loss, an unused token count, what is kept)."""
-    predicting = _predicting_states(hidden, micro_batch.predictors, model.config.sequence_parallel)
+    """Last stage: hidden states ``[packed / sp, 1, hidden]`` -> (loss, an unused token count, what is kept).
+
+    States that predict response tokens come to every tp rank, and their gradient is summed over tp.
+    """
+    if model.config.sequence_parallel:
+        states = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True)
+        predicting = states.squeeze(1)[micro_batch.predictors]
+    else:
+        predicting = copy_to_tensor_model_parallel_region(hidden.squeeze(1)[micro_batch.predictors])
     loss, kept = on_states(micro_batch, predicting, model.head_weight)
     return loss, torch.zeros((), dtype=torch.int, device=loss.device), kept
-
-
-def _predicting_states(hidden: Tensor, predictors: Tensor, sequence_parallel: bool) -> Tensor:
-    """Hidden states that predict response tokens, on every tp rank; their gradient is summed over tp."""
-    if sequence_parallel:
-        return gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=True).squeeze(1)[predictors]
-    return copy_to_tensor_model_parallel_region(hidden.squeeze(1)[predictors])

@@ -76,7 +76,10 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
 
 
 class RolloutEngine(Protocol):
-    """One rank of a generation engine. Methods are collective over the rank's rollout replica."""
+    """One rank of a generation engine. Methods are collective over the rank's rollout replica.
+
+    To wake what is awake, or put to sleep what sleeps, does nothing.
+    """
 
     @property
     def dtype(self) -> torch.dtype:

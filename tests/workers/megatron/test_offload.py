@@ -1,6 +1,13 @@
-"""Storages are emptied and refilled in place: views stay views."""
+"""Storages are emptied and refilled in place: views stay views, and what is away can be read and saved all the same."""
 
+from pathlib import Path
+
+import pytest
 import torch
+from gloo import run_gloo
+from megatron.core import parallel_state
+from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
+from tiny_model import save_tiny_model
 
 from workers.megatron.offload import Offload
 
@@ -35,3 +42,67 @@ def test_new_weights_are_what_the_next_sleep_keeps() -> None:
     offload.offload()
     offload.onload(training=False)
     assert weight.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_numbers_are_read_where_they_lie() -> None:
+    buffer, moment = torch.arange(6.0), torch.ones(2, dtype=torch.bfloat16)
+    weight, elsewhere = buffer[2:].view(2, 2).t(), torch.zeros(1)
+    offload = Offload(weights=lambda: [buffer], state=lambda: [moment], gradients=list)
+    assert offload.at_rest(weight) is weight
+    offload.offload()
+    assert torch.equal(offload.at_rest(weight), torch.tensor([[2.0, 4.0], [3.0, 5.0]]))
+    assert torch.equal(offload.at_rest(moment), torch.ones(2, dtype=torch.bfloat16))
+    assert offload.at_rest(elsewhere) is elsewhere
+    offload.onload(training=False)
+    assert offload.at_rest(weight) is weight
+    assert offload.at_rest(moment) is not moment
+    assert buffer.untyped_storage().nbytes() == 24 and moment.untyped_storage().nbytes() == 0
+
+
+CASES = {
+    1: {"fp32": Case(), "bf16, distributed optimizer": Case(bf16=True, distributed_optimizer=True)},
+    2: {
+        "fp32, dp, distributed optimizer": Case(distributed_optimizer=True),
+        "bf16, tp": Case(tp=2, bf16=True),
+        "bf16, dp, distributed optimizer": Case(bf16=True, distributed_optimizer=True),
+    },
+}
+
+
+def save_awake_and_asleep(cases: dict[str, Case], folder: Path) -> list[float]:
+    """Saves and exports each policy while it is awake and while it sleeps; bytes that it holds asleep."""
+    held = []
+    for name, case in cases.items():
+        policy = build_policy(case, weight_lag=2)
+        policy.build_reference()
+        for seed in range(2):
+            policy.lagged.remember()
+            policy.update(rows_of_rank(mini_batch(seed=seed), policy), objective())
+        for state in ("awake", "asleep"):
+            policy.save(folder / name / state)
+            policy.export(folder / name / state / "model", folder / "source")
+            if state == "awake":
+                policy.memory.offload()
+        weights = policy.parameters_by_name().values()
+        held.append(sum(weight.untyped_storage().nbytes() for weight in weights))
+        policy.memory.onload(training=True)
+        policy.update(rows_of_rank(mini_batch(seed=2), policy), objective())
+        parallel_state.destroy_model_parallel()
+    return held
+
+
+def bytes_of(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", CASES)
+def test_a_model_that_sleeps_is_saved_and_exported_to_the_same_bytes(world: int, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "source")
+    for held in run_gloo(world, save_awake_and_asleep, CASES[world], tmp_path):
+        assert held == [0] * len(held)
+    for name in CASES[world]:
+        awake = bytes_of(tmp_path / name / "awake")
+        assert {Path("state-rank0.safetensors"), Path("model/model.safetensors")} <= awake.keys()
+        assert b"2_steps_ago/" in awake[Path("state-rank0.safetensors")]
+        assert awake == bytes_of(tmp_path / name / "asleep")

@@ -10,6 +10,8 @@ from gloo import run_gloo
 from megatron.core import parallel_state
 from policy_world import Case, build_policy, mini_batch, objective, rows_of_rank
 
+from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.errors import BatchError, DispatchError, NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers.megatron.build import named_parameters
@@ -38,10 +40,11 @@ def ratio_metrics_of(cases: list[Case]) -> list[dict[str, float]]:
     [
         (1, [Case(micro_batch_tokens=40), Case(micro_batch_tokens=40, recompute=True)]),
         (2, [Case(tp=2, sequence_parallel=True, micro_batch_tokens=40), Case(pp=2, micro_batch_tokens=40), Case()]),
+        (2, [Case(ep=2, model={"family": "qwen3_moe", "num_hidden_layers": 2}, micro_batch_tokens=40)]),
     ],
 )
 def test_one_iteration_and_one_mini_batch_have_ratios_of_exactly_one(world: int, cases: list[Case]) -> None:
-    for by_case in run_gloo(world, ratio_metrics_of, cases, timeout=200):
+    for by_case in run_gloo(world, ratio_metrics_of, cases, timeout=200, check_shapes=True):
         for metrics in by_case:
             if "actor/ratio_deviation" in metrics:  # the last stage answers
                 assert metrics["actor/ratio_deviation"] == 0.0
@@ -68,6 +71,27 @@ def test_an_update_on_policy_needs_no_old_log_probs() -> None:
     ((metrics, refused),) = run_gloo(1, on_policy_updates)
     assert refused == [False, False, True]
     assert metrics[0] == metrics[1]  # bit for bit
+
+
+def updates_by_row_and_by_token() -> list[tuple[dict[str, float], torch.Tensor]]:
+    """Metrics and gradient of advantages ``[batch]`` and of the same ones for each token, by two losses."""
+    batch, found = mini_batch(rows=13), []
+    by_token = batch.with_columns(advantages=batch["advantages"].unsqueeze(1).repeat(1, 12))
+    for loss in ("cfpo", "kl_cov"):  # one takes statistics of the mini-batch
+        for rows in (batch, by_token):
+            policy = build_policy(Case(micro_batch_tokens=40))
+            metrics = policy.update(rows, PolicyObjective(loss=build_policy_loss(loss)))
+            found.append((metrics, gradient_of(policy)))
+            parallel_state.destroy_model_parallel()
+    return found
+
+
+def test_an_advantage_a_row_is_one_for_each_of_its_tokens() -> None:
+    (found,) = run_gloo(1, updates_by_row_and_by_token)
+    for (metrics, gradient), (metrics_by_token, gradient_by_token) in (found[:2], found[2:]):
+        assert metrics == metrics_by_token
+        assert torch.equal(gradient, gradient_by_token)
+    assert not torch.equal(found[0][1], found[2][1])
 
 
 def update_with_an_idle_rank() -> tuple[dict[str, float], dict[str, float]]:

@@ -1,1 +1,0 @@
-"""Generation: the engine protocol and vLLM behind it."""

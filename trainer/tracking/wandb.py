@@ -2,12 +2,13 @@
 
 import uuid
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import wandb  # pyright: ignore[reportMissingImports]  # an extra of the project
-
 from trainer.tracking.registry import TrackedRun
+
+wandb: Any = import_module("wandb")  # to a type checker `import wandb` would be this very file
 
 
 class WandbTracker:

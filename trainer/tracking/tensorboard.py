@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.tracking.registry import TrackedRun
+from trainer.tracking import TrackedRun
 
 
 class TensorBoardTracker:

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trainer.tracking.registry import TrackedRun
+from trainer.tracking import TrackedRun
 
 wandb: Any = import_module("wandb")  # to a type checker `import wandb` would be this very file
 

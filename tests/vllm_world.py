@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from resharding_world import megatron_world, shards_of
@@ -19,15 +20,21 @@ STOP = 3
 TEMPERATURE = 0.7
 
 
-def start_engine(folder: Path, tp: int = 1):
-    """An engine of this rank; vLLM is imported only here, after its environment is set."""
+def start_engine(folder: Path, tp: int = 1, **rollout: Any):
+    """An engine of this rank; vLLM is imported only here, after its environment is set.
+
+    Args:
+        folder: of the model.
+        tp: ranks that share it.
+        rollout: settings other than those here.
+    """
     from workers.process import worker_environment
 
     os.environ.update(worker_environment("cpu", 1))
     from workers.config import RolloutConfig
     from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 
-    config = RolloutConfig(tensor_parallel_size=tp, kv_cache_bytes=32 << 20, max_num_seqs=16)
+    config = RolloutConfig(**{"kv_cache_bytes": 32 << 20, "max_num_seqs": 16, **rollout}, tensor_parallel_size=tp)
     settings = EngineSettings(
         folder=str(folder),
         shape=model_shape(load_hf_config(str(folder))),

@@ -124,11 +124,13 @@ class RolloutConfig:
     gpu_memory_utilization: float = 0.6
     """Share of the device that vLLM may fill (GPU only)."""
     kv_cache_bytes: int = 256 * 1024 * 1024
-    """Size of the KV cache on a CPU."""
+    """Size of the KV cache on a CPU. A sequence for which no room is left waits and goes on later, with the same
+    response."""
     max_num_seqs: int = 256
-    """Most sequences decoded at one time, per replica."""
+    """Most sequences decoded at one time, per replica; further ones wait. Responses do not depend on it."""
     max_num_batched_tokens: int = 8192
-    """Most tokens in one forward pass of vLLM, per replica."""
+    """Most tokens in one forward pass of vLLM, per replica; at least a prompt and its response of the greatest lengths.
+    Further prompts wait for the next pass. Responses do not depend on it."""
     enable_prefix_caching: bool = True
     """Shares the keys and values of a prompt among its group; dropped at every reshard."""
     enforce_eager: bool = False

@@ -1,7 +1,8 @@
 """vLLM in the training process, one rank of it: its weights are live parameters that the resharder writes into.
 
-Results do not depend on arrival order, batch composition or the number of replicas: every request carries the seed of
-its row. With tensor parallelism all ranks of a replica get the same rows and sample the same tokens.
+Results do not depend on arrival order, batch composition, the number of replicas or how much fits at a time: every
+request carries the seed of its row, and a row that is put off for want of cache goes on where its seed was. With tensor
+parallelism all ranks of a replica get the same rows and sample the same tokens.
 """
 
 import gc
@@ -241,8 +242,14 @@ class VllmEngine:
 def _device_arguments(config: RolloutConfig, device: torch.device) -> dict[str, Any]:
     """The arguments that differ between a CPU and a GPU."""
     if device.type == "cpu":
-        # Sleep mode raises on a CPU, and the share of the machine would be taken by every process.
-        return {"kv_cache_memory_bytes": config.kv_cache_bytes, "enforce_eager": True}
+        return {
+            # The share of the machine would be taken by every process. Sleep mode raises on a CPU.
+            "kv_cache_memory_bytes": config.kv_cache_bytes,
+            "enforce_eager": True,
+            # vLLM draws a token after each piece of a prompt and rewinds the row's generator by what it drew; one on a
+            # CPU cannot be rewound. A prompt that does not fit into a pass beside the others waits for the next.
+            "enable_chunked_prefill": False,
+        }
     return {
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_sleep_mode": True,

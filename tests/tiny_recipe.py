@@ -2,8 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import save_file
+
+from cfpo_hybrid.models import model_shape
+from cfpo_hybrid.models.shards import hf_shapes
 
 TINY_MODEL = {
     "model_type": "qwen2",
@@ -19,11 +25,20 @@ TINY_MODEL = {
 ROW = {"problem": "1+1?", "solution": "\\boxed{2}", "level": "Level 1", "type": "Sums"}
 
 
+def write_model(folder: Path, **changes: Any) -> Path:
+    """A whole model of zeros, as config.json describes it with these changes, and a tokenizer that nobody opens."""
+    config = TINY_MODEL | changes
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    tensors = {name: torch.zeros(size, dtype=torch.bfloat16) for name, size in hf_shapes(model_shape(config)).items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
 def write_recipe(folder: Path) -> Path:
     """A recipe in ``folder`` that breaks no rule."""
-    model = folder / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(TINY_MODEL))
+    model = write_model(folder / "model")
     data = folder / "train.jsonl"
     data.write_text((json.dumps(ROW) + "\n") * 16)
     settings = {

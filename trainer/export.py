@@ -19,7 +19,8 @@ from trainer.rules import find_layout_problems, values
 from trainer.run.checkpoint import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
 from workers.export_worker import ExportSettings, ExportWorker
-from workers.megatron.hf_weights import TensorFiles, differing_tensors
+from workers.megatron.hf_files import TensorFiles, check_companions, check_weights
+from workers.megatron.hf_weights import differing_tensors
 from workers.process import worker_environment
 
 
@@ -74,6 +75,8 @@ def export(source: str, output: Path, overrides: Sequence[str] = (), *, check: b
     if output.exists() and any(output.iterdir()):
         raise ModelError(f"the output folder '{output}' is not empty; name a new one")
     shape = model_shape(load_hf_config(str(folder)))
+    check_weights(folder, shape)
+    check_companions(folder, tokenizer=False)
     layout = _layout(config, shape)
     actor = replace(config.actor, dtype=_dtype(config.actor.dtype, folder))
     _run(ExportSettings(folder=str(folder.absolute()), actor=actor, layout=layout), output)
@@ -83,6 +86,55 @@ def export(source: str, output: Path, overrides: Sequence[str] = (), *, check: b
     return ExportReport(
         source=folder, num_tensors=num_tensors, dtype=actor.dtype, layout=layout, differences=differences
     )
+
+
+def check_repository(repository: str) -> None:
+    """Refuses what cannot be pushed to, before anything is written.
+
+    Raises:
+        ConfigError: the name is none of a repository, or nobody is logged in.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {repository}: {error}; write it as OWNER/NAME") from None
+    if get_token() is None:
+        raise ConfigError(
+            f"--push {repository}: no Hugging Face token is known on this machine; log in with `hf auth login`"
+        )
+
+
+def push(folder: Path, repository: str, *, public: bool = False) -> str:
+    """Uploads an exported folder to the Hugging Face Hub, in one commit; the folder stays.
+
+    Args:
+        folder: the export.
+        repository: ``OWNER/NAME``; made if absent.
+        public: whether one that is made can be seen by all; an existing one stays as it is.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ModelError: the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub = HfApi()
+    try:
+        url = hub.create_repo(repository, private=not public, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export of cfpo_hybrid")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"'{folder}' is written, but could not be pushed to {repository} ({reason}); try again with "
+            f"`hf upload {repository} {folder}`"
+        ) from error
+    return str(url)
 
 
 def _read_config(path: str, overrides: Sequence[str]) -> ExportConfig:

@@ -7,6 +7,7 @@ from trainer.evaluation.validation import generation_rows, validate
 from trainer.run.checkpoint import CheckpointStore
 from trainer.run.collapse_watch import CollapseWatch
 from trainer.run.directory import RunDirectory, step_name
+from trainer.run.model_card import export_texts
 from trainer.run.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run.trainer_state import TrainerState
 from trainer.session import Session, StepReport, checkpoint_layout
@@ -69,7 +70,8 @@ class TrainingLoop:
                 raise WatchStop(self._farewell(step + 1, stops))
         if trainer.export_final:
             self.progress.stage("export")
-            self.session.actors.run(HybridWorker.export, str(self.run.export.absolute()))
+            texts = export_texts(self.config, self.run.metrics())
+            self.session.actors.run(HybridWorker.export, str(self.run.export.absolute()), texts)
 
     def _record(self, report: StepReport) -> list[Trip]:
         """Step 8: updates, metrics, validation and generations of a finished step; returns the limits it crossed."""
@@ -143,7 +145,8 @@ class TrainingLoop:
             kl_coef=self.session.kl.coef if self.session.kl.target is not None else None,
         )
         with self.session.timed("save"), self.store.writing(state) as folder:
-            self.session.actors.run(HybridWorker.save, str(folder.absolute()))
+            texts = export_texts(self.config, self.run.metrics())
+            self.session.actors.run(HybridWorker.save, str(folder.absolute()), texts)
 
     @staticmethod
     def _is_due(every: int, step: int) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
+from trainer.config.model import whole_model
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
@@ -94,6 +95,7 @@ def prepare_run(config: Config) -> PreparedRun:
     run = RunDirectory(config.trainer.run_dir)
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
     resume = _resume(store, config)
+    whole_model(config.model)
     tokenizer = open_tokenizer(config.model)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
     _open_run_directory(run, store, resume, config)

@@ -8,6 +8,7 @@ import gc
 import itertools
 import logging
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from workers.pass_watch import PassWatch
 from workers.phases import Phase, in_phase
 from workers.process import join_process_group, leave_process_group
 from workers.reports import SyncReport, UpdateRecord, UpdateReport
-from workers.rollout.engine import RolloutEngine, SamplingSettings
+from workers.rollout.engine import RolloutEngine, SamplingSettings, generation_config
 from workers.settings import HybridSettings
 
 logger = logging.getLogger(__name__)
@@ -169,19 +170,28 @@ class HybridWorker:
 
     @dispatch(Dispatch.BROADCAST)
     @in_phase
-    def save(self, directory: str) -> None:
+    def save(self, directory: str, texts: dict[str, str]) -> None:
         """Writes this rank's part of a checkpoint, the weights also as a Hugging Face folder; the driver makes it final.
 
         State is written from where it lies, on the device or in host memory: nobody wakes or sleeps for it.
+
+        Args:
+            directory: of the checkpoint.
+            texts: files of the Hugging Face folder that are not those of the base model, by name.
         """
         self.policy.save(Path(directory))
-        self._export(Path(directory) / "model")
+        self._export(Path(directory) / "model", texts)
 
     @dispatch(Dispatch.BROADCAST)
     @in_phase
-    def export(self, directory: str) -> None:
-        """Writes the weights as a Hugging Face folder, from where they lie; every rank writes what it holds."""
-        self._export(Path(directory))
+    def export(self, directory: str, texts: dict[str, str]) -> None:
+        """Writes the weights as a Hugging Face folder, from where they lie; every rank writes what it holds.
+
+        Args:
+            directory: replaced with all it holds.
+            texts: files that are not those of the base model, by name.
+        """
+        self._export(Path(directory), texts)
 
     def close(self) -> None:
         """Frees what was built, however far that went."""
@@ -226,5 +236,8 @@ class HybridWorker:
             injected["rollout/log_prob_noise"] = plan.log_prob_noise
         return injected
 
-    def _export(self, folder: Path) -> None:
-        self.policy.export(folder, model_folder(self.settings.model.path, self.settings.model.revision))
+    def _export(self, folder: Path, texts: Mapping[str, str]) -> None:
+        model, rollout = self.settings.model, self.settings.rollout
+        source = model_folder(model.path, model.revision)
+        sampling = generation_config(source, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k)
+        self.policy.export(folder, source, {"generation_config.json": sampling, **texts})

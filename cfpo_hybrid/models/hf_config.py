@@ -13,6 +13,9 @@ from cfpo_hybrid.models.shape import Experts, Llama3RopeScaling, ModelShape
 
 DEFAULT_ROPE_THETA = 10000.0
 
+LFS_POINTER = b"version https://git-lfs"
+"""How the small text begins that Git leaves in the place of a large file which it has not fetched."""
+
 
 def load_hf_config(path: str, revision: str | None = None) -> dict[str, Any]:
     """config.json of a local folder or of a Hugging Face id.
@@ -27,10 +30,17 @@ def load_hf_config(path: str, revision: str | None = None) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"there is no config.json in {file.parent}") from None
     except ValueError as error:  # no JSON, or no text
-        raise ModelError(f"{file} is not JSON: {error}") from None
+        found = "a Git LFS pointer, fetch it with `git lfs pull`" if is_lfs_pointer(file) else error
+        raise ModelError(f"{file} is not JSON: {found}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{file} holds a {type(config).__name__}, not an object")
     return config
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether a file stands for one that a `git clone` without Git LFS has not fetched."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def model_folder(path: str, revision: str | None = None) -> Path:
@@ -72,8 +82,10 @@ def read_dense_shape(config: Mapping[str, Any], *, family: str, qkv_bias: bool, 
         qk_norm: each head's query and key are normalised.
 
     Raises:
-        ModelError: a key is missing, or asks for an activation or rotary scaling that is not supported.
+        ModelError: a key is missing, or asks for an activation, a rotary scaling or quantised weights, which are not
+            supported.
     """
+    _refuse_quantised(config)
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise ModelError(f"config.json has hidden_act='{activation}'; only 'silu' (SwiGLU) is supported")
@@ -139,20 +151,55 @@ def _read_size(config: Mapping[str, Any], key: str, default: int | None = None) 
     return size
 
 
+def _refuse_quantised(config: Mapping[str, Any]) -> None:
+    """Quantised weights are codes and scales: neither can be trained, nor does one mean anything without the other."""
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            known = config[key] if isinstance(config[key], Mapping) else {}
+            method = known.get("quant_method") or known.get("format") or "unknown"
+            raise ModelError(
+                f"config.json has a {key} (method {method}): the weights are quantised and cannot be trained; take the "
+                "checkpoint in bfloat16 that it was made from, or dequantise it and remove that key"
+            )
+
+
 def _read_rope(config: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
-    """(theta, scaling): ``rope_parameters`` in transformers 5, ``rope_theta`` and ``rope_scaling`` before."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or config.get("rope_theta") or DEFAULT_ROPE_THETA)
+    """(theta, scaling): ``rope_parameters`` in transformers 5, ``rope_theta`` and ``rope_scaling`` before.
+
+    A file may have both, for readers of both versions, where they say the same.
+
+    Raises:
+        ModelError: they contradict each other, or ask for what is not supported.
+    """
+    ropes = {key: config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key)}
+    for key, rope in ropes.items():
+        if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+            raise ModelError(f"config.json has {key}={rope!r}; only one rotation for all layers is supported")
+    stated = {"rope_theta": config.get("rope_theta")} | {
+        f"{key}.rope_theta": rope.get("rope_theta") for key, rope in ropes.items()
+    }
+    thetas = {key: theta for key, theta in stated.items() if theta is not None}
+    scalings = {key: _read_rope_scaling(rope) for key, rope in ropes.items()}
+    for found in (thetas, scalings):
+        if len(set(found.values())) > 1:
+            said = " and ".join(f"{key}={stated.get(key) or config[key]}" for key in found)
+            raise ModelError(f"config.json has {said}, which differ; remove what the model was not trained with")
+    return float(next(iter(thetas.values()), DEFAULT_ROPE_THETA)), next(iter(scalings.values()), None)
+
+
+def _read_rope_scaling(rope: Mapping[str, Any]) -> Llama3RopeScaling | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
+    if rope.get("partial_rotary_factor", 1) != 1:
+        raise ModelError(f"config.json has partial_rotary_factor={rope['partial_rotary_factor']}; only 1 is supported")
     if kind == "default":
-        return theta, None
+        return None
     if kind != "llama3":
         raise ModelError(f"rotary scaling '{kind}' is not supported; supported are 'default' and 'llama3'")
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     missing = [key for key in keys if key not in rope]
     if missing:
         raise ModelError(f"rotary scaling 'llama3' in config.json lacks {', '.join(missing)}")
-    return theta, Llama3RopeScaling(
+    return Llama3RopeScaling(
         factor=float(rope["factor"]),
         low_freq_factor=float(rope["low_freq_factor"]),
         high_freq_factor=float(rope["high_freq_factor"]),

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_recipe import ROW, TINY_MODEL
+from tiny_recipe import ROW, write_model
 
 from trainer.study.plan import PlannedRun, plan_study
 from trainer.study.study_file import read_study_file
@@ -17,8 +17,7 @@ NUM_RUNS = {"stability": 45, "stability_short": 9, "batch_ratio": 24, "epsilon":
 def plan(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[PlannedRun]:
     """The runs of a study on a world that is not trained on."""
     monkeypatch.chdir(STUDIES.parents[1])
-    (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text(json.dumps(TINY_MODEL))
+    write_model(folder / "model")
     data = folder / "data.jsonl"
     data.write_text((json.dumps(ROW) + "\n") * 32)
     words = [f"model.path={folder / 'model'}", f"data.train_files=[{data}]", f"data.val_files=[{data}]"]

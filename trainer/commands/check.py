@@ -32,7 +32,8 @@ def run(arguments: Namespace, say: Say) -> int:
     except ConfigError as mistakes:
         lacking = mistakes
         try:
-            loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=files.RULES)
+            without = {*files.RULES, *files.MODEL_RULES}
+            loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=without)
         except ConfigError:
             raise mistakes from None
     device = device_of(loaded.config, arguments.gpu_memory)

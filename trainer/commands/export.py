@@ -1,9 +1,10 @@
-"""``cfpo export MODEL OUT key=value ... [--check]``: writes a model as a Hugging Face folder, through any layout."""
+"""``cfpo export MODEL OUT key=value ... [--check] [--push REPO]``: writes a Hugging Face folder, through any layout."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from cfpo_hybrid.errors import ConfigError
 from trainer.commands.arguments import Say, add_overrides
 
 NAMED = 20
@@ -18,12 +19,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser, "the layout that holds it on the way, e.g. actor.megatron.tensor_parallel_size=2, or actor.dtype"
     )
     parser.add_argument("--check", action="store_true", help="compare every tensor with the source's, bit for bit")
+    parser.add_argument(
+        "--push",
+        metavar="REPO",
+        help="upload the folder to this Hugging Face repository, which is made, private, if absent",
+    )
+    parser.add_argument("--public", action="store_true", help="a repository that --push makes can be seen by all")
 
 
 def run(arguments: Namespace, say: Say) -> int:
-    """Exports; 1 when the result is not the source."""
-    from trainer.export import export
+    """Exports; 1 when the result is not the source, which is then not pushed.
 
+    Raises:
+        ConfigError: a repository that cannot be pushed to.
+    """
+    from trainer.export import check_repository, export, push
+
+    if arguments.public and not arguments.push:
+        raise ConfigError("--public says how --push makes a repository; name one with --push, or leave --public out")
+    if arguments.push:
+        check_repository(arguments.push)
     report = export(arguments.model, Path(arguments.output), arguments.overrides, check=arguments.check)
     layout = report.layout
     say(
@@ -32,7 +47,11 @@ def run(arguments: Namespace, say: Say) -> int:
     )
     if report.differences is not None:
         say(verdict(report.source, report.differences))
-    return 1 if report.differences else 0
+    if report.differences:
+        return 1
+    if arguments.push:
+        say(f"pushed to {push(Path(arguments.output), arguments.push, public=arguments.public)}")
+    return 0
 
 
 def verdict(source: Path, differences: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ def run(arguments: Namespace, say: Say) -> int:
     from trainer.check.reshard import plan_reshard
     from trainer.rules import device, files, layout, load_and_inspect
 
-    # Neither data nor room to generate is asked for; weights are copies over cp as over dp.
-    without = {layout.context_parallel, device.kv_cache, *files.RULES}
+    # Neither files nor room to generate are asked for; weights are copies over cp as over dp.
+    without = {layout.context_parallel, device.kv_cache, *files.RULES, *files.MODEL_RULES}
     loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=without)
     file = Path(arguments.save) if arguments.save else None
     if file and not file.parent.is_dir():

@@ -1,11 +1,13 @@
 """What is known of the model before anything starts: its shape, and where that was read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cfpo_hybrid.errors import ModelError
-from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
+from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_shape
 from workers.config import ModelConfig
+from workers.megatron.hf_files import check_companions, check_weights
 
 QWEN_SIZES: dict[str, dict[str, Any]] = {
     "0.5B": {"layers": 24, "hidden": 896, "ffn": 4864, "heads": 14, "kv": 2, "vocab": 151936, "tied": True},
@@ -52,6 +54,18 @@ def find_model(model: ModelConfig, *, known_models: bool = False) -> ModelFacts:
         if known is None:
             raise
         return ModelFacts(shape=model_shape(known), source="the built-in table (config.json could not be fetched)")
+
+
+def whole_model(model: ModelConfig) -> Path:
+    """The folder of a model, fetched where it is an id, with weights and a tokenizer that can be used.
+
+    Raises:
+        ModelError: it cannot be fetched, its files are missing or damaged, or they do not fit its config.json.
+    """
+    folder = model_folder(model.path, model.revision)
+    check_weights(folder, model_shape(load_hf_config(str(folder))))
+    check_companions(folder, tokenizer=not model.trust_remote_code)
+    return folder
 
 
 def known_config(model_id: str) -> dict[str, Any] | None:

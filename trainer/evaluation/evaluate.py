@@ -16,6 +16,7 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config import DataConfig, TrainerConfig
+from trainer.config.model import whole_model
 from trainer.data import ValidationPrompts, open_tokenizer
 from trainer.evaluation.options import EvaluationOptions, Lengths
 from trainer.evaluation.validation import Evaluation, evaluate_prompts
@@ -44,6 +45,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     model = absolute_model(ModelConfig(path=saved_model(options.model)))
     lengths = _lengths(options, model_shape(load_hf_config(model.path)))
     find_reward(options.reward)
+    whole_model(model)
     prompts = _prompts(options, model, lengths)
     folder = Path(options.output) if options.output else default_folder(options.model)
     make_folder(folder, "--output")  # not when everything is done

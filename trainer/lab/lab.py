@@ -10,11 +10,12 @@ import torch
 from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.errors import ConfigError, DataError
-from cfpo_hybrid.models import model_folder
+from cfpo_hybrid.models import load_hf_config, model_folder, model_shape
 from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
 from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.run.checkpoint import saved_model
+from workers.megatron.hf_files import check_weights
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""
@@ -126,6 +127,7 @@ def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: 
     from workers.lone_policy import lone_policy  # loads Megatron-core
 
     folder, batch = model_folder(saved_model(model)), rollout.batch
+    check_weights(folder, model_shape(load_hf_config(str(folder))))
     temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))
     with lone_policy(folder, temperature) as policy:
         largest = max(int(batch["prompts"].max()), int(batch["responses"].max()))

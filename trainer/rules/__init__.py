@@ -29,7 +29,12 @@ RULES: tuple[Rule, ...] = (
     *device.RULES,
     *files.RULES,
 )
-MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
+MODEL_RULES: tuple[ModelRule, ...] = (
+    *layout.MODEL_RULES,
+    *batch.MODEL_RULES,
+    *device.MODEL_RULES,
+    *files.MODEL_RULES,
+)
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:

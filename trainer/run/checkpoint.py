@@ -47,7 +47,7 @@ class CheckpointStore:
         """Gives the folder that the workers write into; the checkpoint exists once the block has ended.
 
             with store.writing(state) as folder:
-                workers.run(HybridWorker.save, str(folder))
+                workers.run(HybridWorker.save, str(folder), texts)
 
         A block that raises leaves the earlier checkpoints as they were and no new one.
 

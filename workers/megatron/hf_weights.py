@@ -5,109 +5,28 @@ the tensors are cut into files of bounded size, and in each round every rank ass
 """
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.families import EMBEDDING, LM_HEAD
 from cfpo_hybrid.models.shards import hf_shapes
-from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec, build_plan
+from cfpo_hybrid.resharding import Rectangle, ShardSpec, build_plan
 from cfpo_hybrid.resharding.transfer import Resharder
+from workers.megatron.hf_companions import write_companions
+from workers.megatron.hf_files import INDEX_FILE, SINGLE_FILE, TensorFiles
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 MAX_FILE_BYTES = 2 << 30
 BUCKET_BYTES = 64 << 20
-COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-"""Tokenizer and generation files that an exported folder takes over from its source."""
-
 Shapes = dict[str, tuple[int, ...]]
-
-
-class TensorFiles:
-    """The safetensors files of a folder, each opened when first needed.
-
-    Raises:
-        ModelError: the folder has none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = ExitStack()
-        self._open: dict[Path, Any] = {}
-        self._file_of = dict(self._files_by_tensor())
-
-    def __enter__(self) -> "TensorFiles":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all tensors."""
-        return tuple(self._file_of)
-
-    def read(self, piece: Piece) -> Tensor:
-        """A rectangle of a tensor; only its bytes are read.
-
-        Raises:
-            ModelError: there is no such tensor, or the rectangle lies outside.
-        """
-        view, file = self._view(piece.hf_name)
-        stop = [start + size for start, size in zip(piece.hf.start, piece.hf.size, strict=True)]
-        shape = view.get_shape()
-        if len(shape) != len(stop) or any(end > size for end, size in zip(stop, shape, strict=True)):
-            raise ModelError(
-                f"tensor {piece.hf_name} in '{file}' has shape {shape}, too small for what config.json says: "
-                f"rectangle {piece.hf} is needed"
-            )
-        return view[piece.hf.slices]
-
-    def whole(self, name: str) -> Tensor:
-        """All of a tensor."""
-        return self._view(name)[0][:]
-
-    def stored_dtype(self, name: str) -> str:
-        """As safetensors writes it, e.g. ``"BF16"``."""
-        return self._view(name)[0].get_dtype()
-
-    def _view(self, name: str) -> tuple[Any, Path]:
-        file = self._file_of.get(name)
-        if file is None:
-            raise ModelError(f"the safetensors in '{self._folder}' have no tensor {name}")
-        return self._opened(file).get_slice(name), file
-
-    def _opened(self, file: Path) -> Any:
-        if file not in self._open:
-            if not file.is_file():
-                raise ModelError(f"'{file}' is missing, which {INDEX_FILE} names; fetch or copy the model anew")
-            self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
-        return self._open[file]
-
-    def _files_by_tensor(self) -> Iterator[tuple[str, Path]]:
-        index = self._folder / INDEX_FILE
-        if index.exists():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            yield from ((name, self._folder / file) for name, file in weight_map.items())
-            return
-        single = self._folder / SINGLE_FILE
-        if not single.exists():
-            raise ModelError(
-                f"'{self._folder}' has neither {SINGLE_FILE} nor {INDEX_FILE}; convert its weights with transformers' "
-                "save_pretrained, which writes safetensors"
-            )
-        yield from ((name, single) for name in self._opened(single).keys())  # noqa: SIM118
 
 
 @torch.no_grad()
@@ -138,16 +57,21 @@ def export_hf(
     shape: ModelShape,
     parameters: Mapping[str, Tensor],
     specs_of_rank: Callable[[int], Sequence[ShardSpec]],
+    texts: Mapping[str, str] = MappingProxyType({}),
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
     """Writes a Hugging Face folder; collective over the default process group, if there is one.
 
+    It is written beside ``out`` and takes its place once it is complete: whoever reads ``out`` meanwhile, or after an
+    export that broke off, finds what was there before, and never files of both.
+
     Args:
-        out: made if absent; on storage that all ranks share.
-        source: the folder the model came from; config.json and the tokenizer are taken over.
+        out: made, or replaced with all it holds; on storage that all ranks share. It may be ``source``.
+        source: the folder the model came from; config.json, the tokenizer and licences are taken over.
         shape: of the model.
         parameters: this rank's, by the names of its specs.
         specs_of_rank: what the parameters of any rank hold.
+        texts: files that are written instead of the source's, by name (``write_companions``).
         max_file_bytes: of one safetensors file, and so of what a rank assembles at one time.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -155,19 +79,25 @@ def export_hf(
     files = _cut(hf_shapes(shape), max_file_bytes // dtype.itemsize)
     names = _file_names(len(files))
     sources = [specs_of_rank(other) for other in range(world_size)]
-    out.mkdir(parents=True, exist_ok=True)
+    out = Path(os.path.realpath(out))  # what a link leads to is replaced, not the link
+    unfinished = out.with_name(out.name + ".unfinished")
+    if rank == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    _wait_for_all()
     for first in range(0, len(files), world_size):
         wanted = files[first : first + world_size]
         wanted += [{}] * (world_size - len(wanted))
         tensors = _assemble(sources, wanted, parameters, rank)
         if tensors:
             on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
-            save_file(on_host, out / names[first + rank], metadata={"format": "pt"})
+            save_file(on_host, unfinished / names[first + rank], metadata={"format": "pt"})
+    _wait_for_all()
     if rank == 0:
-        _write_index(out, files, names, dtype)
-        _copy_companions(source, out, dtype)
-    if world_size > 1:
-        dist.barrier()
+        _write_index(unfinished, files, names, dtype)
+        write_companions(source, unfinished, shape, dtype, texts)
+        _replace(out, unfinished)
+    _wait_for_all()
 
 
 def differing_tensors(source: Path, copy: Path, *, tied: bool) -> list[str]:
@@ -236,14 +166,19 @@ def _write_index(out: Path, files: Sequence[Shapes], names: Sequence[str], dtype
     (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _copy_companions(source: Path, out: Path, dtype: torch.dtype) -> None:
-    for file in sorted(source.iterdir()):
-        if file.suffix in COPIED_SUFFIXES and file.name not in (INDEX_FILE, "config.json"):
-            shutil.copyfile(file, out / file.name)
-    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)  # the name of transformers 4
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def _replace(folder: Path, new: Path) -> None:
+    """Puts a complete folder into another's place, by renaming both: each has all its files at any moment."""
+    old = folder.with_name(folder.name + ".replaced")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def _difference(expected: Tensor, found: Tensor) -> str | None:

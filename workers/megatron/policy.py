@@ -4,7 +4,9 @@ Every public method that computes is collective over the world (log-probs: over 
 parallelism the world). Ranks of a replica get the same rows; a data-parallel rank may get none and still takes part.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -192,15 +194,23 @@ class MegatronPolicy:
         with megatron_on(self.device):
             load_policy(directory, self._state())
 
-    def export(self, folder: Path, source: Path) -> None:
+    def export(self, folder: Path, source: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
         """Writes a Hugging Face folder, also while the model is offloaded; collective over the world.
 
         Args:
-            folder: made if absent; on storage that all ranks share.
+            folder: made, or replaced with all it holds; on storage that all ranks share.
             source: the folder the model came from; config.json and the tokenizer are taken over.
+            texts: files that are written instead of the source's, by name.
         """
         parameters = {name: self.memory.at_rest(tensor) for name, tensor in self.parameters_by_name().items()}
-        export_hf(folder, source, shape=self.shape, parameters=parameters, specs_of_rank=self.specs_of_rank)
+        export_hf(
+            folder,
+            source,
+            shape=self.shape,
+            parameters=parameters,
+            specs_of_rank=self.specs_of_rank,
+            texts=texts,
+        )
 
     # --- private
 

@@ -75,6 +75,32 @@ def stop_token_ids(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def generation_config(folder: Path, *, temperature: float, top_p: float, top_k: int) -> str:
+    """A generation_config.json that samples as training did, and stops where it did.
+
+    What the base model's authors advise besides, such as a repetition penalty, is for another distribution.
+
+    Args:
+        folder: of the base model, whose special tokens are kept.
+        temperature: as in ``SamplingSettings``, like the two below.
+        top_p: likewise.
+        top_k: likewise.
+
+    Raises:
+        ModelError: the base model names no token that ends a response.
+    """
+    file = folder / "generation_config.json"
+    source = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    values = {key: source[key] for key in ("bos_token_id", "pad_token_id") if key in source} | {
+        "eos_token_id": list(stop_token_ids(folder)),
+        "do_sample": True,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": max(top_k, 0),  # transformers takes 50 where nothing is said, and 0 for all
+    }
+    return json.dumps(values, indent=2) + "\n"
+
+
 class RolloutEngine(Protocol):
     """One rank of a generation engine. Methods are collective over the rank's rollout replica.
 

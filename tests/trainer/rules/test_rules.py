@@ -1,11 +1,10 @@
 """Each rule of the configuration: broken once, with the legal values nearby in its message."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_recipe import TINY_MODEL, write_recipe
+from tiny_recipe import write_model, write_recipe
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.errors import ConfigError
@@ -199,7 +198,7 @@ def test_uneven_stages_that_add_up_pass(tmp_path: Path):
 
 def test_a_head_size_that_vllm_lacks_on_a_cpu(tmp_path: Path):
     recipe = write_recipe(tmp_path)
-    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | {"hidden_size": 64}))
+    write_model(tmp_path / "model", hidden_size=64)
     with pytest.raises(ConfigError, match=r"size 16, which .* 32, 64, 80"):
         load_config(recipe, [])
 
@@ -221,7 +220,7 @@ MIXTURE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 
 )
 def test_experts(words: list[str], message: str, tmp_path: Path):
     recipe = write_recipe(tmp_path)
-    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | MIXTURE | {"model_type": "qwen3_moe"}))
+    write_model(tmp_path / "model", model_type="qwen3_moe", **MIXTURE)
     with pytest.raises(ConfigError, match=message):
         load_config(recipe, words)
     load_config(recipe, ["trainer.num_workers=2", "actor.megatron.expert_parallel_size=2"])
@@ -230,7 +229,7 @@ def test_experts(words: list[str], message: str, tmp_path: Path):
 def test_vllms_padded_vocabulary_divides_too(tmp_path: Path):
     """6 heads divide by 3, but 100 tokens padded to 128 do not."""
     recipe, sizes = write_recipe(tmp_path), {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 192}
-    (tmp_path / "model" / "config.json").write_text(json.dumps(TINY_MODEL | sizes | {"intermediate_size": 96}))
+    write_model(tmp_path / "model", **sizes, intermediate_size=96)
     with pytest.raises(
         ConfigError, match="100 to 128 rows, which do not divide by tensor parallel size 3; use a power"
     ):

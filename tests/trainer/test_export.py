@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,8 +11,9 @@ from tiny_model import save_tiny_model
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from trainer import cli
+from trainer import export as exports
 from trainer.commands.export import verdict
-from trainer.export import export
+from trainer.export import export, push
 
 TP = "actor.megatron.tensor_parallel_size"
 PP = "actor.megatron.pipeline_parallel_size"
@@ -74,3 +76,75 @@ def test_mistakes_are_refused_before_anything_starts(source: Path, tmp_path: Pat
     (out / "old").write_text("")
     with pytest.raises(ModelError, match="not empty"):
         export(str(source), out)
+
+
+class Hub:
+    """Stands for the Hub's client; keeps what it is asked for."""
+
+    refuses = False
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+
+    def create_repo(self, repository: str, **options: object) -> str:
+        if self.refuses:
+            raise OSError("no route to the Hub")
+        self.asked.append({"repo": repository, **options})
+        return f"https://huggingface.co/{repository}"
+
+    def upload_folder(self, **options: object) -> None:
+        self.asked.append(options)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    client = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: client)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_a_test")
+    return client
+
+
+def test_a_folder_is_pushed_whole_and_private(hub: Hub, tmp_path: Path):
+    assert push(tmp_path, "me/model") == "https://huggingface.co/me/model"
+    made, uploaded = hub.asked
+    assert made == {"repo": "me/model", "private": True, "exist_ok": True}
+    assert (uploaded["repo_id"], uploaded["folder_path"]) == ("me/model", tmp_path)
+    push(tmp_path, "me/model", public=True)
+    assert hub.asked[2]["private"] is False
+    hub.refuses = True
+    with pytest.raises(ModelError, match=r"is written, but could not be pushed .*no route.*hf upload me/model"):
+        push(tmp_path, "me/model")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--push", "a/b/c"], "OWNER/NAME"),
+        (["--push", "me/model"], "hf auth login"),
+        (["--public"], "name one with --push"),
+    ],
+)
+def test_what_cannot_be_pushed_is_found_before_anything_is_written(
+    words: list[str], message: str, source: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert cli.main(["export", str(source), str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not hub.asked
+
+
+def test_only_what_passed_its_check_is_pushed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    found: list[tuple[str, ...]] = [("a tensor",), ()]
+
+    def exported(source: str, output: Path, *_: object, check: bool) -> exports.ExportReport:
+        differences = found.pop(0) if check else None
+        layout = exports.ParallelLayout()
+        return exports.ExportReport(
+            source=tmp_path, num_tensors=1, dtype="float32", layout=layout, differences=differences
+        )
+
+    monkeypatch.setattr(exports, "export", exported)
+    words = ["export", "model", str(tmp_path), "--check", "--push", "me/model"]
+    assert cli.main(words) == 1 and not hub.asked
+    assert cli.main(words) == 0 and len(hub.asked) == 2
+    assert "pushed to https://huggingface.co/me/model" in capsys.readouterr().out

@@ -50,6 +50,42 @@ def test_llama31_rope_scaling_is_read_in_both_spellings():
         assert shape.rope_scaling.original_max_position_embeddings == 8192
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    "ropes",
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_scaling": LLAMA3},
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": {**LLAMA3, "factor": 32.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 1e4},
+        {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+            "rope_scaling": {"type": "yarn", "factor": 4.0},
+        },
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"rope_parameters": "default"},
+    ],
+)
+def test_rotations_that_contradict_each_other_are_refused(ropes):
+    with pytest.raises(ModelError, match=r"which differ|yarn|one rotation|partial_rotary_factor"):
+        model_shape({**QWEN25_1_5B, "rope_theta": None, **ropes})
+
+
+def test_one_rotation_in_both_spellings():
+    shape = model_shape(
+        {**QWEN25_1_5B, "rope_theta": 5e5, "rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": LLAMA3}
+    )
+    assert shape.rope_theta == 5e5 and shape.rope_scaling is not None and shape.rope_scaling.factor == 8.0
+
+
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_shapes_are_those_of_transformers(family, tied, tmp_path):

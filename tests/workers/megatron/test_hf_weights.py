@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from cfpo_hybrid.models import ModelShape, PipelineCut, load_hf_config, model_sh
 from cfpo_hybrid.models.stages import EQUAL_STAGES
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
-from workers.megatron.hf_weights import TensorFiles, differing_tensors, export_hf, load_hf
+from workers.megatron.hf_files import TensorFiles
+from workers.megatron.hf_weights import differing_tensors, export_hf, load_hf
 
 
 def empty_parameters(specs: list[ShardSpec], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -160,6 +162,64 @@ def test_an_exported_folder_opens_in_transformers(tmp_path):
     again = AutoModelForCausalLM.from_pretrained(out)
     expected = dict(model.named_parameters())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.named_parameters())
+
+
+def export_one(out: Path, source: Path, tensors: dict[str, Tensor], shape: ModelShape, **options: Any) -> None:
+    """By one process that holds the whole model."""
+    world = megatron_world(shape, ParallelLayout())
+    parameters = shards_of(world[0], tensors)
+    export_hf(out, source, shape=shape, parameters=parameters, specs_of_rank=world.__getitem__, **options)
+
+
+def test_a_used_folder_is_replaced_whole(tmp_path: Path):
+    """Many shards with an index first, one file after them: nothing of the first is left to be read back."""
+    shape = small_shape()
+    old, new = distinct_tensors(shape), {name: tensor + 1 for name, tensor in distinct_tensors(shape).items()}
+    source, out = write_source(tmp_path / "source", old), tmp_path / "out"
+    export_one(out, source, old, shape, max_file_bytes=4000)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    (out / "pytorch_model.bin").write_text("older still")
+    export_one(out, source, new, shape)
+    assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors", "tokenizer_config.json"]
+    found = read_folder(out)
+    assert all(torch.equal(found[name], tensor) for name, tensor in new.items())
+    export_one(out, source, old, shape, max_file_bytes=4000)
+    assert not (out / "model.safetensors").exists()
+    with TensorFiles(out) as files:
+        assert all(torch.equal(files.whole(name), tensor) for name, tensor in old.items())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_an_export_that_breaks_off_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shape = small_shape()
+    tensors = distinct_tensors(shape)
+    source, out = write_source(tmp_path / "source", tensors), tmp_path / "out"
+    export_one(out, source, tensors, shape)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk is full"):
+        patched.setattr("workers.megatron.hf_weights.write_companions", full_disk)
+        export_one(out, source, changed, shape, max_file_bytes=4000)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    export_one(out, source, changed, shape)  # over what broke off
+    assert torch.equal(read_folder(out)["model.norm.weight"], changed["model.norm.weight"])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
+
+
+def full_disk(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+def test_a_folder_may_be_exported_into_itself_and_through_a_link(tmp_path: Path):
+    shape = small_shape()
+    tensors = distinct_tensors(shape)
+    source, link = write_source(tmp_path / "source", tensors), tmp_path / "link"
+    link.symlink_to(source)
+    changed = {name: tensor + 1 for name, tensor in tensors.items()}
+    export_one(link, source, changed, shape)
+    assert link.is_symlink() and not source.is_symlink()
+    assert torch.equal(read_folder(source)["model.norm.weight"], changed["model.norm.weight"])
+    assert (source / "tokenizer_config.json").is_file()
 
 
 ROWS, COLUMNS = 2**15, 2**11  # of a tensor of which little is read

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cfpo_hybrid.errors import ConfigError, ModelError
-from workers.rollout.engine import SamplingSettings, stop_token_ids
+from workers.rollout.engine import SamplingSettings, generation_config, stop_token_ids
 
 
 def test_mistakes_are_found_together():
@@ -31,3 +31,17 @@ def test_a_model_that_never_stops_is_refused(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": None}))
     with pytest.raises(ModelError, match="eos_token_id"):
         stop_token_ids(tmp_path)
+
+
+def test_an_export_samples_as_training_did(tmp_path: Path):
+    advised = {"temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05, "pad_token_id": 0, "eos_token_id": 5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(advised))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
+    assert json.loads(generation_config(tmp_path, temperature=1.0, top_p=1.0, top_k=-1)) == {
+        "pad_token_id": 0,
+        "eos_token_id": [5, 7],
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+    }

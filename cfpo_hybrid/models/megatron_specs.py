@@ -28,8 +28,7 @@ from cfpo_hybrid.models.shards import (
 )
 from cfpo_hybrid.models.stages import EQUAL_STAGES, PipelineCut, pipeline_layers
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
-from cfpo_hybrid.resharding.rectangle import Rectangle
-from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Rectangle, ShardSpec
 
 EMBEDDING_NAME = "embedding.word_embeddings.weight"
 FINAL_NORM_NAME = "decoder.final_layernorm.weight"

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models.families import EMBEDDING, FAMILIES, FINAL_NORM, LM_HEAD, LayerParameter, Role
 from cfpo_hybrid.models.shape import ModelShape
-from cfpo_hybrid.resharding.rectangle import Rectangle
-from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, ShardSpec
 
 Share = tuple[int, int]
 """A rank's number in a parallel group and the size of the group."""

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Rectangle, Region, tiling_fault
-from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec, check_complete
+from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, Region, ShardSpec, check_complete, tiling_fault
 
 _Specs = Sequence[ShardSpec]
 _Pieces = Mapping[str, Sequence[Piece]]

@@ -6,8 +6,7 @@ from itertools import chain
 from statistics import fmean
 
 from cfpo_hybrid.resharding.plan import ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Rectangle
-from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Rectangle, ShardSpec
 
 _Specs = Sequence[ShardSpec]
 _Areas = dict[str, set[Rectangle]]

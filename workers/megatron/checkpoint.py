@@ -31,7 +31,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
-from cfpo_hybrid.resharding.rectangle import range_rectangles
+from cfpo_hybrid.resharding.shard_spec import range_rectangles
 from workers.megatron.build import ModelRecipe
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer

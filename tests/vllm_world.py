@@ -9,7 +9,7 @@ from tiny_model import checkpoint_tensors
 from torch import Tensor
 
 from cfpo_hybrid.models import load_hf_config, model_shape
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import build_plan
 from cfpo_hybrid.resharding.transfer import Resharder

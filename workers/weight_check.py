@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cfpo_hybrid.models.shards import by_layer, hf_shapes
+from cfpo_hybrid.models.hf_tensors import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
 from cfpo_hybrid.resharding import ShardSpec, build_plan
 from cfpo_hybrid.resharding.transfer import Resharder

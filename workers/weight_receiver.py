@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from cfpo_hybrid.models.shards import by_layer, hf_shapes
+from cfpo_hybrid.models.hf_tensors import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import ReshardPlan, ShardSpec, build_plan, check_plan
 from cfpo_hybrid.resharding.transfer import Resharder, ReshardStats

@@ -9,8 +9,7 @@ import torch.distributed as dist
 from gloo import run_gloo
 from resharding_world import distinct_tensors, shards_of, small_shape
 
-from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import megatron_specs, vllm_specs
 from cfpo_hybrid.models.weight_plan import Handover, Placement
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import RolloutConfig

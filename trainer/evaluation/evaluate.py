@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
-from cfpo_hybrid.models.vllm_specs import check_rollout_divides
+from cfpo_hybrid.models.engine_specs import check_rollout_divides
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup

@@ -28,7 +28,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor, nn
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
-from cfpo_hybrid.models.megatron_specs import chunk_prefix, megatron_specs
+from cfpo_hybrid.models.engine_specs import chunk_prefix, megatron_specs
 from cfpo_hybrid.models.stages import PipelineCut
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import AGGREGATIONS, LossDenominators, PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss, build_policy_loss
 

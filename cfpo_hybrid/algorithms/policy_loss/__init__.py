@@ -1,12 +1,11 @@
-"""Policy losses: the registry, what a loss sees, and the built-in losses, one file each."""
+"""Policy losses: the registry, what a loss sees, and the built-in losses, those of one idea in one file."""
 
 from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 from cfpo_hybrid.algorithms.policy_loss.cispo import CispoConfig
-from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, ClipHigherConfig
-from cfpo_hybrid.algorithms.policy_loss.clip_cov import ClipCovConfig
+from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, ClipHigherConfig, DualClipConfig
+from cfpo_hybrid.algorithms.policy_loss.covariance import ClipCovConfig, KlCovConfig
 from cfpo_hybrid.algorithms.policy_loss.dppo import DppoKlConfig, DppoTvConfig
 from cfpo_hybrid.algorithms.policy_loss.drpo import DrpoConfig
-from cfpo_hybrid.algorithms.policy_loss.dual_clip import DualClipConfig
 from cfpo_hybrid.algorithms.policy_loss.gmpo import GmpoConfig
 from cfpo_hybrid.algorithms.policy_loss.gspo import GspoConfig
 from cfpo_hybrid.algorithms.policy_loss.inputs import (
@@ -17,7 +16,6 @@ from cfpo_hybrid.algorithms.policy_loss.inputs import (
     PolicyLossInputs,
     token_advantages,
 )
-from cfpo_hybrid.algorithms.policy_loss.kl_cov import KlCovConfig
 from cfpo_hybrid.algorithms.policy_loss.kl_penalty import KlPenaltyConfig
 from cfpo_hybrid.algorithms.policy_loss.policy_gradient import PolicyGradientConfig
 from cfpo_hybrid.algorithms.policy_loss.registry import (

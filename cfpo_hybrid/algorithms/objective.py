@@ -155,7 +155,10 @@ class PolicyObjective:
             raise BatchError(f"the objective needs {', '.join(missing)}, which the inputs lack")
         leaves = _with_leaves(inputs)
         weights = token_weights(leaves, self.aggregation, denominators)
-        corrected, correction_metrics = self._corrected(leaves, weights)
+        corrected, correction_metrics = weights, {}
+        if self.correction.is_active:
+            correction, correction_metrics = self.correction.weigh(leaves)
+            corrected = weights * correction
         value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, corrected)
         metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region)
         metrics |= mismatch_metrics(leaves) | correction_metrics
@@ -168,13 +171,6 @@ class PolicyObjective:
         metrics["actor/loss"] = Metric.total(value)
         gradients = (log_prob_gradient, entropy_gradient)
         return ObjectiveOutput(_KnownGradient.apply(value, inputs.log_probs, inputs.entropy, *gradients), metrics)
-
-    def _corrected(self, leaves: PolicyLossInputs, weights: PerToken) -> tuple[PerToken, dict[str, Metric]]:
-        """The weights of the policy loss, and the metrics of the correction."""
-        if not self.correction.is_active:
-            return weights, {}
-        correction, metrics = self.correction.weigh(leaves)
-        return weights * correction, metrics
 
     def _policy_term(
         self, leaves: PolicyLossInputs, weights: PerToken

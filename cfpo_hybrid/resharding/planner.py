@@ -17,14 +17,13 @@ from typing import NamedTuple
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.plan import Cargo, ReshardPlan, Route
-from cfpo_hybrid.resharding.shard_spec import Rectangle, Region, ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Rectangle, Region, ShardSpec, Specs
 
-_Specs = Sequence[ShardSpec]
 _Demand = tuple[int, int]
 """A destination rank and the number of a cargo."""
 
 
-def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_per_node: int) -> ReshardPlan:
+def build_plan(sources: Sequence[Specs], destinations: Sequence[Specs], ranks_per_node: int) -> ReshardPlan:
     """Intersects two descriptions of the same model.
 
     A rank is a process. Where both engines run in every process, each has shards in both lists; where they have pools of
@@ -60,7 +59,7 @@ def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_
     return ReshardPlan(len(sources), ranks_per_node, cargos, routes)
 
 
-def _kinds(specs_of_ranks: Sequence[_Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
+def _kinds(specs_of_ranks: Sequence[Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
     """The distinct lists of specs, and the number of each rank's among them."""
     number_of: dict[tuple[ShardSpec, ...], int] = {}
     number_of_list: dict[int, int] = {}
@@ -78,7 +77,7 @@ class _Held(NamedTuple):
     regions: Mapping[int, Region]
 
 
-def _held_areas(source_kinds: Sequence[_Specs], wanted: Iterable[str]) -> dict[str, list[_Held]]:
+def _held_areas(source_kinds: Sequence[Specs], wanted: Iterable[str]) -> dict[str, list[_Held]]:
     """What the sources hold of each wanted tensor, as rectangles that do not overlap, as those of different kinds may."""
     areas: dict[str, dict[Rectangle, dict[int, Region]]] = {name: {} for name in wanted}
     for kind, specs in enumerate(source_kinds):
@@ -129,7 +128,7 @@ _Need = tuple[Region, Region, _Held]
 """A rectangle of a tensor, its place in a destination, and what sources hold of the tensor around it."""
 
 
-def _cargos(specs: _Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
+def _cargos(specs: Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
     """All that a kind of destination needs, grouped by who holds it; with each kind's number of offer.
 
     Args:

@@ -216,6 +216,10 @@ class ShardSpec:
         return cls(hf_name, shape, (Piece(hf_name, Rectangle.whole(shape), (0,) * len(shape)),))
 
 
+Specs = Sequence[ShardSpec]
+"""The parameters of a rank."""
+
+
 def check_complete(replica: Iterable[ShardSpec], hf_shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Proves that the ranks of one model replica together hold every Hugging Face tensor in full, and no other.
 

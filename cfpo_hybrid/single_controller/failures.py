@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from cfpo_hybrid.errors import WorkerError
 
-_CONNECTION_LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
-_PEER_LOST = ("gloo", "nccl", *_CONNECTION_LOST)
+_PEER_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "connection refused", "broken pipe")
 """What errors speak of when the fault lies with another rank: torch.distributed's."""
 
 

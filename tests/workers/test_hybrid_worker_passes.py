@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, build_policy_loss, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker

@@ -10,7 +10,7 @@ from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_
 from cfpo_hybrid.algorithms.metrics import MetricSums
 from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
 from cfpo_hybrid.algorithms.objective import AGGREGATIONS, LossDenominators, PolicyObjective, token_weights
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 
 NAN = float("nan")
 # Old and rollout log-probs differ by 0.01 nats a token, so that these bounds leave some out.

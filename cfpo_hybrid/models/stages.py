@@ -35,11 +35,6 @@ def stage_sizes(num_layers: int, stages: int, cut: PipelineCut = EQUAL_STAGES) -
 
     The first and the last stage take what is asked for; the others share the rest equally.
 
-    Args:
-        num_layers: layers of the whole model.
-        stages: pipeline-parallel size.
-        cut: how they are cut.
-
     Raises:
         ConfigError: the layers do not divide, a stage would be empty, or one stage is asked to be uneven or in chunks.
     """

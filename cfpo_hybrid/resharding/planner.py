@@ -131,10 +131,7 @@ _Need = tuple[Region, Region, _Held]
 def _cargos(specs: Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
     """All that a kind of destination needs, grouped by who holds it; with each kind's number of offer.
 
-    Args:
-        specs: its shards.
-        held: of each tensor.
-        rank: one of its ranks, for the error.
+    An error names ``rank``, one of its ranks.
     """
     needs: dict[tuple[int, ...], list[_Need]] = defaultdict(list)
     for spec in specs:
@@ -199,11 +196,7 @@ class _Assignment:
             self._on_node[kind, rank // ranks_per_node].append(rank)
 
     def routes(self, needed: Sequence[Iterable[int]]) -> tuple[tuple[Route, ...], ...]:
-        """The routes of each destination rank.
-
-        Args:
-            needed: the numbers of the cargos that each rank needs.
-        """
+        """The routes of each destination rank, from the numbers of the cargos that each needs."""
         by_rank: list[list[Route]] = [[] for _ in needed]
         demands: dict[tuple[int, ...], list[_Demand]] = defaultdict(list)
         known: dict[tuple[tuple[int, ...], int], list[_Demand]] = {}

@@ -137,12 +137,8 @@ def range_rectangles(shape: tuple[int, ...], first: int, stop: int) -> list[Rect
     """The rectangles whose elements, one rectangle after the other, are ``[first, stop)`` of the flattened tensor.
 
     The distributed optimizer shares a parameter out by its flattened elements, wherever its rows begin. Of a ``[4, 3]``
-    parameter the elements 2 to 10 are the rest of row 0, rows 1 and 2, and the beginning of row 3.
-
-    Args:
-        shape: of the tensor, at least one axis.
-        first: index of the first element.
-        stop: index after the last one.
+    parameter the elements 2 to 10 are the rest of row 0, rows 1 and 2, and the beginning of row 3. A tensor has at least
+    one axis.
     """
     if first >= stop:
         return []

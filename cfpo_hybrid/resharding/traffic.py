@@ -65,13 +65,9 @@ class PlanTraffic:
 def plan_traffic(
     plan: ReshardPlan, sources: Sequence[Specs], destinations: Sequence[Specs], itemsize: int
 ) -> PlanTraffic:
-    """Counts what every rank copies, sends and receives.
+    """Counts what every rank copies, sends and receives, by a plan made for these sources and destinations.
 
-    Args:
-        plan: made for the sources and destinations.
-        sources: the shards that each rank has.
-        destinations: the shards that each rank needs.
-        itemsize: bytes of an element in a message and in the destination.
+    ``itemsize`` are the bytes of an element in a message and in the destination.
     """
     ranks = [RankTraffic(is_source=bool(specs)) for specs in sources]
     for route in chain.from_iterable(plan.routes):

@@ -81,10 +81,7 @@ class Bucket(NamedTuple):
 def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[tuple[Bucket, Bucket]]:
     """The steps of a rank: the bucket it sends and the bucket it receives, either of which may be empty.
 
-    Args:
-        plan: the same on every rank.
-        rank: whose steps.
-        bucket_elements: the largest message, in elements.
+    No bucket has more than ``bucket_elements`` elements.
     """
     sent, received = defaultdict[int, list[Copy]](list), defaultdict[int, list[Copy]](list)
     for route in chain.from_iterable(plan.routes):

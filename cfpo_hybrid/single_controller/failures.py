@@ -16,8 +16,6 @@ class Failure:
     """How one worker failed.
 
     Args:
-        rank: the worker's rank.
-        method: the method that it was running.
         died: the process ended; otherwise the method raised.
         time: seconds since the epoch, by the worker's clock, or the driver's for a death.
         summary: one line.

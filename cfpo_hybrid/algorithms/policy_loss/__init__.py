@@ -6,7 +6,6 @@ from cfpo_hybrid.algorithms.policy_loss import (  # noqa: F401  (they register t
     clip,
     covariance,
     dppo,
-    drpo,
     gmpo,
     gspo,
     kl_penalty,

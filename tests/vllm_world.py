@@ -43,9 +43,8 @@ def start_engine(folder: Path, tp: int = 1):
 
 def hybrid_settings():
     """Those of a worker that is alone, with an engine like that of :func:`start_engine`."""
-    from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
-    from workers.settings import HybridSettings
-    from workers.watch_config import WatchConfig
+    from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig, WatchConfig
+    from workers.messages import HybridSettings
 
     return HybridSettings(
         model=ModelConfig(),

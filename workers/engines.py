@@ -11,10 +11,10 @@ from workers.config import ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import load_hf
 from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
+from workers.messages import HybridSettings
 from workers.probe import Probe, rounding
 from workers.rollout.engine import RolloutEngine, stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
-from workers.settings import HybridSettings
 from workers.weight_check import WeightCheck
 from workers.weight_receiver import weight_receiver
 from workers.weight_sync import WeightSync

@@ -22,12 +22,11 @@ from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.messages import HybridSettings, SyncReport, UpdateRecord, UpdateReport
 from workers.pass_watch import PassWatch
 from workers.phases import Phase, in_phase
 from workers.process import join_process_group, leave_process_group
-from workers.reports import SyncReport, UpdateRecord, UpdateReport
 from workers.rollout.engine import RolloutEngine, SamplingSettings
-from workers.settings import HybridSettings
 
 logger = logging.getLogger(__name__)
 

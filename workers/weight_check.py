@@ -16,8 +16,8 @@ from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
 from cfpo_hybrid.resharding import ShardSpec, build_plan
 from cfpo_hybrid.resharding.transfer import Resharder
 from workers.megatron.policy import MegatronPolicy
+from workers.messages import HybridSettings
 from workers.rollout.engine import RolloutEngine
-from workers.settings import HybridSettings
 
 NAMED = 5
 """Tensors that a message names; of each rank no more are reported."""

@@ -17,8 +17,8 @@ from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs, weight
 from cfpo_hybrid.resharding import ReshardPlan, ShardSpec, build_plan, check_plan
 from cfpo_hybrid.resharding.transfer import Resharder, ReshardStats
 from workers.megatron.policy import MegatronPolicy
+from workers.messages import HybridSettings
 from workers.rollout.engine import RolloutEngine
-from workers.settings import HybridSettings
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.transfer import ReshardStats
 from workers.megatron.policy import MegatronPolicy
+from workers.messages import SyncReport
 from workers.probe import Probe, largest_difference, mismatch
-from workers.reports import SyncReport
 from workers.rollout.engine import RolloutEngine
 from workers.weight_check import WeightCheck, WeightDifferences
 from workers.weight_receiver import WeightReceiver

@@ -12,14 +12,13 @@ from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, build_policy_loss, re
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
-from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
+from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig, WatchConfig
 from workers.hybrid_worker import HybridWorker
 from workers.megatron.lagged_weights import LaggedWeights
 from workers.pass_watch import PassWatch
 from workers.phases import Phase
 from workers.rollout.engine import SamplingSettings
 from workers.step_plan import StepPlan
-from workers.watch_config import WatchConfig
 
 
 @register_policy_loss("passes_test_reference", config=CfpoConfig, needs=["ref_log_probs"])

@@ -45,14 +45,17 @@ def hybrid_settings():
     """Those of a worker that is alone, with an engine like that of :func:`start_engine`."""
     from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig, WatchConfig
     from workers.messages import HybridSettings
+    from workers.step_plan import StepPlan
 
+    rollout, algorithm, policy_loss = RolloutConfig(), AlgorithmConfig(), PolicyLossConfig()
     return HybridSettings(
         model=ModelConfig(),
         actor=ActorConfig(),
-        rollout=RolloutConfig(),
-        algorithm=AlgorithmConfig(),
-        policy_loss=PolicyLossConfig(),
+        rollout=rollout,
+        algorithm=algorithm,
+        policy_loss=policy_loss,
         watch=WatchConfig(),
+        plan=StepPlan.of(algorithm, policy_loss, rollout),
         train_layout=ParallelLayout(),
         rollout_layout=ParallelLayout(),
         max_prompt_length=MAX_LEN // 2,

@@ -1,5 +1,7 @@
 """Builds the parts of a hybrid worker from its settings."""
 
+from functools import partial
+
 import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
@@ -12,12 +14,11 @@ from workers.megatron.hf_weights import load_hf
 from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.messages import HybridSettings
-from workers.probe import Probe, rounding
 from workers.rollout.engine import RolloutEngine, stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
-from workers.weight_check import WeightCheck
+from workers.weight_check import differing_weights
 from workers.weight_receiver import weight_receiver
-from workers.weight_sync import WeightSync
+from workers.weight_sync import Probe, WeightSync, rounding
 
 
 def build_objective(settings: HybridSettings) -> PolicyObjective:
@@ -75,8 +76,8 @@ def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: H
     return WeightSync(
         policy,
         engine,
-        receiver=weight_receiver(policy, engine, settings),
-        check=WeightCheck(policy, engine, settings),
+        receive=weight_receiver(policy, engine, settings),
+        check=partial(differing_weights, policy, engine, settings),
         # vLLM always samples one token more than it scores.
         probe=Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1),
         tolerance=rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype),

@@ -1,5 +1,6 @@
 """The real vLLM on tiny random models: one engine a module, questioned in a process of its own."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,28 +104,33 @@ def sync_with_a_fault(engine) -> tuple[str, float | None]:
     """
     from policy_world import Case, build_policy
 
-    from workers.weight_sync import WeightSync
+    from workers.weight_check import differing_weights
+    from workers.weight_receiver import weight_receiver
+    from workers.weight_sync import Probe, WeightSync
 
-    policy = build_policy(Case(), temperature=TEMPERATURE)
-    sync = WeightSync(policy, engine, hybrid_settings())
-    receiver = sync.receiver
-    sync.receiver = SwappingReceiver(receiver, engine.parameters()[FUSED], policy.shape.query_size)
-    with pytest.raises(ReshardError) as caught:
-        sync.run(policy_version=0)
-    sync.receiver = receiver
-    return str(caught.value), sync.run(policy_version=0).probe_difference
+    policy, settings = build_policy(Case(), temperature=TEMPERATURE), hybrid_settings()
+    receive, fused = weight_receiver(policy, engine, settings), engine.parameters()[FUSED]
+    keys = [policy.shape.query_size, policy.shape.query_size + 1]
 
-
-class SwappingReceiver:
-    """Receives weights, and then swaps the first two key rows of a fused projection."""
-
-    def __init__(self, receiver, fused: torch.Tensor, first_key: int) -> None:
-        self.receiver, self.fused, self.keys = receiver, fused, [first_key, first_key + 1]
-
-    def receive(self):
-        stats = self.receiver.receive()
-        self.fused[self.keys] = self.fused[self.keys[::-1]]
+    def receive_with_a_fault():
+        stats = receive()
+        fused[keys] = fused[keys[::-1]]
         return stats
+
+    def sync(receiver):
+        return WeightSync(
+            policy,
+            engine,
+            receive=receiver,
+            check=partial(differing_weights, policy, engine, settings),
+            probe=Probe(policy.shape.vocab_size, MAX_LEN - 1),
+            tolerance=1e-4,
+            stops=True,
+        )
+
+    with pytest.raises(ReshardError) as caught:
+        sync(receive_with_a_fault).run(policy_version=0, probe=True)
+    return str(caught.value), sync(receive).run(policy_version=0, probe=True).probe_difference
 
 
 def same_answers(first: DataProto, second: DataProto) -> bool:

@@ -14,7 +14,7 @@ from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
 from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig, WatchConfig
 from workers.hybrid_worker import HybridWorker
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.pass_watch import PassWatch
 from workers.phases import Phase
 from workers.rollout.engine import SamplingSettings

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.transfer import ReshardStats
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.weight_check import TensorDifference, WeightDifferences
 from workers.weight_sync import Probe, WeightSync, rounding
 

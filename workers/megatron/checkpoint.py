@@ -33,7 +33,7 @@ from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
 from cfpo_hybrid.resharding.rectangle import range_rectangles
 from workers.megatron.build import ModelRecipe
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
 from workers.megatron.parallel import random_state, restore_random_state, seed_anew
 

@@ -25,10 +25,9 @@ from workers.megatron.build import Chunks, ModelRecipe, PolicyModel, build_model
 from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
 from workers.megatron.cpu_support import megatron_on
 from workers.megatron.hf_weights import export_hf
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights, Offload
 from workers.megatron.log_probs import Truncation, kept_log_mass, vocabulary_log_probs
 from workers.megatron.mini_batch_loss import MiniBatchLoss
-from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
 from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel

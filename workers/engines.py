@@ -14,11 +14,11 @@ from workers.megatron.hf_weights import load_hf
 from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.messages import HybridSettings
+from workers.process import resolve_dtype
 from workers.rollout.engine import RolloutEngine, stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 from workers.weight_check import differing_weights
-from workers.weight_receiver import weight_receiver
-from workers.weight_sync import Probe, WeightSync, rounding
+from workers.weight_sync import Probe, WeightSync, rounding, weight_receiver
 
 
 def build_objective(settings: HybridSettings) -> PolicyObjective:
@@ -116,14 +116,6 @@ def build_engine(
         device=device,
     )
     return VllmEngine(rollout, settings)
-
-
-def resolve_dtype(*names: str, device: torch.device) -> torch.dtype:
-    """The first dtype that is not "auto"; bfloat16 on a GPU and float32 on a CPU when all are."""
-    for name in names:
-        if name != "auto":
-            return getattr(torch, name)
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def shape_of(model: ModelConfig) -> ModelShape:

@@ -1,4 +1,4 @@
-"""The start of a worker process: its place in torch.distributed, its device, its threads."""
+"""The start of a worker process: its place in torch.distributed, its device and what that computes in, its threads."""
 
 import logging
 import os
@@ -50,6 +50,14 @@ def join_process_group(context: WorkerContext, device: str) -> torch.device:
     )
     logger.info("rank %d of %d joined on %s", context.rank, context.world_size, device)
     return torch.device("cuda", context.local_rank) if device == "cuda" else torch.device("cpu")
+
+
+def resolve_dtype(*names: str, device: torch.device) -> torch.dtype:
+    """The first dtype that is not "auto"; bfloat16 on a GPU and float32 on a CPU when all are."""
+    for name in names:
+        if name != "auto":
+            return getattr(torch, name)
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def leave_process_group() -> None:

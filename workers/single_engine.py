@@ -19,7 +19,7 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ActorConfig, MegatronConfig, ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import export_hf, load_hf
-from workers.process import join_process_group, leave_process_group
+from workers.process import join_process_group, leave_process_group, resolve_dtype
 from workers.rollout.engine import RolloutEngine, SamplingSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class GenerationWorker:
     @dispatch(Dispatch.BROADCAST, layout="rollout")
     def initialize(self) -> None:
         """Builds the engine and loads the weights."""
-        from workers.engines import build_engine, resolve_dtype
+        from workers.engines import build_engine
 
         settings = self.settings
         device = join_process_group(self.context, settings.device)

@@ -105,8 +105,7 @@ def sync_with_a_fault(engine) -> tuple[str, float | None]:
     from policy_world import Case, build_policy
 
     from workers.weight_check import differing_weights
-    from workers.weight_receiver import weight_receiver
-    from workers.weight_sync import Probe, WeightSync
+    from workers.weight_sync import Probe, WeightSync, weight_receiver
 
     policy, settings = build_policy(Case(), temperature=TEMPERATURE), hybrid_settings()
     receive, fused = weight_receiver(policy, engine, settings), engine.parameters()[FUSED]

@@ -10,7 +10,6 @@ from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_s
 from cfpo_hybrid.plugins import load_plugins
 from cfpo_hybrid.single_controller import WorkerContext
 from workers.config import ModelConfig, RolloutConfig
-from workers.megatron.hf_weights import load_hf
 from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.messages import HybridSettings
@@ -50,9 +49,7 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         weight_lag=settings.plan.weight_lag,
         truncation=Truncation(top_p=rollout.top_p, top_k=rollout.top_k) if rollout.truncates else None,
     )
-    folder = model_folder(settings.model.path, settings.model.revision)
-    load_hf(folder, policy.specs(), policy.parameters_by_name())
-    policy.weights_changed()
+    policy.start_from(model_folder(settings.model.path, settings.model.revision))
     if settings.plan.reference:
         policy.build_reference()
     return policy

@@ -11,7 +11,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -28,6 +28,10 @@ from workers.phases import Phase, in_phase
 from workers.process import join_process_group, leave_process_group
 from workers.rollout.engine import RolloutEngine, SamplingSettings
 
+if TYPE_CHECKING:
+    from workers.megatron.policy import MegatronPolicy
+    from workers.weight_sync import WeightSync
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,6 +44,12 @@ class HybridWorker:
     Args:
         context: the rank's place in its group.
     """
+
+    # Of the run: begin_run makes them.
+    settings: HybridSettings
+    objective: PolicyObjective
+    policy: "MegatronPolicy"
+    weight_sync: "WeightSync"
 
     def __init__(self, context: WorkerContext) -> None:
         self.context = context

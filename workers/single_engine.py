@@ -174,8 +174,7 @@ def lone_policy(folder: Path, temperature: float) -> Iterator["MegatronPolicy"]:
             total_optimizer_steps=1,
             temperature=temperature,
         )
-        load_hf(folder, policy.specs(), policy.parameters_by_name())
-        policy.weights_changed()
+        policy.start_from(folder)
         yield policy
     finally:
         parallel_state.destroy_model_parallel()

@@ -53,13 +53,13 @@ def worker(monkeypatch):
         monkeypatch.setattr(hybrid_worker, "PassWatch", functools.partial(PassWatch, agree=list))
         algorithm = AlgorithmConfig(**options)
         made = HybridWorker(SimpleNamespace(rank=0))  # type: ignore[arg-type]
-        made.settings = SimpleNamespace(
+        made.settings = SimpleNamespace(  # type: ignore[assignment]
             algorithm=algorithm,
             plan=StepPlan.of(algorithm, PolicyLossConfig(name=loss), RolloutConfig()),
             watch=watch or WatchConfig(),
             max_response_length=3,
         )
-        made.policy = FakePolicy(list(kls))
+        made.policy = FakePolicy(list(kls))  # type: ignore[assignment]
         made.objective = PolicyObjective(loss=build_policy_loss(loss))
         made.phase = phase
         return made

@@ -25,7 +25,7 @@ from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.messages import HybridSettings, SyncReport, UpdateRecord, UpdateReport
 from workers.pass_watch import PassWatch
 from workers.phases import Phase, in_phase
-from workers.process import join_process_group, leave_process_group
+from workers.process import process_group
 from workers.rollout.engine import RolloutEngine, SamplingSettings
 
 if TYPE_CHECKING:
@@ -79,14 +79,15 @@ class HybridWorker:
 
         self._end_run()
         self.settings, self.policy_version = settings, policy_version
-        device = self._join(settings.device)
+        if self._device is None:
+            self._device = self._cleanup.enter_context(process_group(self.context, settings.device))
         self.objective = build_objective(settings)
-        self.policy = build_policy(settings, self.context, device)
+        self.policy = build_policy(settings, self.context, self._device)
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
         self.policy.offload()
         if self._engine is None:
-            self._engine = build_generation(settings, self.context, device)
+            self._engine = build_generation(settings, self.context, self._device)
             self._cleanup.callback(self._engine.close)
             self._engine.sleep()
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
@@ -195,12 +196,6 @@ class HybridWorker:
     def close(self) -> None:
         """Frees what was built, however far that went."""
         self._cleanup.close()
-
-    def _join(self, device: str) -> torch.device:
-        if self._device is None:
-            self._device = join_process_group(self.context, device)
-            self._cleanup.callback(leave_process_group)
-        return self._device
 
     def _end_run(self) -> None:
         """Lets vLLM sleep and frees the model of the run before, so that two never meet on the device."""

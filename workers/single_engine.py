@@ -19,7 +19,7 @@ from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ActorConfig, MegatronConfig, ModelConfig, RolloutConfig
 from workers.megatron.hf_weights import export_hf, load_hf
-from workers.process import join_process_group, leave_process_group, resolve_dtype
+from workers.process import process_group, resolve_dtype
 from workers.rollout.engine import RolloutEngine, SamplingSettings
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class GenerationWorker:
         from workers.engines import build_engine
 
         settings = self.settings
-        device = join_process_group(self.context, settings.device)
-        self._cleanup.callback(leave_process_group)
+        device = self._cleanup.enter_context(process_group(self.context, settings.device))
         engine = build_engine(
             settings.model,
             settings.rollout,
@@ -121,8 +120,7 @@ class ExportWorker:
     @dispatch(Dispatch.BROADCAST)
     def export(self, output: str) -> None:
         """Loads this rank's slices of the source and writes its files of the output."""
-        device = join_process_group(self.context, "cpu")
-        self._cleanup.callback(leave_process_group)
+        device = self._cleanup.enter_context(process_group(self.context, "cpu"))
         from workers.megatron.build import ModelRecipe, build_model, named_parameters
         from workers.megatron.cpu_support import megatron_on
         from workers.megatron.parallel import initialize_parallel
@@ -178,4 +176,4 @@ def lone_policy(folder: Path, temperature: float) -> Iterator["MegatronPolicy"]:
         yield policy
     finally:
         parallel_state.destroy_model_parallel()
-        leave_process_group()
+        dist.destroy_process_group()

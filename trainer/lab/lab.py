@@ -15,6 +15,7 @@ from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_sectio
 from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.run.checkpoint import saved_model
+from workers.single_engine import lone_policy
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""
@@ -123,8 +124,6 @@ def _with_drift(sigma: float, seed: int, rollout: SavedRollout, losses: Sequence
 
 def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
     """A model against the policy that sampled, and also the gradients of its parameters, all held in fp32 at one time."""
-    from workers.lone_policy import lone_policy  # loads Megatron-core
-
     folder, batch = model_folder(saved_model(model)), rollout.batch
     temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))
     with lone_policy(folder, temperature) as policy:

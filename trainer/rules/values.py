@@ -10,7 +10,7 @@ from cfpo_hybrid.algorithms.objective import AGGREGATIONS
 from trainer.config import Config
 from trainer.config.problem import Problem, one_of
 from trainer.tracking import check_trackers
-from workers.watch_config import PASS_ACTIONS, STEP_ACTIONS
+from workers.config import PASS_ACTIONS, STEP_ACTIONS
 
 
 @dataclass(frozen=True, slots=True)

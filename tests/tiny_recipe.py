@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import save_file
 
 from cfpo_hybrid.models import model_shape
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 
 TINY_MODEL = {
     "model_type": "qwen2",

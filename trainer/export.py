@@ -18,10 +18,10 @@ from trainer.launch.ray_cluster import ray_cluster
 from trainer.rules import find_layout_problems, values
 from trainer.run.checkpoint import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
-from workers.export_worker import ExportSettings, ExportWorker
 from workers.megatron.hf_files import TensorFiles, check_companions, check_weights
 from workers.megatron.hf_weights import differing_tensors
 from workers.process import worker_environment
+from workers.single_engine import ExportSettings, ExportWorker
 
 
 @dataclass(frozen=True)

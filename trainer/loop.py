@@ -15,7 +15,7 @@ from trainer.step import train_step
 from trainer.terminal.progress import StepProgress
 from trainer.tracking import Tracker
 from workers.hybrid_worker import HybridWorker
-from workers.reports import Trip
+from workers.messages import Trip
 from workers.reward.reward_worker import RewardWorker
 
 

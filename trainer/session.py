@@ -16,10 +16,9 @@ from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
-from workers.reports import SyncReport, Trip, UpdateRecord
+from workers.messages import HybridSettings, SyncReport, Trip, UpdateRecord
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
-from workers.settings import HybridSettings
 from workers.step_plan import StepPlan
 
 

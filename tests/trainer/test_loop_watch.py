@@ -15,9 +15,9 @@ from trainer.run.checkpoint import CheckpointStore, load_state
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import StageTimer
 from trainer.session import Session, StepReport
+from workers.config import WatchConfig
 from workers.hybrid_worker import HybridWorker
-from workers.reports import Trip, UpdateRecord
-from workers.watch_config import WatchConfig
+from workers.messages import Trip, UpdateRecord
 
 
 def trip(action: str) -> Trip:

@@ -15,7 +15,7 @@ from trainer.run.record import reshard_metrics
 from trainer.session import Session
 from trainer.step import train_step
 from workers.config import AlgorithmConfig, RolloutConfig
-from workers.reports import SyncReport
+from workers.messages import SyncReport
 
 ROWS = DataProto(
     {

@@ -1,7 +1,7 @@
 """How many parameters one rank of each engine holds."""
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, stage_sizes
-from cfpo_hybrid.models.vllm_specs import vllm_padded_vocab_size
+from cfpo_hybrid.models.engine_specs import vllm_padded_vocab_size
 from workers.config import MegatronConfig
 
 

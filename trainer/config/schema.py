@@ -15,9 +15,16 @@ from functools import cached_property
 from omegaconf import MISSING
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RewardConfig, RolloutConfig
+from workers.config import (
+    ActorConfig,
+    AlgorithmConfig,
+    ModelConfig,
+    PolicyLossConfig,
+    RewardConfig,
+    RolloutConfig,
+    WatchConfig,
+)
 from workers.step_plan import StepPlan
-from workers.watch_config import WatchConfig
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.run.checkpoint import saved_model
 from workers.megatron.hf_files import check_weights
+from workers.single_engine import lone_policy
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""
@@ -124,8 +125,6 @@ def _with_drift(sigma: float, seed: int, rollout: SavedRollout, losses: Sequence
 
 def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
     """A model against the policy that sampled, and also the gradients of its parameters, all held in fp32 at one time."""
-    from workers.lone_policy import lone_policy  # loads Megatron-core
-
     folder, batch = model_folder(saved_model(model)), rollout.batch
     check_weights(folder, model_shape(load_hf_config(str(folder))))
     temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))

@@ -13,7 +13,7 @@ from trainer.run.metrics import (
     throughput_metrics,
 )
 from trainer.session import StepReport
-from workers.reports import SyncReport, Trip
+from workers.messages import SyncReport, Trip
 
 
 def step_metrics(

@@ -18,7 +18,7 @@ from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.families import EMBEDDING, LM_HEAD
 from cfpo_hybrid.models.hf_config import is_lfs_pointer
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.resharding import Piece, Rectangle
 
 SINGLE_FILE = "model.safetensors"

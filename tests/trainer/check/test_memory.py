@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss import register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 from cfpo_hybrid.models import model_shape
 from trainer.check.fitting import alternatives
 from trainer.check.memory import CPU_OVERHEAD, GIB, GPU_OVERHEAD, Device, MemoryPhase, estimate_memory

@@ -5,8 +5,7 @@ from math import prod
 import pytest
 
 from cfpo_hybrid.models import model_shape
-from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import megatron_specs, vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from trainer.check.parameters import layer_parameters, rollout_parameters, stage_experts, stage_parameters
 from trainer.config.model import known_config

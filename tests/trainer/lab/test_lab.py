@@ -126,7 +126,7 @@ def test_a_loss_without_its_inputs_is_left_out_and_named(batch_file: Path, tmp_p
     plugin = tmp_path / "needs_reference.py"
     plugin.write_text(
         "from cfpo_hybrid import register_policy_loss\n"
-        "from cfpo_hybrid.algorithms.policy_loss import PolicyGradientConfig\n"
+        "from cfpo_hybrid.algorithms.policy_loss.policy_gradient import PolicyGradientConfig\n"
         "@register_policy_loss('needs_reference', config=PolicyGradientConfig, needs={'ref_log_probs'})\n"
         "def needs_reference(inputs, config):\n"
         "    return -inputs.advantages * (inputs.log_probs - inputs.ref_log_probs)\n"

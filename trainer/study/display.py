@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.terminal.pressure import pressure_line
+from trainer.terminal.words import pressure_line
 from trainer.terminal.words import duration
 
 

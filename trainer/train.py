@@ -14,9 +14,9 @@ from trainer.run.checkpoint import CheckpointStore, load_state
 from trainer.run.directory import SAME_RESULTS, RunDirectory, set_aside
 from trainer.run.trainer_state import TrainerState, check_resumable
 from trainer.session import checkpoint_layout, hybrid_settings
-from trainer.terminal.words import pressure_line
 from trainer.terminal.progress import RunProgress, StepProgress
 from trainer.terminal.summary import print_summary
+from trainer.terminal.words import pressure_line
 from trainer.tracking import open_trackers
 from workers.hybrid_worker import HybridWorker
 

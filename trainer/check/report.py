@@ -16,8 +16,7 @@ from trainer.check.memory import (
 )
 from trainer.config import Config
 from trainer.config.load import LoadedConfig
-from trainer.terminal.words import pressure_line
-from trainer.terminal.words import count, training_line
+from trainer.terminal.words import count, pressure_line, training_line
 
 LABEL_WIDTH = 20
 

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.terminal.words import pressure_line
-from trainer.terminal.words import duration
+from trainer.terminal.words import duration, pressure_line
 
 
 class StudyDisplay:

@@ -29,7 +29,10 @@ def training_line(layout: ParallelLayout, cut: PipelineCut) -> str:
 
 
 def pressure_line(plan: StepPlan) -> str:
-    """How far the policy in training may be from the one that sampled, e.g. ``16 optimizer steps a rollout, 15 of them off-policy, ...``."""
+    """How far the policy in training may be from the one that sampled.
+
+    Example: ``16 optimizer steps a rollout, 15 of them off-policy, largest lag 15, each sample used 4 times``.
+    """
     uses = "once" if plan.iterations == 1 else f"{plan.iterations} times"
     parts = [
         f"{count(plan.optimizer_steps, 'optimizer step')} a rollout",

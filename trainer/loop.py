@@ -7,9 +7,9 @@ from trainer.evaluation.validation import generation_rows, validate
 from trainer.run.checkpoint import CheckpointStore
 from trainer.run.collapse_watch import CollapseWatch
 from trainer.run.directory import RunDirectory, step_name
-from trainer.run.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
+from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run.trainer_state import TrainerState
-from trainer.session import Session, StepReport, checkpoint_layout
+from trainer.session import Session, checkpoint_layout
 from trainer.step import train_step
 from trainer.terminal.progress import StepProgress
 from trainer.tracking import Tracker

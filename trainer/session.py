@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,36 +15,11 @@ from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
-from workers.reports import SyncReport, Trip, UpdateRecord
+from workers.reports import SyncReport
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.settings import HybridSettings
 from workers.step_plan import StepPlan
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """What one training step did.
-
-    Args:
-        step: the rollout step, counted from 0.
-        batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
-        kl_coef: weight of the KL penalty that the step was trained with.
-        reward_meta: counters of each reward worker.
-        metrics: of the data and of the rounds of generation.
-        updates: each optimizer step.
-        trips: limits that an optimizer step crossed.
-        policy_version: rollout steps whose updates the policy in training has seen.
-    """
-
-    step: int
-    batch: DataProto
-    kl_coef: float
-    reward_meta: list[dict[str, Any]]
-    metrics: dict[str, float]
-    updates: list[UpdateRecord]
-    trips: list[Trip]
-    policy_version: int
 
 
 @dataclass(kw_only=True, slots=True)

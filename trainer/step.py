@@ -3,7 +3,8 @@
 from trainer.rollout.advantages import advantages_of
 from trainer.rollout.mini_batches import assign_mini_batches
 from trainer.rollout.rollout import greedy_rewards, sample_rollout
-from trainer.session import Session, StepReport
+from trainer.run.metrics import StepReport
+from trainer.session import Session
 from workers.hybrid_worker import HybridWorker
 
 

@@ -110,4 +110,4 @@ def _on_cpu(config: Config) -> bool:
 RULES = (offload, attention)
 MODEL_RULES = (head_size, expert_size, kv_cache)
 FILE_RULES = (data_files, reward, resume)
-"""`cfpo check` goes on without what these ask for: its report does not depend on files.
+"""`cfpo check` goes on without what these ask for: its report does not depend on files."""

@@ -13,8 +13,7 @@ from trainer.config.sources import read_recipe
 from trainer.rules import load_sources
 from trainer.run.directory import SAME_RESULTS, RunDirectory
 from trainer.run.files import write_atomically
-from trainer.study.cells import Cell, cell_name, cells_of, run_name
-from trainer.study.study import Study, StudyRun
+from trainer.study.study import Cell, Study, StudyRun, cell_name, cells_of, run_name
 from trainer.study.study_file import StudyFile
 
 RUNS = "runs"

@@ -9,7 +9,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config.merge import merge
 from trainer.config.problem import Problem, one_of
 from trainer.config.sources import Source, read_overrides, read_recipe
-from trainer.study.cells import Cell, agrees, cells_of
+from trainer.study.study import Cell, agrees, cells_of
 
 MODES = ("iso_sample", "iso_compute")
 """Equal numbers of rollout steps, or of passes of a sample through the update."""

@@ -12,8 +12,7 @@ from trainer.config.losses import loss_label, loss_of_section
 from trainer.figures.drawing import draw_table
 from trainer.figures.objective import CAPTION, draw_objective
 from trainer.run.files import write_atomically
-from trainer.study.cells import short_name
-from trainer.study.study import Study, read_study
+from trainer.study.study import Study, read_study, short_name
 from trainer.study_report.figures import Arrangement, StudyFigures
 from trainer.study_report.statistics import Band, CollapseRule, CurveSettings
 from trainer.study_report.table import StudyTable

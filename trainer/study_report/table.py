@@ -5,8 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer.study.cells import Cell, cells_of, short_name, value_label
-from trainer.study.study import Study, StudyRun
+from trainer.study.study import Cell, Study, StudyRun, cells_of, short_name, value_label
 from trainer.study_report.statistics import CollapseRule, Interval, trailing_means
 
 REWARD, VALIDATION = "reward/mean", "val/accuracy"

@@ -4,11 +4,10 @@ from cfpo_hybrid.errors import WatchStop
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
 from trainer.evaluation.validation import generation_rows, validate
-from trainer.run.checkpoint import CheckpointStore
+from trainer.run.checkpoint import CheckpointStore, TrainerState
 from trainer.run.collapse_watch import CollapseWatch
 from trainer.run.directory import RunDirectory, step_name
 from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
-from trainer.run.trainer_state import TrainerState
 from trainer.session import Session, checkpoint_layout
 from trainer.step import train_step
 from trainer.terminal.progress import StepProgress

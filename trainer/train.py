@@ -1,6 +1,6 @@
 """`cfpo train`: from a checked configuration to a finished run directory."""
 
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
-from trainer.run.checkpoint import CheckpointStore, load_state
+from trainer.run.checkpoint import CheckpointStore, TrainerState, check_resumable, load_state
 from trainer.run.directory import SAME_RESULTS, RunDirectory, set_aside
-from trainer.run.trainer_state import TrainerState, check_resumable
 from trainer.session import checkpoint_layout, hybrid_settings
 from trainer.terminal.progress import RunProgress, StepProgress
 from trainer.terminal.summary import print_summary
@@ -106,23 +105,22 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
     Raises:
         WorkerError: a worker raised or died; the engines are gone.
     """
-    config, resume = run.config, run.resume
-    with ExitStack() as stack:
-        session = engines.session(config, run.prompts, on_stage=progress.stage)
-        tracker = open_trackers(
-            run.directory,
-            config.trainer.trackers,
-            resumed_step=resume.state.step if resume.state else None,
-            project=config.trainer.project,
-        )
-        stack.callback(tracker.close)
-        if resume.state:
-            progress.note(resume_line(resume.state, config))
-        session.prompts_consumed = resume.state.prompts_consumed if resume.state else 0
-        if resume.state and resume.state.kl_coef is not None:
-            session.kl = replace(session.kl, coef=resume.state.kl_coef)
+    config, resume, state = run.config, run.resume, run.resume.state
+    session = engines.session(config, run.prompts, on_stage=progress.stage)
+    tracker = open_trackers(
+        run.directory,
+        config.trainer.trackers,
+        resumed_step=state.step if state else None,
+        project=config.trainer.project,
+    )
+    with closing(tracker):
+        if state:
+            progress.note(resume_line(state, config))
+            session.prompts_consumed = state.prompts_consumed
+            if state.kl_coef is not None:
+                session.kl = replace(session.kl, coef=state.kl_coef)
         checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
-        version = resume.state.policy_version if resume.state else 0
+        version = state.policy_version if state else 0
         with session.timed("start"):
             session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
             first_sync = session.reshard(probe=True)

@@ -9,9 +9,8 @@ from tiny_recipe import write_recipe
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, resolved
 from trainer.rules import load_config
-from trainer.run.checkpoint import CheckpointStore
+from trainer.run.checkpoint import CheckpointStore, TrainerState
 from trainer.run.directory import RunDirectory
-from trainer.run.trainer_state import TrainerState
 from trainer.session import checkpoint_layout
 from trainer.train import prepare_run, resume_line
 

@@ -13,7 +13,7 @@ from cfpo_hybrid.single_controller import WorkerGroup
 from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
-from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
+from workers.config import ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport
 from workers.reward.user_function import find_reward
@@ -75,11 +75,6 @@ class Session:
         taken, self.reshards = self.reshards, []
         return taken
 
-    def probe_is_due(self, step: int) -> bool:
-        """Whether the reshard after so many rollout steps is proven on the probe; that before the first one always is."""
-        every = self.config.rollout.probe_every
-        return step == 0 or (every > 0 and step % every == 0)
-
     @contextmanager
     def newest_weights(self) -> Iterator[None]:
         """For validation: the policy in training generates, also where the weights in vLLM lag behind it."""
@@ -125,6 +120,11 @@ class Session:
         )
 
 
+def is_due(every: int, step: int) -> bool:
+    """Whether what happens every so many rollout steps happens after this one, counted from 1; 0 is never."""
+    return every > 0 and step % every == 0
+
+
 def checkpoint_layout(config: Config) -> dict[str, int]:
     """How the workers that write a checkpoint are laid out."""
     layout = config.train_layout
@@ -137,11 +137,6 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
-
-
-def initial_kl(algorithm: AlgorithmConfig) -> KlController:
-    """The KL penalty at the start of a run."""
-    return KlController(coef=algorithm.kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon)
 
 
 def absolute_model(model: ModelConfig) -> ModelConfig:

@@ -3,7 +3,7 @@
 from trainer.rollout.advantages import advantages_of
 from trainer.rollout.rollout import assign_mini_batches, sample_rollout
 from trainer.run.metrics import StepReport
-from trainer.session import Session
+from trainer.session import Session, is_due
 from workers.hybrid_worker import HybridWorker
 
 
@@ -26,7 +26,7 @@ def train_step(session: Session, step: int) -> StepReport:
     with timed("update"):  # 6
         update = actors.run(HybridWorker.update_policy, batch)[0]
     with timed("reshard"):  # 7
-        sync = session.reshard(probe=session.probe_is_due(step + 1))
+        sync = session.reshard(probe=is_due(config.rollout.probe_every, step + 1))
     kl_coef = session.adjust_kl(batch)
     # 8 is TrainingLoop's
     return StepReport(

@@ -55,7 +55,7 @@ def test_a_checkpoint_behind_the_last_step_is_refused(config: Config, tmp_path: 
     shorter = load_config(tmp_path / "recipe.yaml", ["trainer.total_steps=3"])
     with pytest.raises(ConfigError, match=r"total_steps=3, .*step_000004, is one after step 4; set total_steps to 4"):
         prepare_run(shorter)
-    assert prepare_run(config).resume.step == 4
+    assert prepare_run(config).first_step == 4
 
 
 def test_an_export_of_another_step_is_set_aside(config: Config):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
@@ -12,7 +13,7 @@ from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.run.metrics import StageTimer
-from trainer.session import Session, absolute_model, absolute_reward, initial_kl, resolve_device
+from trainer.session import Session, absolute_model, absolute_reward, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
@@ -80,13 +81,14 @@ class LiveEngines:
             prompts: its training prompts.
             on_stage: is told the name of each stage as it begins.
         """
+        algorithm = config.algorithm
         return Session(
             config=config,
             actors=self.actors,
             graders=self.graders,
             prompts=prompts,
             timer=StageTimer(on_enter=on_stage),
-            kl=initial_kl(config.algorithm),
+            kl=KlController(coef=algorithm.kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon),
         )
 
 

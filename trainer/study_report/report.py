@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.config.losses import loss_label, loss_of_section
+from trainer.config.losses import distinct, loss_of_section
 from trainer.figures.drawing import draw_table
 from trainer.figures.objective import CAPTION, draw_objective
 from trainer.run.files import write_atomically
@@ -81,15 +81,13 @@ def report_study(
 def _losses_of(study: Study) -> tuple[list[PolicyLoss], list[str]]:
     """The distinct losses of the runs, and why others cannot be drawn."""
     sections = {str(run.policy_loss): run.policy_loss for run in study.runs if run.policy_loss}
-    losses: dict[str, PolicyLoss] = {}
-    problems = []
+    losses, problems = [], []
     for section in sections.values():
         try:
-            loss = loss_of_section(section)
-            losses[loss_label(loss)] = loss
+            losses.append(loss_of_section(section))
         except UserError as error:
             problems.append(f"objective of {section.get('name')}: {error}")
-    return list(losses.values()), problems
+    return distinct(losses), problems
 
 
 def _page(study: Study, table: StudyTable, captions: Mapping[Path, str], missing: Sequence[str]) -> str:

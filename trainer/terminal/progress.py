@@ -84,11 +84,11 @@ class RunProgress:
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, detail=self._detail(step))
         else:
-            self._write(self._line(step, metrics))
+            self.note(self._line(step, metrics))
 
     def note(self, message: str) -> None:
         """Writes a line, above the bar where there is one."""
-        self._write(message)
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self, step: int) -> float | None:
         """Foreseen seconds after this step, from the mean of the last steps; None before the first one."""
@@ -116,9 +116,6 @@ class RunProgress:
         if left is not None:
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)
-
-    def _write(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 _LINE_METRICS = (

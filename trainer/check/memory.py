@@ -92,7 +92,8 @@ def estimate_memory(config: Config, shape: ModelShape, device: Device) -> Memory
     """The phases of a step on one device: update, wake of vLLM's weights, generation."""
     state = _training_state(config, shape, device)
     overhead = {"overhead": GPU_OVERHEAD if device.is_gpu else CPU_OVERHEAD}
-    weights = {"vLLM weights": _rollout_weights(config, shape, device)}
+    held = rollout_parameters(shape, config.rollout.tensor_parallel_size)
+    weights = {"vLLM weights": held * rollout_width(config, device)}
     cache = _kv_cache(config, weights["vLLM weights"], device)
     work = {"activations": _activations(config, shape, device), "head": _head(config, shape, device)}
     buckets = {"transfer buckets": 2 * config.rollout.bucket_bytes}
@@ -184,10 +185,6 @@ def rollout_parameters(shape: ModelShape, tp: int) -> int:
 
 def _stages(shape: ModelShape, megatron: MegatronConfig) -> tuple[int, ...]:
     return stage_sizes(shape.num_layers, megatron.pipeline_parallel_size, megatron.cut)
-
-
-def _rollout_weights(config: Config, shape: ModelShape, device: Device) -> int:
-    return rollout_parameters(shape, config.rollout.tensor_parallel_size) * rollout_width(config, device)
 
 
 def _kv_cache(config: Config, weights: int, device: Device) -> dict[str, int]:

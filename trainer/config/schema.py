@@ -194,16 +194,17 @@ def resolved(config: Config) -> dict[str, Any]:
 
 def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
-    before, now = _flat(saved), _flat(current)
+    before, now = flat(saved), flat(current)
     keys = [*before, *(key for key in now if key not in before)]
     return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, tuples as lists."""
+    settings: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            settings.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+            settings[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return settings

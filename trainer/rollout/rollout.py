@@ -46,7 +46,8 @@ def sample_rollout(session: Session, step: int) -> Rollout:
     while wanted and len(rounds) < most_rounds:
         scored, counters = _sample_round(session, step, first_group=drawn, count=wanted)
         rounds, reward_meta, drawn = [*rounds, scored], reward_meta + counters, drawn + wanted
-        wanted = prompts_to_draw(size, drawn, _groups_with_signal(rounds)) if most_rounds > 1 else 0
+        signal = torch.cat([groups_with_signal(part["rewards"], part["group_ids"])[0] for part in rounds])
+        wanted = prompts_to_draw(size, drawn, int(signal.sum())) if most_rounds > 1 else 0
     if most_rounds == 1:
         batch, metrics = rounds[0], {}
     else:
@@ -155,10 +156,6 @@ def _sample_round(
     with timed("reward"):  # 3
         rewards = session.graders.run(RewardWorker.score, batch)
     return batch.merge(rewards), cast(list[dict[str, Any]], rewards.meta["replicas"])
-
-
-def _groups_with_signal(rounds: list[DataProto]) -> int:
-    return sum(int(groups_with_signal(part["rewards"], part["group_ids"])[0].sum()) for part in rounds)
 
 
 def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[str, float]:

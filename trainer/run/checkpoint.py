@@ -167,9 +167,7 @@ class CheckpointStore:
         return [set_aside(folder) for number, folder in self._numbered() if number > step]
 
     def _numbered(self) -> list[tuple[int, Path]]:
-        if not self.directory.is_dir():
-            return []
-        matches = [(STEP_FOLDER.fullmatch(folder.name), folder) for folder in self.directory.iterdir()]
+        matches = [(STEP_FOLDER.fullmatch(folder.name), folder) for folder in self.directory.glob("*")]
         return sorted((int(match[1]), folder) for match, folder in matches if match)
 
     def _prune(self) -> None:

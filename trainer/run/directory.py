@@ -165,7 +165,7 @@ class RunDirectory:
         advice = "choose another trainer.run_dir, or move that directory away"
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"trainer.run_dir '{self.path}' is a file; name a directory")
-        saved = sorted(entry.name for entry in _entries(self.checkpoints) if STEP_FOLDER.fullmatch(entry.name))
+        saved = sorted(entry.name for entry in self.checkpoints.glob("*") if STEP_FOLDER.fullmatch(entry.name))
         if saved:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds checkpoints of a run (the last is {saved[-1]}), which a fresh "
@@ -218,7 +218,3 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink()
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []

@@ -8,7 +8,7 @@ step, and ``average_updates`` makes one dict a rollout step of them.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,15 +48,13 @@ class StepReport:
     policy_version: int
 
 
-def step_metrics(
-    report: StepReport, reshards: Sequence[SyncReport], stage_seconds: Mapping[str, float]
-) -> dict[str, float]:
+def step_metrics(report: StepReport, reshards: Sequence[SyncReport], times: Mapping[str, float]) -> dict[str, float]:
     """The metrics of a rollout step under the names of docs/run_directory.md.
 
     Args:
         report: of the step.
         reshards: all that it took, validation included.
-        stage_seconds: ``time/<stage>`` and ``time/step``.
+        times: ``time/<stage>`` and ``time/step``.
     """
     batch = report.batch
     tokens = int(batch.num_tokens.sum())
@@ -66,8 +64,8 @@ def step_metrics(
         **_counters(report.reward_meta),
         **report.metrics,
         **average_updates([update.metrics for update in report.updates]),
-        **throughput_metrics(tokens, len(batch), rollout_step_seconds(stage_seconds)),
-        **stage_seconds,
+        **throughput_metrics(tokens, len(batch), rollout_step_seconds(times)),
+        **times,
         **reshard_metrics(reshards),
         "policy_version": float(report.policy_version),
     }
@@ -182,6 +180,21 @@ def rollout_step_seconds(times: Mapping[str, float]) -> float:
         times: ``time/<stage>`` and ``time/step``.
     """
     return times["time/step"] - sum(times.get(f"time/{stage}", 0.0) for stage in BESIDE_THE_STEP)
+
+
+def stage_seconds(line: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a line of ``metrics.jsonl``, ``time/step`` left out."""
+    times = {name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")}
+    return {stage: seconds for stage, seconds in times.items() if stage != "step" and seconds is not None}
+
+
+def stage_totals(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of each stage over the lines of ``metrics.jsonl``, the longest first."""
+    totals: dict[str, float] = defaultdict(float)
+    for line in metrics:
+        for stage, seconds in stage_seconds(line).items():
+            totals[stage] += seconds
+    return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
 
 
 def throughput_metrics(num_tokens: int, num_responses: int, seconds: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.merge import merge
 from trainer.config.problem import Problem, one_of
+from trainer.config.schema import flat
 from trainer.config.sources import Source, read_overrides, read_recipe
 from trainer.study.study import Cell, agrees, cells_of
 
@@ -124,16 +125,6 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFil
     return study
 
 
-def flat_keys(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a tree sets."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flat_keys(value, f"{key}.")
-        else:
-            yield key
-
-
 def _plain(source: Source) -> Source:
     return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
 
@@ -171,13 +162,13 @@ def _wrong_shapes(nested: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrong_places(study: StudyFile) -> Iterator[str]:
     """Settings that stand where they cannot take effect."""
-    anywhere = [*(key for source in study.settings for key in flat_keys(source.tree)), *study.axes]
-    own = [key for entry in study.keys.cells for key in flat_keys(entry["set"])]
+    anywhere = [*(key for source in study.settings for key in flat(source.tree)), *study.axes]
+    own = [key for entry in study.keys.cells for key in flat(entry["set"])]
     for key in dict.fromkeys(key for key in [*anywhere, *own] if key in OWNED_KEYS):
         yield f"{key} is set by the study; {OWNED_KEYS[key]}"
     for key in dict.fromkeys(key for key in [*study.axes, *own] if key in SHARED_KEYS):
         yield f"{key} is the same for all runs of a study, which share one Ray; write it under settings"
-    set_twice = [key for source in study.settings for key in flat_keys(source.tree)] + own
+    set_twice = [key for source in study.settings for key in flat(source.tree)] + own
     for key in dict.fromkeys(key for key in set_twice if key in study.axes):
         yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.name}"
 

@@ -82,9 +82,9 @@ class RunProgress:
         self._marks.append(self._clock())
         self._shown.update({name: metrics[name] for name in ("reward/mean", "val/accuracy") if name in metrics})
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=step, detail=self._detail(step))
+            self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
         else:
-            self.note(self._line(step, metrics))
+            self.note(f"step {step}/{self._total_steps}  {self._said(step, metrics)}".rstrip())
 
     def note(self, message: str) -> None:
         """Writes a line, above the bar where there is one."""
@@ -96,29 +96,13 @@ class RunProgress:
             return None
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
-    def _detail(self, step: int) -> str:
-        parts = []
-        if "reward/mean" in self._shown:
-            parts.append(f"reward {self._shown['reward/mean']:.3f}")
-        if "val/accuracy" in self._shown:
-            parts.append(f"accuracy {self._shown['val/accuracy']:.1%}")
+    def _said(self, step: int, metrics: Mapping[str, float]) -> str:
+        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in metrics]
         left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
-
-    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"step {step}/{self._total_steps}"]
-        for name, label, form in _LINE_METRICS:
-            if name in metrics:
-                parts.append(f"{label} {format(metrics[name], form)}")
-        left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
+        return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
 
 
-_LINE_METRICS = (
+LINE_METRICS = (
     ("reward/mean", "reward", ".3f"),
     ("val/accuracy", "accuracy", ".1%"),
     ("sampling/prompts_drawn", "drawn", ".0f"),

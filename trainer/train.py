@@ -1,9 +1,10 @@
 """`cfpo train`: from a checked configuration to a finished run directory."""
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
@@ -12,7 +13,8 @@ from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
 from trainer.run.checkpoint import CheckpointStore, TrainerState, check_resumable, load_state
 from trainer.run.directory import SAME_RUN, RunDirectory, set_aside
-from trainer.session import checkpoint_layout, hybrid_settings
+from trainer.run.metrics import StageTimer
+from trainer.session import Session, checkpoint_layout, hybrid_settings
 from trainer.terminal.progress import RunProgress, StepProgress
 from trainer.terminal.summary import print_summary
 from trainer.terminal.words import pressure_line
@@ -101,8 +103,17 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
     Raises:
         WorkerError: a worker raised or died; the engines are gone.
     """
-    config, state = run.config, run.state
-    session = engines.session(config, run.prompts, on_stage=progress.stage)
+    config, state, algorithm = run.config, run.state, run.config.algorithm
+    kl_coef = algorithm.kl_coef if state is None or state.kl_coef is None else state.kl_coef
+    session = Session(
+        config=config,
+        actors=engines.actors,
+        graders=engines.graders,
+        prompts=run.prompts,
+        timer=StageTimer(on_enter=progress.stage),
+        kl=KlController(coef=kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon),
+        prompts_consumed=state.prompts_consumed if state else 0,
+    )
     tracker = open_trackers(
         run.directory,
         config.trainer.trackers,
@@ -112,9 +123,6 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
     with closing(tracker):
         if state:
             progress.note(resume_line(state, config))
-            session.prompts_consumed = state.prompts_consumed
-            if state.kl_coef is not None:
-                session.kl = replace(session.kl, coef=state.kl_coef)
         checkpoint = str(run.checkpoint.absolute()) if run.checkpoint else None
         version = state.policy_version if state else 0
         with session.timed("start"):

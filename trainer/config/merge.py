@@ -18,7 +18,6 @@ Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers"}
-MISSING = "???"
 
 
 @dataclass(kw_only=True)

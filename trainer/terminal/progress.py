@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -13,6 +12,17 @@ from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
+
+LINE_METRICS = (
+    ("reward/mean", "reward", ".3f"),
+    ("val/accuracy", "accuracy", ".1%"),
+    ("sampling/prompts_drawn", "drawn", ".0f"),
+    ("actor/clip_fraction", "clipped", ".2%"),
+    ("actor/entropy", "entropy", ".3f"),
+    ("response_length/mean", "length", ".1f"),
+    ("perf/tokens_per_second", "tokens/s", ",.0f"),
+)
+"""Metrics of a step that are said, with label and format."""
 
 
 class StepProgress(Protocol):
@@ -64,9 +74,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -100,17 +108,6 @@ class RunProgress:
         parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in metrics]
         left = self.seconds_left(step)
         return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
-
-
-LINE_METRICS = (
-    ("reward/mean", "reward", ".3f"),
-    ("val/accuracy", "accuracy", ".1%"),
-    ("sampling/prompts_drawn", "drawn", ".0f"),
-    ("actor/clip_fraction", "clipped", ".2%"),
-    ("actor/entropy", "entropy", ".3f"),
-    ("response_length/mean", "length", ".1f"),
-    ("perf/tokens_per_second", "tokens/s", ",.0f"),
-)
 
 
 def _make_bar(console: Console) -> Progress:

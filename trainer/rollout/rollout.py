@@ -47,7 +47,7 @@ def sample_rollout(session: Session, step: int) -> Rollout:
         scored, counters = _sample_round(session, step, first_group=drawn, count=wanted)
         rounds, reward_meta, drawn = [*rounds, scored], reward_meta + counters, drawn + wanted
         signal = torch.cat([groups_with_signal(part["rewards"], part["group_ids"])[0] for part in rounds])
-        wanted = prompts_to_draw(size, drawn, int(signal.sum())) if most_rounds > 1 else 0
+        wanted = prompts_to_draw(size, drawn, int(signal.sum()))
     if most_rounds == 1:
         batch, metrics = rounds[0], {}
     else:

@@ -77,11 +77,7 @@ class RunDirectory:
         self.offending = self.path / "offending"
 
     def start(
-        self,
-        config: Mapping[str, Any],
-        *,
-        resumed_step: int | None = None,
-        checkpoint: Path | None = None,
+        self, config: Mapping[str, Any], *, resumed_step: int | None = None, checkpoint: Path | None = None
     ) -> None:
         """Makes the directory ready for the step after ``resumed_step``, or for the first one.
 

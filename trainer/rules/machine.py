@@ -1,13 +1,17 @@
-"""Rules about devices: what a CPU cannot do. bfloat16 works on both."""
+"""Rules about the machine: what a CPU cannot do (bfloat16 works on both), and whether the files of a run are there."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
+from cfpo_hybrid.errors import RewardError
 from cfpo_hybrid.models import ModelShape
 from trainer.check.memory import BYTES, Device, kv_token_bytes, longest_sequence
 from trainer.config import Config
 from trainer.config.problem import Problem, listing
+from trainer.data.inspect import inspect_files
+from workers.reward.user_function import find_reward
 
 DEVICE = "trainer.device"
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -75,6 +79,26 @@ def kv_cache(config: Config, shape: ModelShape) -> Iterator[Problem]:
         )
 
 
+def data_files(config: Config) -> Iterator[Problem]:
+    """Data files exist and have their columns, and there are problems enough for one batch."""
+    yield from inspect_files(config.data)
+
+
+def reward(config: Config) -> Iterator[Problem]:
+    """A built-in reward, or ``path/to/file.py:function`` with a file that defines it."""
+    try:
+        find_reward(config.reward.name)
+    except RewardError as error:
+        yield Problem(("reward.name",), str(error))
+
+
+def resume(config: Config) -> Iterator[Problem]:
+    """``auto``, ``never``, or a checkpoint folder that exists."""
+    key, value = "trainer.resume", config.trainer.resume
+    if value not in ("auto", "never") and not Path(value).is_dir():
+        yield Problem((key,), f"{key}={value} is neither 'auto' nor 'never' nor a checkpoint folder that exists")
+
+
 def _no_gpu(config: Config) -> str:
     return f"{DEVICE}=cpu" if config.trainer.device == "cpu" else f"{DEVICE}=auto finds none on this machine"
 
@@ -85,3 +109,5 @@ def _on_cpu(config: Config) -> bool:
 
 RULES = (offload, attention)
 MODEL_RULES = (head_size, expert_size, kv_cache)
+FILE_RULES = (data_files, reward, resume)
+"""`cfpo check` goes on without what these ask for: its report does not depend on files."""

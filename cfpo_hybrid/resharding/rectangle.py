@@ -53,7 +53,7 @@ class Rectangle(NamedTuple):
 
     def minus(self, *others: "Rectangle") -> "list[Rectangle]":
         """What is left of this rectangle without the others, as disjoint rectangles."""
-        left = [self]
+        left: list[Rectangle] = [self]
         for other in others:
             left = [rest for box in left for rest in box._minus(other)]
         return left

@@ -91,8 +91,8 @@ def _held_areas(source_kinds: Sequence[_Specs], wanted: Iterable[str]) -> dict[s
 
 def _disjoint(held: Mapping[Rectangle, Mapping[int, Region]]) -> list[_Held]:
     if len(held) == 1:
-        ((area, of_kind),) = held.items()
-        return [_Held(area, tuple(of_kind), of_kind)]
+        ((whole, only),) = held.items()
+        return [_Held(whole, tuple(only), only)]
     found = []
     for part, containing in _overlay(tuple(held)):
         regions: dict[int, Region] = {}

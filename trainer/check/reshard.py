@@ -14,7 +14,7 @@ from cfpo_hybrid.resharding import ReshardPlan, check_plan
 from cfpo_hybrid.resharding.traffic import PlanTraffic, RankTraffic, plan_traffic
 from trainer.check.fitting import device_of
 from trainer.check.memory import rollout_width
-from trainer.config.load import LoadedConfig
+from trainer.config.model import LoadedConfig
 from trainer.terminal.words import training_line
 
 SMALL_WORLD = 16

@@ -24,7 +24,7 @@ def run(arguments: Namespace, say: Say) -> int:
     """
     from trainer.check.fitting import device_of
     from trainer.check.report import fits, report
-    from trainer.rules import files, find_layout_problems, load_and_inspect
+    from trainer.rules import find_layout_problems, load_and_inspect, machine
 
     lacking = None
     try:
@@ -32,7 +32,7 @@ def run(arguments: Namespace, say: Say) -> int:
     except ConfigError as mistakes:
         lacking = mistakes
         try:
-            without = {*files.RULES, *files.MODEL_RULES}
+            without = {*machine.FILE_RULES, *machine.MODEL_FILE_RULES}
             loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=without)
         except ConfigError:
             raise mistakes from None

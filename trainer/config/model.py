@@ -6,6 +6,7 @@ from typing import Any
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_shape
+from trainer.config.schema import Config
 from workers.config import ModelConfig
 from workers.megatron.hf_files import check_companions, check_weights
 
@@ -35,6 +36,14 @@ class ModelFacts:
 
     shape: ModelShape
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A checked configuration and the model it names."""
+
+    config: Config
+    model: ModelFacts
 
 
 def find_model(model: ModelConfig, *, known_models: bool = False) -> ModelFacts:

@@ -1,15 +1,14 @@
 """What the user sees of a study: its runs as they begin, go on and end; bars on a terminal, lines elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.terminal.pressure import pressure_line
-from trainer.terminal.words import duration
+from trainer.terminal.words import duration, pressure_line
 
 
 class StudyDisplay:
@@ -19,7 +18,6 @@ class StudyDisplay:
         runs: all of the study.
         to_do: those of them that are not done yet.
         console: where to write; standard output by default.
-        clock: seconds that only grow.
     """
 
     def __init__(
@@ -28,11 +26,10 @@ class StudyDisplay:
         to_do: Sequence[PlannedRun],
         *,
         console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console, self.clock = console or Console(), clock
+        self.console = console or Console()
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
-        self._begin, self._work_done, self._work_left = clock(), 0, sum(run.work for run in to_do)
+        self._begin, self._work_done, self._work_left = time.monotonic(), 0, sum(run.work for run in to_do)
         self.bars = _make_bars(self.console)
         self._all = self.bars.add_task("runs", total=len(runs), completed=len(runs) - len(to_do), detail="")
 
@@ -74,7 +71,7 @@ class StudyDisplay:
     def _time_left(self) -> str:
         if not self._work_left:
             return ""
-        return f"; about {duration((self.clock() - self._begin) / self._work_done * self._work_left)} left"
+        return f"; about {duration((time.monotonic() - self._begin) / self._work_done * self._work_left)} left"
 
 
 class RunView:
@@ -86,7 +83,7 @@ class RunView:
     """
 
     def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
-        self._display, self._name, self._begin = display, run.name, display.clock()
+        self._display, self._name, self._begin = display, run.name, time.monotonic()
         self.start_seconds: float | None = None
         self._values: dict[str, list[float]] = {"reward/mean": [], "val/accuracy": []}
         self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
@@ -104,7 +101,7 @@ class RunView:
     def stage(self, name: str) -> None:
         """The first stage after the start ends the start."""
         if name != "start" and self.start_seconds is None:
-            self.start_seconds = self._display.clock() - self._begin
+            self.start_seconds = time.monotonic() - self._begin
         if not any(self._values.values()):
             self._show(detail=name)
 

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -13,6 +12,17 @@ from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
+
+LINE_METRICS = (
+    ("reward/mean", "reward", ".3f"),
+    ("val/accuracy", "accuracy", ".1%"),
+    ("sampling/prompts_drawn", "drawn", ".0f"),
+    ("actor/clip_fraction", "clipped", ".2%"),
+    ("actor/entropy", "entropy", ".3f"),
+    ("response_length/mean", "length", ".1f"),
+    ("perf/tokens_per_second", "tokens/s", ",.0f"),
+)
+"""Metrics of a step that are said, with label and format."""
 
 
 class StepProgress(Protocol):
@@ -64,9 +74,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -82,13 +90,13 @@ class RunProgress:
         self._marks.append(self._clock())
         self._shown.update({name: metrics[name] for name in ("reward/mean", "val/accuracy") if name in metrics})
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=step, detail=self._detail(step))
+            self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
         else:
-            self._write(self._line(step, metrics))
+            self.note(f"step {step}/{self._total_steps}  {self._said(step, metrics)}".rstrip())
 
     def note(self, message: str) -> None:
         """Writes a line, above the bar where there is one."""
-        self._write(message)
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self, step: int) -> float | None:
         """Foreseen seconds after this step, from the mean of the last steps; None before the first one."""
@@ -96,40 +104,10 @@ class RunProgress:
             return None
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
-    def _detail(self, step: int) -> str:
-        parts = []
-        if "reward/mean" in self._shown:
-            parts.append(f"reward {self._shown['reward/mean']:.3f}")
-        if "val/accuracy" in self._shown:
-            parts.append(f"accuracy {self._shown['val/accuracy']:.1%}")
+    def _said(self, step: int, metrics: Mapping[str, float]) -> str:
+        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in metrics]
         left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
-
-    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"step {step}/{self._total_steps}"]
-        for name, label, form in _LINE_METRICS:
-            if name in metrics:
-                parts.append(f"{label} {format(metrics[name], form)}")
-        left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
-
-    def _write(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-_LINE_METRICS = (
-    ("reward/mean", "reward", ".3f"),
-    ("val/accuracy", "accuracy", ".1%"),
-    ("sampling/prompts_drawn", "drawn", ".0f"),
-    ("actor/clip_fraction", "clipped", ".2%"),
-    ("actor/entropy", "entropy", ".3f"),
-    ("response_length/mean", "length", ".1f"),
-    ("perf/tokens_per_second", "tokens/s", ",.0f"),
-)
+        return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
 
 
 def _make_bar(console: Console) -> Progress:

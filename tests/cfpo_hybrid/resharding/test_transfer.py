@@ -77,7 +77,6 @@ def reshard_between_pools(handover):
     return run_twice(resharder, training_specs(handover)[rank], rollout_specs(handover)[rank], handover.shape)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "placement",
     [Placement.separate(4, 2), Placement(training=(5, 1, 0, 4), rollout=(2, 3)), Placement((0, 1, 2, 3), (3, 4))],

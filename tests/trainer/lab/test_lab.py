@@ -15,7 +15,7 @@ from trainer import cli
 from trainer.config import losses as chosen_losses
 from trainer.config.losses import loss_label
 from trainer.lab.gradients import Comparison, RatioBins
-from trainer.lab.lab import LabOptions, LabResult, run_lab
+from trainer.lab.lab import LabResult, run_lab
 from trainer.lab.lab_files import table, text
 from trainer.lab.saved_rollout import load_rollout
 
@@ -31,7 +31,7 @@ def batch_file(tmp_path: Path) -> Path:
 
 
 def lab(source: Path, **options) -> LabResult:
-    return run_lab(LabOptions(source=source, **options))
+    return run_lab(source, **options)
 
 
 def test_weights_gradients_and_cosines_by_hand(batch_file: Path):

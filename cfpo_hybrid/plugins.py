@@ -3,11 +3,23 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
+
+CALLERS_FOLDER = "CFPO_CALLERS_FOLDER"
+"""Variable that tells a worker process the folder in which the command was called."""
+
+
+def search_callers_folder_last() -> None:
+    """Plugins and reward functions are found from where the command was called; last, as a folder `workers` there is not
+    ours. Takes the folder from ``CALLERS_FOLDER``, and by default the current one.
+    """
+    folder = os.environ.get(CALLERS_FOLDER) or os.getcwd()
+    sys.path[:] = [*(place for place in sys.path if place not in (folder, "")), folder]
 
 
 def is_plugin_file(plugin: str) -> bool:

@@ -6,13 +6,13 @@ limit it declared and saved its state, 130 interrupted.
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from cfpo_hybrid.errors import CfpoError, UserError, WatchStop
+from cfpo_hybrid.plugins import search_callers_folder_last
 
 PACKAGE = "cfpo_hybrid"
 
@@ -44,9 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    # Plugins and reward functions are found from where the command was called. Last: a folder `workers` there is not ours.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    search_callers_folder_last()
     try:
         return module_of(arguments.command).run(arguments, print)
     except UserError as error:

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cfpo_hybrid.errors import ConfigError, DispatchError, WorkerError
 from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.plugins import CALLERS_FOLDER, search_callers_folder_last
 from cfpo_hybrid.single_controller.dispatch import CallPlan, collect
 from cfpo_hybrid.single_controller.failures import Failure, worker_error
 from cfpo_hybrid.single_controller.group import Closable, Future, WorkerGroup
@@ -52,6 +53,7 @@ class RayHost:
     def set_environment(self, variables: Mapping[str, str]) -> None:
         """Sets what is known only once every worker has its place; runs before the worker's class is imported."""
         os.environ.update(variables)
+        search_callers_folder_last()  # Ray has put it first
 
     def build(self, context: WorkerContext, made_of: tuple[type, tuple[Any, ...]]) -> Failure | None:
         """Makes the worker from its class and arguments."""
@@ -262,7 +264,7 @@ class RayWorkerGroup(WorkerGroup):
         node = self.infos[context.rank].node_id
         devices = [info.gpu_ids[0] for info in self.infos if info.node_id == node and info.gpu_ids]
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-        return {**context.environment(), **visible}
+        return {**context.environment(), **visible, CALLERS_FOLDER: os.getcwd()}
 
     def _on_all(self, method: str, start: Callable[[Any, int], ObjectRef]) -> list[Any]:
         outcomes = self._await(self._begin(method, {rank: start(host, rank) for rank, host in enumerate(self.hosts)}))

@@ -34,6 +34,8 @@ MATH_RECYCLE_BYTES = 1024**3
 """A math-verify process that has grown beyond this is replaced, before it meets its limit."""
 PARSED_ANSWERS = 256
 """Parsed answers that a math-verify process remembers: the responses to one problem share the reference."""
+NUMBER_TOLERANCE = 1e-3
+"""Largest difference of numbers that math-verify takes for equal, as a share of the larger one."""
 WARM_UP = (
     (r"(-\infty,3]", r"x\le 3"),
     (r"\frac{\pi}{3}+x^2", r"x^{2}-\pi/3"),
@@ -146,7 +148,9 @@ def _math_verify_grader() -> Grader:
         for expected, given in product(parsed(truth), parsed(answer)):
             try:
                 # An interval and an inequality are one answer in two spellings, whichever side is which.
-                if verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
+                if verify(
+                    expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
+                ) and _near_to_their_size(expected, given):
                     return 1.0
             except Exception as error:  # sympy raises anything; another pair of readings may still agree
                 errors.append(error)
@@ -157,6 +161,14 @@ def _math_verify_grader() -> Grader:
     for truth, answer in WARM_UP:
         grade(truth, answer)
     return grade
+
+
+def _near_to_their_size(expected: Any, given: Any) -> bool:
+    """Whether two numbers that are equal to six places are so beside their own size too: e^-40 is not e^-41."""
+    if not all(getattr(one, "is_number", False) and getattr(one, "is_finite", False) for one in (expected, given)):
+        return True
+    left, right = complex(expected.evalf()), complex(given.evalf())
+    return abs(left - right) <= NUMBER_TOLERANCE * max(abs(left), abs(right))
 
 
 def _user_function_grader(path: Path, name: str) -> Grader:

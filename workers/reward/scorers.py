@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from workers.config import RewardConfig
-from workers.reward.answers import last_boxed, quick_verdict, tidy
+from workers.reward.answers import last_boxed, quick_verdict
 from workers.reward.grader import MATH_VERIFY
 from workers.reward.grader_pool import Grade, GraderPool, Status
+from workers.reward.quantity import Pair
 from workers.reward.user_function import MATH, find_reward
 
 CACHED_VERDICTS = 8192
 """Verdicts of math-verify that are remembered; with answers of 4,096 characters they fill 64 MB."""
-
-Pair = tuple[str, str]
-"""A reference and an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +106,11 @@ class MathScorer:
     def score(self, responses: Sequence[Response]) -> Scores:
         """Grades in the order of the responses."""
         pairs = [self._pair(response) for response in responses]
-        quick = {pair: quick_verdict(*pair) for pair in set(pairs) if pair is not None}
-        slow = self._algebra([pair for pair, verdict in quick.items() if verdict is None])
-        settled = {pair: Grade(float(verdict is True)) for pair, verdict in quick.items()} | slow
+        verdicts = {pair: quick_verdict(*pair) for pair in set(pairs) if pair is not None}
+        open_pairs = {pair: verdict for pair, verdict in verdicts.items() if isinstance(verdict, tuple)}
+        asked = self._algebra(list(dict.fromkeys(part for parts in open_pairs.values() for part in parts)))
+        slow = {pair: _all_of([asked[part] for part in parts]) for pair, parts in open_pairs.items()}
+        settled = {pair: Grade(float(verdict is True)) for pair, verdict in verdicts.items()} | slow
         grades = [Grade(0.0) if pair is None else settled[pair] for pair in pairs]
         counts = {
             "reward/unboxed": sum(pair is None for pair in pairs),
@@ -131,7 +131,7 @@ class MathScorer:
         """What math-verify says of the pairs, or has said before."""
         known = {pair: self._verdicts[pair] for pair in pairs if pair in self._verdicts}
         unknown = [pair for pair in pairs if pair not in known]
-        graded = self._pool.run([(tidy(truth), tidy(answer)) for truth, answer in unknown])
+        graded = self._pool.run(unknown)
         found = known | dict(zip(unknown, graded, strict=True))
         for pair, grade in found.items():
             # A timeout may be the machine's fault and is worth another try.
@@ -141,6 +141,11 @@ class MathScorer:
         while len(self._verdicts) > CACHED_VERDICTS:
             self._verdicts.popitem(last=False)
         return found
+
+
+def _all_of(grades: Sequence[Grade]) -> Grade:
+    """Right where every part is; a part that is wrong decides even where another has no verdict."""
+    return min(grades, key=lambda grade: (grade.score, grade.status is not Status.SCORED))
 
 
 def _failure_counts(grades: Sequence[Grade]) -> dict[str, int]:

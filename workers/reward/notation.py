@@ -70,9 +70,9 @@ _TIDY = _compiled(
     (r"\s*\*\*\s*(-?\d+)", r"^{\1}"),
     (r"\s*\*\*\s*", "^"),
     (r"(?<![\\a-zA-Z])sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
-    (r"(?<![\\a-zA-Z])(a(?:rc)?)?(sinh|cosh|tanh|sin|cos|tan)(?=\s*[(^\d]|\s+\\?[a-zA-Z])", r"\\\1\2 "),
+    (r"(?<![\\a-zA-Z])(a(?:rc)?)?(sinh|cosh|tanh|sin|cos|tan)(?=\s*[(^\d]|\s+\\?[a-zA-Z]|[xyzt](?![a-zA-Z]))", r"\\\1\2 "),
     (r"(?<![\\a-zA-Z])(ln|log|exp|sqrt)(?=\s*[({^_\d]|\s+\\?[a-zA-Z]\b)", r"\\\1 "),
-    (r"(?<![\\a-zA-Z])(pi|infty)(?![a-zA-Z])", r"\\\1 "),
+    (r"(?<![\\a-zA-Z])(pi|infty|alpha|beta|gamma|delta|theta|lambda|omega|sigma|phi)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
     (r"\\a(sin|cos|tan)(?![a-zA-Z])", r"\\arc\1"),
 )

@@ -54,8 +54,10 @@ _VARIABLE = re.compile(r"([a-zA-Z]) ?= ?")
 _MONEY = re.compile(r"(?P<before>[+-]?) ?(?:us ?|US ?)?(?P<sign>[$€£¥₹]) ?(?P<after>[+-]?)")
 _BASE = re.compile(rf" (?:in )?\(? ?base[ -]?(\d+|{'|'.join(BASE_WORDS)}) ?\)?$", re.IGNORECASE)
 _BASED = re.compile(
-    rf"(?P<minus>-?)\(?(?P<digits>[0-9A-Z]+(?:\.[0-9A-Z]+)?)\)?_ ?(?:(?P<one>\d)|\{{ ?\(?(?P<base>\d+|{'|'.join(BASE_WORDS)})\)? ?\}})"
+    rf"(?P<minus>-?)\(?(?P<digits>[0-9A-Z]+(?:\.[0-9A-Z]+)?)\)?_ ?"
+    rf"(?:(?P<one>\d)|\{{ ?\(?(?P<base>\d+|{'|'.join(BASE_WORDS)})\)? ?\}})"
 )
+_TEMPERATURE = re.compile(r"(?:°|degrees?) ?(c|f)(?:elsius|ahrenheit)?$", re.IGNORECASE)
 _CLOCK = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?(?: ?(?P<half>[ap]\.? ?m\.?|noon|midnight))?", re.IGNORECASE)
 _TAIL = re.compile(r"(?P<gap> ?)(?=[a-zA-ZμΩ(%°$¢€£¥₹])")
 _CORE_END = re.compile(r"(?:[\d)}!.]|\\pi) ?$")
@@ -111,6 +113,7 @@ def read_quantity(spelling: str) -> Quantity | None:
         return None
     has_text = r"\text" in spelling
     flat = re.sub(" +", " ", _TEXT.sub(r" \1 ", spelling)).strip()
+    flat = _TEMPERATURE.sub(lambda found: f"°{found[1].upper()}", flat)
     variable = _VARIABLE.match(flat)
     flat = flat[variable.end() :] if variable else flat
     clock = _CLOCK.fullmatch(flat)
@@ -231,7 +234,7 @@ def _unit_and_labels(words: list[str], sign: str) -> tuple[Unit | None, str, lis
     """The unit that as many words as possible name, and the words behind it."""
     for count in range(min(len(words), UNIT_WORDS), -1, -1):
         named = " ".join([sign, *words[:count]]).strip()
-        unit = read_unit(re.sub(r"(?i)degrees? (?=celsius|fahrenheit|[cf]$)", "°", named).replace("°c", "°C")) if named else None
+        unit = read_unit(named) if named else None
         if unit is not None:
             return unit, named, words[count:]
     return None, "", words

@@ -14,6 +14,7 @@ from cfpo_hybrid.single_controller import WorkerGroup
 from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
+from trainer.run.reward_failures import RewardFailures
 from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.reports import SyncReport, Trip, UpdateRecord
@@ -31,7 +32,7 @@ class StepReport:
         step: the rollout step, counted from 0.
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
         kl_coef: weight of the KL penalty that the step was trained with.
-        reward_meta: counters of each reward worker.
+        reward_meta: what each reward worker counted.
         metrics: of the data and of the rounds of generation.
         updates: each optimizer step.
         trips: limits that an optimizer step crossed.
@@ -62,6 +63,7 @@ class Session:
         prompts_consumed: prompts drawn so far, the place in the data.
         rollout_lag: rollout steps by which the weights in vLLM are older than the policy in training.
         reshards: reports that are not recorded yet, the oldest first.
+        reward_failures: looks at calls of reward functions that failed.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Session:
     prompts_consumed: int = 0
     rollout_lag: int = 0
     reshards: list[SyncReport] = field(default_factory=list)
+    reward_failures: RewardFailures = field(default_factory=RewardFailures)
 
     @property
     def plan(self) -> StepPlan:
@@ -177,8 +180,9 @@ def absolute_model(model: ModelConfig) -> ModelConfig:
 
 
 def absolute_reward(reward: RewardConfig) -> RewardConfig:
-    """The reward with the path of a user's file made absolute."""
-    return replace(reward, name=find_reward(reward.name))
+    """The reward with the paths of a user's files made absolute."""
+    further = [find_reward(name, "reward.further") for name in reward.further]
+    return replace(reward, name=find_reward(reward.name), further=further)
 
 
 def hybrid_settings(config: Config) -> HybridSettings:

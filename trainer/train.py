@@ -12,6 +12,7 @@ from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
 from trainer.run.checkpoint import CheckpointStore, load_state
 from trainer.run.directory import SAME_RESULTS, RunDirectory, set_aside
+from trainer.run.reward_failures import RewardFailures
 from trainer.run.trainer_state import TrainerState, check_resumable
 from trainer.session import checkpoint_layout, hybrid_settings
 from trainer.terminal.pressure import pressure_line
@@ -109,6 +110,9 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
     config, resume = run.config, run.resume
     with ExitStack() as stack:
         session = engines.session(config, run.prompts, on_stage=progress.stage)
+        session.reward_failures = RewardFailures(
+            run.directory.reward_failures, progress.note, config.reward.all_failed_action
+        )
         tracker = open_trackers(
             run.directory,
             config.trainer.trackers,

@@ -13,7 +13,8 @@ from contextlib import closing
 from operator import eq
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from math_verify import parse, verify
 from reward_verdicts import TABLE
@@ -90,14 +91,16 @@ def print_agreement(console: Console) -> None:
     with closing(MathScorer(RewardConfig(num_processes=2))) as scorer:
         for kind, verdicts in TABLE.items():
             cases = [(pair, right) for right, pairs in verdicts.items() for pair in pairs]
-            batch = [Response(problem="", text=rf"\boxed{{{answer}}}", ground_truth=truth) for (truth, answer), _ in cases]
+            batch = [
+                Response(problem="", text=rf"\boxed{{{answer}}}", ground_truth=truth) for (truth, answer), _ in cases
+            ]
             ours = [grade.score == 1.0 for grade in scorer.score(batch).grades]
             alone = [score == 1.0 for score in math_verify_alone(batch)]
             expected = [right for _, right in cases]
-            table.add_row(
-                kind, str(len(cases)), *(str(sum(map(eq, found, expected))) for found in (ours, alone))
-            )
-            differences += [(*pair, one) for (pair, _), one, other in zip(cases, ours, alone, strict=True) if one != other]
+            table.add_row(kind, str(len(cases)), *(str(sum(map(eq, found, expected))) for found in (ours, alone)))
+            differences += [
+                (*pair, one) for (pair, _), one, other in zip(cases, ours, alone, strict=True) if one != other
+            ]
     console.print(table)
     for truth, answer, verdict in differences:
         console.print(f"  {truth}  beside  {answer}: {int(verdict)}, math-verify {int(not verdict)}", markup=False)

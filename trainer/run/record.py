@@ -1,5 +1,6 @@
 """From what a step did to the line of metrics that says it."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,9 @@ def step_metrics(
     batch = report.batch
     tokens = int(batch.num_tokens.sum())
     metrics = {
-        **reward_metrics(batch["rewards"], batch["group_ids"]),
+        **reward_metrics(batch["rewards"], batch["group_ids"], batch["verdicts"] if "verdicts" in batch else None),
         **length_metrics(batch["response_lengths"], batch["truncated"]),
-        **_counters(report.reward_meta),
+        **counted_rewards(report.reward_meta),
         **report.metrics,
         **average_updates([update.metrics for update in report.updates]),
         **throughput_metrics(tokens, len(batch), rollout_step_seconds(stage_seconds)),
@@ -78,6 +79,14 @@ def batch_to_keep(report: StepReport, trips: Sequence[Trip]) -> DataProto:
     return batch.with_meta(step=report.step + 1, trips=[str(trip) for trip in trips])
 
 
-def _counters(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    names = {name for counters in replicas for name in counters}
-    return {name: float(sum(counters.get(name, 0) for counters in replicas)) for name in sorted(names)}
+def counted_rewards(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the reward workers counted, over all replicas and rounds: sums of their counts, means of their means."""
+    counts: dict[str, float] = defaultdict(float)
+    means: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for replica in replicas:
+        for name, count in replica.get("counts", {}).items():
+            counts[name] += count
+        for name, (total, number) in replica.get("means", {}).items():
+            means[name] = means[name][0] + total, means[name][1] + number
+    found = {name: total / number for name, (total, number) in means.items() if number}
+    return dict(sorted((counts | found).items()))

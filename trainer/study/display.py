@@ -88,14 +88,16 @@ class RunView:
     def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
         self._display, self._name, self._begin = display, run.name, display.clock()
         self.start_seconds: float | None = None
-        self._values: dict[str, list[float]] = {"reward/mean": [], "val/accuracy": []}
+        self._values: dict[str, list[float]] = {name: [] for name, *_ in _RESULTS}
         self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
 
     @property
     def results(self) -> str:
         """What changed from the first step to the last."""
         found = []
-        for name, label, form in (("reward/mean", "reward", ".3f"), ("val/accuracy", "accuracy", ".1%")):
+        for name, label, form in _RESULTS:
+            if name == "val/reward" and self._values["val/accuracy"]:
+                continue
             ends = dict.fromkeys(f"{value:{form}}" for value in self._values[name][:1] + self._values[name][-1:])
             if ends:
                 found.append(f"{label} {' -> '.join(ends)}")
@@ -120,6 +122,13 @@ class RunView:
 
     def _show(self, *, detail: str, completed: int | None = None) -> None:
         self._display.bars.update(self.task, completed=completed, detail=detail)
+
+
+_RESULTS = (
+    ("reward/mean", "reward", ".3f"),
+    ("val/accuracy", "accuracy", ".1%"),
+    ("val/reward", "validation reward", ".3f"),
+)
 
 
 def _short(error: str) -> str:

@@ -32,7 +32,7 @@ class StepProgress(Protocol):
 
 
 class RunProgress:
-    """Shows the step, reward, validation accuracy and time left of a run; a context manager.
+    """Shows the step, reward, the result of the last validation and time left of a run; a context manager.
 
     Args:
         total_steps: of the whole run.
@@ -80,7 +80,7 @@ class RunProgress:
         if step <= self._first_step:
             self._marks.clear()
         self._marks.append(self._clock())
-        self._shown.update({name: metrics[name] for name in ("reward/mean", "val/accuracy") if name in metrics})
+        self._shown.update({name: metrics[name] for name, *_ in _LINE_METRICS[:3] if name in metrics})
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, detail=self._detail(step))
         else:
@@ -97,21 +97,14 @@ class RunProgress:
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
     def _detail(self, step: int) -> str:
-        parts = []
-        if "reward/mean" in self._shown:
-            parts.append(f"reward {self._shown['reward/mean']:.3f}")
-        if "val/accuracy" in self._shown:
-            parts.append(f"accuracy {self._shown['val/accuracy']:.1%}")
+        parts = _parts(self._shown)
         left = self.seconds_left(step)
         if left is not None:
             parts.append(f"{duration(left)} left")
         return "  ".join(parts)
 
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"step {step}/{self._total_steps}"]
-        for name, label, form in _LINE_METRICS:
-            if name in metrics:
-                parts.append(f"{label} {format(metrics[name], form)}")
+        parts = [f"step {step}/{self._total_steps}", *_parts(metrics)]
         left = self.seconds_left(step)
         if left is not None:
             parts.append(f"{duration(left)} left")
@@ -124,12 +117,21 @@ class RunProgress:
 _LINE_METRICS = (
     ("reward/mean", "reward", ".3f"),
     ("val/accuracy", "accuracy", ".1%"),
+    ("val/reward", "validation reward", ".3f"),
     ("sampling/prompts_drawn", "drawn", ".0f"),
     ("actor/clip_fraction", "clipped", ".2%"),
     ("actor/entropy", "entropy", ".3f"),
     ("response_length/mean", "length", ".1f"),
     ("perf/tokens_per_second", "tokens/s", ",.0f"),
 )
+
+
+def _parts(metrics: Mapping[str, float]) -> list[str]:
+    """The metrics that a line shows; the reward of a validation where there is no accuracy."""
+    shown = [entry for entry in _LINE_METRICS if entry[0] in metrics]
+    if "val/accuracy" in metrics:
+        shown = [entry for entry in shown if entry[0] != "val/reward"]
+    return [f"{label} {format(metrics[name], form)}" for name, label, form in shown]
 
 
 def _make_bar(console: Console) -> Progress:

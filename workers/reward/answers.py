@@ -14,7 +14,9 @@ _FIRST_BOX = re.compile(r"\\(?:boxed|fbox)")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s${}\\]+)")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _DOTS = "\\ldots"
-_SEPARATOR = re.compile(r"\\text ?\{ ?(?:,|and|or|, ?and|, ?or) ?\}| and | or |(?P<opening>\\?[{(\[])|(?P<closing>\\?[})\]])|[,;]")
+_SEPARATOR = re.compile(
+    r"\\text ?\{ ?(?:,|and|or|, ?and|, ?or) ?\}| and | or |(?P<opening>\\?[{(\[])|(?P<closing>\\?[})\]])|[,;]"
+)
 _BRACKETS = {"(": ")", "[": "]", "\\{": "\\}"}
 
 Verdict = bool | tuple[Pair, ...]
@@ -90,12 +92,15 @@ def _compare_lists(left: str, right: str) -> Verdict | None:
 
 
 def _in_order(truths: list[str], answers: list[str]) -> Verdict:
-    if len(truths) != len(answers) or any((_DOTS in pair) and pair[0] != pair[1] for pair in zip(truths, answers, strict=True)):
+    if len(truths) != len(answers):
         return False
-    verdicts = [quick_verdict(*pair) for pair in zip(truths, answers, strict=True)]
-    if False in verdicts:
-        return False
-    return tuple(pair for verdict in verdicts if verdict is not True for pair in verdict) or True
+    open_pairs: list[Pair] = []
+    for truth, answer in zip(truths, answers, strict=True):
+        verdict = truth == answer if _DOTS in (truth, answer) else quick_verdict(truth, answer)
+        if verdict is False:
+            return False
+        open_pairs += [] if verdict is True else verdict
+    return tuple(open_pairs) or True
 
 
 def _in_any_order(truths: list[str], answers: list[str]) -> Verdict:

@@ -44,7 +44,7 @@ def read_number(spelling: str) -> Number | None:
     if not 0 < len(spelling) <= MAX_CHARS:
         return None
     spelling = _MIXED.sub(r"\1\\frac{\2}{\3}", spelling)
-    reader = _Reader([token for token in _TOKEN.finditer(spelling)])
+    reader = _Reader(list(_TOKEN.finditer(spelling)))
     try:
         value = reader.sum(0)
     except _NoNumber:

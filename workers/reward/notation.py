@@ -43,8 +43,8 @@ _SIGNS = str.maketrans(
     | {
         # The names of Unicode are those of LaTeX, but for "lamda" and the final sigma.
         chr(code): rf"\{unicodedata.name(chr(code)).rpartition(' ')[2].lower().replace('lamda', 'lambda')} "
-        for code in range(ord("α"), ord("ω") + 1)
-        if chr(code) not in "οςμ"
+        for code in range(0x03B1, 0x03C9 + 1)  # alpha to omega
+        if code not in (0x03BC, 0x03BF, 0x03C2)  # mu may be "micro"; LaTeX has no omicron
     }
 )
 
@@ -61,7 +61,10 @@ def _compiled(*rules: tuple[str, str]) -> Rewrites:
 _TIDY = _compiled(
     # Dollars around a formula, by pandoc's rule: no space within them, no digit behind them. "\$5" is money.
     (r"(?<!\\)\$(?=\S)([^$]*[^$\s\\])\$(?!\d)", r"\1"),
-    (r"(?<!\\)\\(?:underline|fbox|bm|boldsymbol|mathbf|textbf|emph|mathit|textit|mathsf|textsf)(?=\s*\{[^a-zA-Z{}]*\})", ""),
+    (
+        r"(?<!\\)\\(?:underline|fbox|bm|boldsymbol|mathbf|textbf|emph|mathit|textit|mathsf|textsf)(?=\s*\{[^a-zA-Z{}]*\})",
+        "",
+    ),
     (r"(?<!\\)\\(?:underline|fbox|boxed|bm|boldsymbol)(?=\s*\{)", ""),
     (r"(?<!\\)\\(?:textcolor|color)\s*\{[a-zA-Z]+\}", ""),
     # Thousands are set apart by a thin space, or by any other.
@@ -70,7 +73,10 @@ _TIDY = _compiled(
     (r"\s*\*\*\s*(-?\d+)", r"^{\1}"),
     (r"\s*\*\*\s*", "^"),
     (r"(?<![\\a-zA-Z])sqrt\s*\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
-    (r"(?<![\\a-zA-Z])(a(?:rc)?)?(sinh|cosh|tanh|sin|cos|tan)(?=\s*[(^\d]|\s+\\?[a-zA-Z]|[xyzt](?![a-zA-Z]))", r"\\\1\2 "),
+    (
+        r"(?<![\\a-zA-Z])(a(?:rc)?)?(sinh|cosh|tanh|sin|cos|tan)(?=\s*[(^\d]|\s+\\?[a-zA-Z]|[xyzt](?![a-zA-Z]))",
+        r"\\\1\2 ",
+    ),
     (r"(?<![\\a-zA-Z])(ln|log|exp|sqrt)(?=\s*[({^_\d]|\s+\\?[a-zA-Z]\b)", r"\\\1 "),
     (r"(?<![\\a-zA-Z])(pi|infty|alpha|beta|gamma|delta|theta|lambda|omega|sigma|phi)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),

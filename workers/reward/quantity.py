@@ -36,14 +36,14 @@ FACTORS = {
     "millionths": Fraction(1, 10**6),
 }
 """Words that multiply what stands before them."""
-QUALIFIERS = frozenset(
-    "or and not more less than over under above below least most fewer greater plus minus times squared cubed remainder "
-    "mod modulo factorial ago".split()
-)
+_QUALIFIERS = """
+    or and not more less than over under above below least most fewer greater plus minus times squared cubed remainder mod
+    modulo factorial ago
+"""
+QUALIFIERS = frozenset(_QUALIFIERS.split())
 """Words that make another answer of a number; every other word behind a number is a label, which is not compared."""
-_DIGIT_WORDS = "two three four five six seven eight nine ten eleven twelve".split()
-BASE_WORDS = {word: number for number, word in enumerate(_DIGIT_WORDS, start=2)} | {"sixteen": 16, "hexadecimal": 16}
-BASE_WORDS |= {"binary": 2, "octal": 8, "decimal": 10}
+_DIGIT_WORDS = """two three four five six seven eight nine ten eleven twelve"""
+BASE_WORDS = {word: number for number, word in enumerate(_DIGIT_WORDS.split(), start=2)} | {"sixteen": 16}
 UNIT_WORDS = 6
 """Most words of a unit: "cubic feet per square mile" has five."""
 LABEL_CHARS = 4
@@ -58,7 +58,9 @@ _BASED = re.compile(
     rf"(?:(?P<one>\d)|\{{ ?\(?(?P<base>\d+|{'|'.join(BASE_WORDS)})\)? ?\}})"
 )
 _TEMPERATURE = re.compile(r"(?:°|degrees?) ?(c|f)(?:elsius|ahrenheit)?$", re.IGNORECASE)
-_CLOCK = re.compile(r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?(?: ?(?P<half>[ap]\.? ?m\.?|noon|midnight))?", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(?P<hour>\d{1,2})(?::(?P<minute>[0-5]\d))?(?: ?(?P<half>[ap]\.? ?m\.?|noon|midnight))?", re.IGNORECASE
+)
 _TAIL = re.compile(r"(?P<gap> ?)(?=[a-zA-ZμΩ(%°$¢€£¥₹])")
 _CORE_END = re.compile(r"(?:[\d)}!.]|\\pi) ?$")
 _NEXT_PART = re.compile(r"(?<=[a-z°.]),? (?:and )?(?=[\d.])", re.IGNORECASE)
@@ -211,9 +213,8 @@ class _Tail:
         if text.startswith("(") and text.endswith(")"):
             text, has_text = text[1:-1].strip(), has_text or len(text) > 2 + LABEL_CHARS
         factor, words = Fraction(1), text.split()
-        while words and words[0].lower().rstrip("s") in FACTORS or (words and words[0].lower() in FACTORS):
-            word = words.pop(0).lower()
-            factor *= FACTORS.get(word) or FACTORS[word.rstrip("s")]
+        while words and (found := FACTORS.get(words[0].lower()) or FACTORS.get(words[0].lower().rstrip("s"))):
+            factor, words = factor * found, words[1:]
         unit, unit_text, labels = _unit_and_labels(words, sign)
         if not all(map(_WORD.fullmatch, labels)):
             return None
@@ -246,7 +247,7 @@ def _without_percent(tail: str) -> tuple[str, bool]:
 
 
 def _sum(flat: str, has_text: bool) -> Quantity | None:
-    """ "5 feet 6 inches": the sum of quantities of one dimension, in the unit of the last."""
+    """As in "5 feet 6 inches": the sum of quantities of one dimension, in the unit of the last."""
     parts = [_with_tail(part, "", has_text) for part in _NEXT_PART.split(flat)]
     last = parts[-1]
     if len(parts) < 2 or last is None or last.unit is None:
@@ -262,7 +263,9 @@ def _sum(flat: str, has_text: bool) -> Quantity | None:
 
 def _in_base(found: re.Match[str]) -> Number | None:
     """The value of digits in a base, None where a digit is too large for it."""
-    base = int(found["one"] or found["base"]) if (found["one"] or found["base"]).isdigit() else BASE_WORDS[found["base"]]
+    base = (
+        int(found["one"] or found["base"]) if (found["one"] or found["base"]).isdigit() else BASE_WORDS[found["base"]]
+    )
     whole, _, rest = found["digits"].partition(".")
     try:
         value = Fraction(int(whole + rest, base), base ** len(rest))

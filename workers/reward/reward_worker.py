@@ -57,7 +57,9 @@ class RewardWorker:
         if self._config.right_from is not None:
             firsts = torch.tensor(scored.firsts, dtype=torch.float32)
             columns["verdicts"] = torch.where(firsts.isnan(), firsts, (firsts >= self._config.right_from).float())
-        meta = {"counts": scored.counts, "means": scored.means, "failures": scored.failures}
+        means = {name: list(pair) for name, pair in scored.means.items()}
+        failures = {label: list(found) for label, found in scored.failures.items()}
+        meta = {"counts": dict(scored.counts), "means": means, "failures": failures}
         return DataProto(columns, meta=meta)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")
@@ -90,4 +92,3 @@ def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
             f"(tokenizer.json beside the weights)"
         )
     return tokenizer
-

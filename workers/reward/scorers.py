@@ -17,10 +17,11 @@ CACHED_VERDICTS = 8192
 """Verdicts of math-verify that are remembered; with answers of 4,096 characters they fill 64 MB."""
 
 
-RESERVED = frozenset(
-    "mean std min max groups_all_right groups_all_wrong groups_without_signal timeouts failures unboxed no_opinion clipped "
-    "left_to_math_verify overlong_penalty".split()
-)
+_RESERVED = """
+    mean std min max groups_all_right groups_all_wrong groups_without_signal timeouts failures unboxed no_opinion clipped
+    left_to_math_verify overlong_penalty
+"""
+RESERVED = frozenset(_RESERVED.split())
 """Names under ``reward/`` that a run uses itself; a function's own numbers need others."""
 
 

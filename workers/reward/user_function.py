@@ -71,12 +71,16 @@ def _mistake_in(definition: ast.stmt) -> str:
         return f"'{value.name}' is async"
     if isinstance(value, ast.Constant):
         return f"it is the constant {value.value!r:.50}"
-    if not isinstance(value, ast.FunctionDef | ast.Lambda) or (isinstance(value, ast.FunctionDef) and value.decorator_list):
+    if not isinstance(value, ast.FunctionDef | ast.Lambda) or (
+        isinstance(value, ast.FunctionDef) and value.decorator_list
+    ):
         return ""
     arguments = value.args
     names = [argument.arg for argument in [*arguments.posonlyargs, *arguments.args]]
     required = len(names) - len(arguments.defaults)
-    by_name = [one.arg for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None]
+    by_name = [
+        one.arg for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
+    ]
     if by_name:
         return f"it needs {', '.join(by_name)} by name"
     if required > len(ARGUMENTS) or (len(names) < len(ARGUMENTS) and arguments.vararg is None):

@@ -156,9 +156,9 @@ class RewardConfig:
 
     name: str = "math"
     """"math", or "path/to/file.py:function" of the user's own."""
-    further: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list, hash=False)
     """More rewards, named likewise; a response earns the weighted sum of all."""
-    weights: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list, hash=False)
     """Weight of `name`, then of each further reward; empty: 1 each."""
     pass_threshold: float | None = None
     """A response is right when its reward by `name` reaches this; accuracy and pass@k count such responses. null: 1 for

@@ -51,7 +51,7 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     make_folder(folder, "--output")  # not when everything is done
     console = console or Console()
     answers = _answer(options, model, prompts, lengths)
-    scores = _scores(answers)
+    scores = scores_of(answers)
     write_jsonl(folder / "generations.jsonl", answers.rows())
     RewardFailures(folder / "reward_failures.txt", console.print).look(answers.reward_meta)
     write_atomically(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
@@ -153,7 +153,8 @@ def _reward(options: EvaluationOptions) -> RewardConfig:
     return RewardConfig(name=options.reward, pass_threshold=options.pass_threshold)
 
 
-def _scores(answers: Evaluation) -> dict[str, float]:
+def scores_of(answers: Evaluation) -> dict[str, float]:
+    """What ``scores.json`` holds: accuracy and pass@k where the reward is a verdict, rewards, counts and lengths."""
     verdicts, accuracy = answers.verdicts, answers.accuracy
     judged = {}
     if verdicts is not None and accuracy is not None:

@@ -141,12 +141,12 @@ def _groups_with_signal(rounds: list[DataProto]) -> int:
 def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[str, float]:
     """What the rounds did; rewards are those of all responses, dropped ones included."""
     found = reward_metrics(everything["rewards"], everything["group_ids"])
-    return {
+    metrics = {
         "sampling/rounds": float(rounds),
         "sampling/prompts_drawn": float(drawn),
         "sampling/groups_without_signal": found["reward/groups_without_signal"],
-        "sampling/reward_mean": found["reward/mean"],
     }
+    return metrics | ({"sampling/reward_mean": found["reward/mean"]} if "reward/mean" in found else {})
 
 
 def _batch_metrics(session: Session, batch: DataProto) -> dict[str, float]:

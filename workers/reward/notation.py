@@ -128,7 +128,8 @@ def tidy(answer: str) -> str:
     text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[1]), text).strip()
     for opening, closing in _WRAPPERS:
         inner = text[len(opening) : -len(closing)]
-        if text.startswith(opening) and text.endswith(closing) and _is_whole(inner, opening, closing):
+        around = text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening + closing)
+        if around and _is_whole(inner, opening, closing):
             text = inner.strip()
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()

@@ -36,6 +36,7 @@ TABLE: dict[str, dict[bool, list[tuple[str, str]]]] = {
             (r"5\text{ cm}, 6\text{ cm}", "6 cm, 5 cm"),
             (r"3\frac{1}{2}\text{ ft}", "3.5 ft"),
             ("2 GB", "2000 MB"),
+            ("5 KM", "5 km"),
         ],
         False: [
             ("5 cm", "5 m"),
@@ -125,6 +126,7 @@ TABLE: dict[str, dict[bool, list[tuple[str, str]]]] = {
             ("10.1_2", "2.5"),
             ("101_{10}", "101"),
             ("(101)_2", "101_2"),
+            ("C_2", "C_{2}"),
         ],
         False: [
             ("2516_8", "2516"),
@@ -136,6 +138,8 @@ TABLE: dict[str, dict[bool, list[tuple[str, str]]]] = {
             (r"101_{\text{two}}", "101"),
             ("12_3, 101_2", "12_4, 101_2"),
             ("2516_8", "2516_9"),
+            ("C_2", "2"),
+            ("a_1", "1"),
         ],
     },
     "times and ratios": {
@@ -261,6 +265,7 @@ TABLE: dict[str, dict[bool, list[tuple[str, str]]]] = {
             ("3h", "3k"),
             (r"\ln 2", "ln(3)"),
             ("2m+1", "2m"),
+            (r"\frac{1}{2} mv^2", r"\frac{1}{2}"),
             ("x^{12}", "x**1 2"),
             ("½", "2"),
             (r"\alpha", "β"),

@@ -46,7 +46,8 @@ def reward(config: Config) -> Iterator[Problem]:
         )
     functions = [name for name in settings.names if name != MATH]
     for key in ("lowest", "highest", "special_tokens"):
-        if not functions and vars(settings)[key] not in (None, False):
+        value = vars(settings)[key]
+        if not functions and value is not None and value is not False:
             yield Problem(
                 (f"reward.{key}",),
                 f"reward.{key} is for functions of your own, and reward.name={MATH} is none; leave it out",

@@ -170,13 +170,7 @@ class GraderPool:
             if process.state is _State.IDLE and batch.waiting:
                 index = batch.waiting.popleft()
                 try:
-                    line = _as_line(batch.calls[index])
-                except (TypeError, ValueError, RecursionError) as error:
-                    detail = f"the arguments cannot be handed over as JSON: {error}"
-                    batch.settle(index, Grade(0.0, Status.FAILED, detail))
-                    continue
-                try:
-                    process.send(index, line)
+                    process.send(index, batch.lines[index])
                 except OSError:
                     # Killed while it had nothing to do: no fault of this call.
                     batch.waiting.appendleft(index)
@@ -331,14 +325,20 @@ class _Calls:
     """The calls of one batch: which wait, and what became of the others."""
 
     def __init__(self, calls: Sequence[Arguments]) -> None:
-        self.calls = calls
-        self.waiting = deque(range(len(calls)))
+        self.lines: dict[int, bytes] = {}
+        self._num_calls = len(calls)
         self._settled: dict[int, Grade] = {}
         self._tries = [0] * len(calls)
+        for index, arguments in enumerate(calls):
+            try:
+                self.lines[index] = _as_line(arguments)
+            except (TypeError, ValueError, RecursionError) as error:
+                self.settle(index, Grade(0.0, Status.FAILED, f"the arguments cannot be handed over as JSON: {error}"))
+        self.waiting = deque(self.lines)
 
     @property
     def finished(self) -> bool:
-        return len(self._settled) == len(self.calls)
+        return len(self._settled) == self._num_calls
 
     def settle(self, index: int, grade: Grade) -> None:
         self._settled[index] = grade
@@ -351,7 +351,7 @@ class _Calls:
             self.settle(index, Grade(0.0, Status.FAILED, f"{MAX_TRIES} reward processes ended on it, with {how}"))
 
     def grades(self) -> list[Grade]:
-        return [self._settled[index] for index in range(len(self.calls))]
+        return [self._settled[index] for index in range(self._num_calls)]
 
 
 def _as_line(arguments: Arguments) -> bytes:

@@ -54,7 +54,7 @@ _VARIABLE = re.compile(r"([a-zA-Z]) ?= ?")
 _MONEY = re.compile(r"(?P<before>[+-]?) ?(?:us ?|US ?)?(?P<sign>[$€£¥₹]) ?(?P<after>[+-]?)")
 _BASE = re.compile(rf" (?:in )?\(? ?base[ -]?(\d+|{'|'.join(BASE_WORDS)}) ?\)?$", re.IGNORECASE)
 _BASED = re.compile(
-    rf"(?P<minus>-?)\(?(?P<digits>[0-9A-Z]+(?:\.[0-9A-Z]+)?)\)?_ ?"
+    rf"(?P<minus>-?)\(?(?P<digits>(?=[A-Z]*\d)[0-9A-Z]+(?:\.[0-9A-Z]+)?)\)?_ ?"
     rf"(?:(?P<one>\d)|\{{ ?\(?(?P<base>\d+|{'|'.join(BASE_WORDS)})\)? ?\}})"
 )
 _TEMPERATURE = re.compile(r"(?:°|degrees?) ?(c|f)(?:elsius|ahrenheit)?$", re.IGNORECASE)

@@ -153,7 +153,6 @@ def _tables() -> tuple[dict[str, Unit], dict[str, Unit]]:
 
 
 WORDS, SYMBOLS = _tables()
-# "KM" is "km", but "Pa" and "pA" or "MB" and "mb" are told apart where both exist.
 _FOLDED = {sign.lower(): unit for sign, unit in reversed(SYMBOLS.items()) if len(sign) > 1}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _AFTERWARDS = {"squared": 2, "cubed": 3}
@@ -164,8 +163,12 @@ _TOKEN = re.compile(
 
 
 def find_unit(name: str) -> Unit | None:
-    """A single unit by its word or symbol; letters that stand alone keep their case ("m" is a metre, "M" is nothing)."""
-    return WORDS.get(name.lower()) or SYMBOLS.get(name) or _FOLDED.get(name.lower())
+    """A single unit by its word or symbol.
+
+    "KM" is "km" too, but "mv" is no millivolt, and letters that stand alone keep their case: "M" is nothing.
+    """
+    folded = None if name.islower() else _FOLDED.get(name.lower())
+    return WORDS.get(name.lower()) or SYMBOLS.get(name) or folded
 
 
 def read_unit(text: str) -> Unit | None:

@@ -86,11 +86,11 @@ def test_several_rewards_are_weighed_and_each_is_logged(model_with_tokenizer: Mo
     path = tmp_path / "custom.py"
     path.write_text(
         "def tone(problem, response, truth, extra):\n"
-        "    return None if 'x' in response else {'score': len(response), 'words': 2 * len(response), 'note': 'n'}\n"
+        "    return None if 'q' in response else {'score': len(response), 'words': 2 * len(response), 'note': 'n'}\n"
         "def ends(problem, response, truth, extra):\n"
         "    return float(response.endswith('<end>'))\n"
     )
-    texts = [r"\boxed{1}", r"\boxed{x}", "no"]
+    texts = [r"\boxed{1}", r"\boxed{q}", "no"]
     reward = RewardConfig(
         further=[f"{path}:tone", f"{path}:ends"],
         weights=[1.0, -0.5, 10.0],
@@ -101,7 +101,7 @@ def test_several_rewards_are_weighed_and_each_is_logged(model_with_tokenizer: Mo
     )
     with group_of(model_with_tokenizer, reward) as group:
         scored = group.run(RewardWorker.score, batch_of(texts, ["1"] * 3))
-    # With "<end>" the texts have 14 and 7 characters, lowered to 5; one that has an x gets no opinion of "tone".
+    # With "<end>" the texts have 14 and 7 characters, lowered to 5; one that has a q gets no opinion of "tone".
     assert scored["rewards"].tolist() == [1 - 2.5 + 10, 10.0, 0 - 2.5 + 10]
     assert scored["verdicts"].tolist() == [1.0, 0.0, 0.0]
     (meta,) = cast(list[dict[str, Any]], scored.meta["replicas"])

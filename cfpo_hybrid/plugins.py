@@ -15,18 +15,13 @@ def is_plugin_file(plugin: str) -> bool:
     return plugin.endswith(".py") or "/" in plugin
 
 
-def resolve_plugins(plugins: Iterable[str], base: Path | None = None) -> list[str]:
-    """File paths made absolute, so that workers in another folder find them; module names as they are.
-
-    Args:
-        plugins: files and names of modules.
-        base: the folder that relative paths start from; the current one by default.
+def resolve_plugins(plugins: Iterable[str]) -> list[str]:
+    """File paths, from the current folder, made absolute, so that workers in another one find them; module names as they are.
 
     Raises:
         ConfigError: files that do not exist, all of them at once.
     """
-    folder = base if base is not None else Path.cwd()
-    resolved = [str((folder / plugin).resolve()) if is_plugin_file(plugin) else plugin for plugin in plugins]
+    resolved = [str(Path(plugin).resolve()) if is_plugin_file(plugin) else plugin for plugin in plugins]
     missing = [path for path in resolved if is_plugin_file(path) and not Path(path).is_file()]
     if missing:
         raise ConfigError([f"plugin {path} is no file; give a .py file" for path in missing])

@@ -207,11 +207,7 @@ class FunctionRegistry(Registry[Functions]):
         self._entry = entry
 
     def registering(self, name: str, **declared: Any) -> Callable[[Function], Function]:
-        """A decorator that registers a function under ``name`` and hands it back as it is.
-
-        Args:
-            name: of the function.
-            declared: the other fields of its entry.
+        """A decorator that registers a function with the ``declared`` fields of its entry, and hands it back as it is.
 
         Raises:
             RegistryError: the name is taken.

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.models import Experts, ModelShape, PipelineCut
-from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.engine_specs import megatron_specs, vllm_specs
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.models.stages import EQUAL_STAGES
-from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import Copy, ReshardPlan, Route, ShardSpec
 

@@ -18,7 +18,6 @@ ROOMS = (
     "check",  # arithmetic and memory of a run, without starting it
     "rules",  # what a configuration must obey
     "session",  # the live parts of a run
-    "run.record",  # from what a step did to its line of metrics
     "launch",  # Ray and the worker groups
     "rollout",  # steps 1 to 5 of the way of a batch
     "evaluation",  # validation, and scores of any model
@@ -73,7 +72,7 @@ def test_imports_go_one_way():
 
 
 def room_of(module: str) -> int:
-    """The place in ``ROOMS`` of a module of trainer, e.g. ``trainer.run.record``."""
+    """The place in ``ROOMS`` of a module of trainer, e.g. ``trainer.run.metrics``."""
     inside = module.removeprefix("trainer.")
     fitting = [place for place, room in enumerate(ROOMS) if f"{inside}.".startswith(f"{room}.")]
     assert fitting, f"{module} stands in no room of trainer"

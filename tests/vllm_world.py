@@ -9,8 +9,9 @@ from tiny_model import checkpoint_tensors
 from torch import Tensor
 
 from cfpo_hybrid.models import load_hf_config, model_shape
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
+from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import build_plan
 from cfpo_hybrid.resharding.transfer import Resharder
 
@@ -43,17 +44,19 @@ def start_engine(folder: Path, tp: int = 1):
 
 def hybrid_settings():
     """Those of a worker that is alone, with an engine like that of :func:`start_engine`."""
-    from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig
-    from workers.settings import HybridSettings
-    from workers.watch_config import WatchConfig
+    from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RolloutConfig, WatchConfig
+    from workers.messages import HybridSettings
+    from workers.step_plan import StepPlan
 
+    rollout, algorithm, policy_loss = RolloutConfig(), AlgorithmConfig(), PolicyLossConfig()
     return HybridSettings(
         model=ModelConfig(),
         actor=ActorConfig(),
-        rollout=RolloutConfig(),
-        algorithm=AlgorithmConfig(),
-        policy_loss=PolicyLossConfig(),
+        rollout=rollout,
+        algorithm=algorithm,
+        policy_loss=policy_loss,
         watch=WatchConfig(),
+        plan=StepPlan.of(algorithm, policy_loss, rollout),
         train_layout=ParallelLayout(),
         rollout_layout=ParallelLayout(),
         max_prompt_length=MAX_LEN // 2,
@@ -71,11 +74,39 @@ def sampling(**changes):
     return SamplingSettings(**{"max_tokens": 20, "temperature": TEMPERATURE, **changes})
 
 
+def prompts(rows: int = 24, width: int = 9) -> DataProto:
+    """Random prompts of different lengths, each with a seed of its own."""
+    generator = torch.Generator().manual_seed(1)
+    return DataProto(
+        {
+            "prompts": torch.randint(4, 101, (rows, width), generator=generator),
+            "prompt_lengths": torch.randint(1, width + 1, (rows,), generator=generator),
+            "seeds": torch.randint(2**62, (rows,), generator=generator),
+        }
+    )
+
+
+def same_answers(first: DataProto, second: DataProto) -> bool:
+    names = ("responses", "response_lengths", "rollout_log_probs", "response_mask", "truncated")
+    return all(torch.equal(first[name], second[name]) for name in names)
+
+
 @torch.no_grad()
 def log_probs_of(model, tokens: list[int], temperature: float = 1.0) -> Tensor:
     """Hugging Face's log-probs of tokens 1, 2, ..."""
     logits = model(torch.tensor([tokens])).logits[0, :-1] / temperature
     return logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+
+
+def sampled_gap(model, answers: DataProto) -> float:
+    """The largest difference of the log-probs of sampled tokens to Hugging Face's."""
+    gaps = []
+    for row in range(len(answers)):
+        prompt = answers["prompts"][row, : answers["prompt_lengths"][row]].tolist()
+        response = answers["responses"][row, : answers["response_lengths"][row]].tolist()
+        expected = log_probs_of(model, prompt + response, TEMPERATURE)[len(prompt) - 1 :]
+        gaps.append((answers["rollout_log_probs"][row, : len(response)] - expected).abs().max())
+    return float(max(gaps))
 
 
 @torch.no_grad()

@@ -17,29 +17,18 @@ from cfpo_hybrid.errors import CfpoError, UserError, WatchStop
 PACKAGE = "cfpo_hybrid"
 
 COMMANDS = {
-    "train": ("trainer.commands.train", "train as a recipe says"),
-    "study": ("trainer.commands.study", "train a grid of runs with paired seeds; what is done is skipped"),
-    "check": (
-        "trainer.commands.check",
-        "batches, ranks, off-policy pressure and memory of a run; starts nothing",
-    ),
-    "reshard-plan": (
-        "trainer.commands.reshard_plan",
-        "bytes that a weight sync copies and sends; starts nothing",
-    ),
-    "eval": ("trainer.commands.evaluate", "score a checkpoint or Hugging Face model on a file"),
-    "export": (
-        "trainer.commands.export",
-        "write a model or checkpoint as a Hugging Face folder, through any layout",
-    ),
-    "plot": ("trainer.commands.plot", "draw a run or a study, or the objectives of losses"),
-    "lab": ("trainer.commands.lab", "compare policy losses on a saved rollout, without stepping"),
-    "losses": ("trainer.commands.losses", "list the policy losses"),
-    "check-loss": ("trainer.commands.check_loss", "put a policy loss through the conformance suite"),
+    "train": "train as a recipe says",
+    "study": "train a grid of runs with paired seeds; what is done is skipped",
+    "check": "batches, ranks, off-policy pressure and memory of a run; starts nothing",
+    "reshard-plan": "bytes that a weight sync copies and sends; starts nothing",
+    "eval": "score a checkpoint or Hugging Face model on a file",
+    "export": "write a model or checkpoint as a Hugging Face folder, through any layout",
+    "plot": "draw a run or a study, or the objectives of losses",
+    "lab": "compare policy losses on a saved rollout, without stepping",
+    "losses": "list the policy losses",
+    "check-loss": "put a policy loss through the conformance suite",
 }
-"""Where each command is, and what it does. Its module, with ``add_arguments(parser)`` and ``run(arguments, say)``, is
-imported only when it is asked for, and imports what its work needs only when it runs: every ``--help`` is quick.
-"""
+"""What each command does."""
 
 USER_MISTAKE, RUN_FAILED, WATCH_STOPPED, INTERRUPTED = 2, 1, 3, 130
 
@@ -58,9 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
     # Plugins and reward functions are found from where the command was called. Last: a folder `workers` there is not ours.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    module, _ = COMMANDS[arguments.command]
     try:
-        return import_module(module).run(arguments, print)
+        return module_of(arguments.command).run(arguments, print)
     except UserError as error:
         return _fail(arguments, str(error), USER_MISTAKE)
     except WatchStop as error:
@@ -69,6 +57,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return _fail(arguments, f"the run failed: {error}", RUN_FAILED)
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted", INTERRUPTED)
+
+
+def module_of(command: str) -> Any:
+    """The module of a command, with ``add_arguments(parser)`` and ``run(arguments, say)``.
+
+    It is imported only when it is asked for, and imports what its work needs only when it runs: every ``--help`` is quick.
+    """
+    return import_module(f"trainer.commands.{command.replace('-', '_')}")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -91,11 +87,11 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     _add_verbose(root, default=False)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = next((word for word in words if not word.startswith("-")), None)
-    for name, (module, purpose) in COMMANDS.items():
+    for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
         _add_verbose(command, default=argparse.SUPPRESS)  # leaves what stood before the command
         if name == named:
-            import_module(module).add_arguments(command)
+            module_of(name).add_arguments(command)
     return root
 
 

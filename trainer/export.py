@@ -18,9 +18,9 @@ from trainer.launch.ray_cluster import ray_cluster
 from trainer.rules import find_layout_problems, values
 from trainer.run.checkpoint import saved_model
 from workers.config import ActorConfig, MegatronConfig, ModelConfig
-from workers.export_worker import ExportSettings, ExportWorker
 from workers.megatron.hf_weights import TensorFiles, differing_tensors
 from workers.process import worker_environment
+from workers.single_engine import ExportSettings, ExportWorker
 
 
 @dataclass(frozen=True)

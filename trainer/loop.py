@@ -4,17 +4,16 @@ from cfpo_hybrid.errors import WatchStop
 from trainer.config import Config, resolved
 from trainer.data import ValidationPrompts
 from trainer.evaluation.validation import generation_rows, validate
-from trainer.run.checkpoint import CheckpointStore
+from trainer.run.checkpoint import CheckpointStore, TrainerState
 from trainer.run.collapse_watch import CollapseWatch
 from trainer.run.directory import RunDirectory, step_name
-from trainer.run.record import batch_to_keep, reshard_metrics, step_metrics, trip_metrics
-from trainer.run.trainer_state import TrainerState
-from trainer.session import Session, StepReport, checkpoint_layout
+from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
+from trainer.session import Session, checkpoint_layout, is_due
 from trainer.step import train_step
 from trainer.terminal.progress import StepProgress
 from trainer.tracking import Tracker
 from workers.hybrid_worker import HybridWorker
-from workers.reports import Trip
+from workers.messages import Trip
 from workers.reward.reward_worker import RewardWorker
 
 
@@ -63,7 +62,7 @@ class TrainingLoop:
             report = train_step(self.session, step)
             trips = self._record(report)
             stops = [trip for trip in trips if trip.action == "stop"]
-            if stops or self._is_due(trainer.save_every, step + 1):
+            if stops or is_due(trainer.save_every, step + 1):
                 self._save(step + 1, report.policy_version)
             if stops:
                 raise WatchStop(self._farewell(step + 1, stops))
@@ -73,11 +72,11 @@ class TrainingLoop:
 
     def _record(self, report: StepReport) -> list[Trip]:
         """Step 8: updates, metrics, validation and generations of a finished step; returns the limits it crossed."""
-        step = report.step + 1
+        step, trainer = report.step + 1, self.config.trainer
         for update in report.updates:
             self.tracker.log_update(step, update.iteration, update.mini_batch, update.metrics)
-        validation = self._validate(step) if self._validation_is_due(step) else {}
-        if self._is_due(self.config.trainer.generations_every, step):
+        validation = self._validate(step) if step == trainer.total_steps or is_due(trainer.val_every, step) else {}
+        if is_due(trainer.generations_every, step):
             texts = self.session.graders.run(RewardWorker.decode, report.batch)
             self.run.write_generations(step, generation_rows(report.batch, texts))
         metrics = step_metrics(report, self.session.take_reshards(), self.session.timer.collect()) | validation
@@ -98,7 +97,7 @@ class TrainingLoop:
     def _keep_batch(self, report: StepReport, trips: list[Trip]) -> None:
         """Saves the rollout batch where it is due, and where it crossed a limit."""
         step, run = report.step + 1, self.run
-        folders = [run.rollouts] if self._is_due(self.config.trainer.save_rollouts_every, step) else []
+        folders = [run.rollouts] if is_due(self.config.trainer.save_rollouts_every, step) else []
         stops = any(trip.action == "stop" for trip in trips)
         if stops or (trips and len(list(run.offending.glob("*.batch"))) < self.config.watch.saved_batches):
             folders.append(run.offending)
@@ -117,10 +116,6 @@ class TrainingLoop:
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self.tracker.log_step(step, metrics)
         self.progress.step(step, metrics)
-
-    def _validation_is_due(self, step: int) -> bool:
-        trainer = self.config.trainer
-        return step == trainer.total_steps or self._is_due(trainer.val_every, step)
 
     def _validate(self, step: int) -> dict[str, float]:
         if self.validation is None:
@@ -145,7 +140,3 @@ class TrainingLoop:
         )
         with self.session.timed("save"), self.store.writing(state) as folder:
             self.session.actors.run(HybridWorker.save, str(folder.absolute()))
-
-    @staticmethod
-    def _is_due(every: int, step: int) -> bool:
-        return every > 0 and step % every == 0

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,38 +14,12 @@ from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
 from trainer.run.reward_failures import RewardFailures
-from workers.config import AlgorithmConfig, ModelConfig, RewardConfig
+from workers.config import ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
-from workers.reports import SyncReport, Trip, UpdateRecord
+from workers.messages import HybridSettings, SyncReport
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
-from workers.settings import HybridSettings
 from workers.step_plan import StepPlan
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepReport:
-    """What one training step did.
-
-    Args:
-        step: the rollout step, counted from 0.
-        batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
-        kl_coef: weight of the KL penalty that the step was trained with.
-        reward_meta: what each reward worker counted.
-        metrics: of the data and of the rounds of generation.
-        updates: each optimizer step.
-        trips: limits that an optimizer step crossed.
-        policy_version: rollout steps whose updates the policy in training has seen.
-    """
-
-    step: int
-    batch: DataProto
-    kl_coef: float
-    reward_meta: list[dict[str, Any]]
-    metrics: dict[str, float]
-    updates: list[UpdateRecord]
-    trips: list[Trip]
-    policy_version: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,11 +77,6 @@ class Session:
         taken, self.reshards = self.reshards, []
         return taken
 
-    def probe_is_due(self, step: int) -> bool:
-        """Whether the reshard after so many rollout steps is proven on the probe; that before the first one always is."""
-        every = self.config.rollout.probe_every
-        return step == 0 or (every > 0 and step % every == 0)
-
     @contextmanager
     def newest_weights(self) -> Iterator[None]:
         """For validation: the policy in training generates, also where the weights in vLLM lag behind it."""
@@ -154,6 +122,11 @@ class Session:
         )
 
 
+def is_due(every: int, step: int) -> bool:
+    """Whether what happens every so many rollout steps happens after this one, counted from 1; 0 is never."""
+    return every > 0 and step % every == 0
+
+
 def checkpoint_layout(config: Config) -> dict[str, int]:
     """How the workers that write a checkpoint are laid out."""
     layout = config.train_layout
@@ -166,11 +139,6 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
-
-
-def initial_kl(algorithm: AlgorithmConfig) -> KlController:
-    """The KL penalty at the start of a run."""
-    return KlController(coef=algorithm.kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon)
 
 
 def absolute_model(model: ModelConfig) -> ModelConfig:

@@ -1,49 +1,29 @@
 """`cfpo train`: from a checked configuration to a finished run directory."""
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
-from trainer.run.checkpoint import CheckpointStore, load_state
-from trainer.run.directory import SAME_RESULTS, RunDirectory, set_aside
+from trainer.run.checkpoint import CheckpointStore, TrainerState, check_resumable, load_state
+from trainer.run.directory import SAME_RUN, RunDirectory, set_aside
+from trainer.run.metrics import StageTimer
 from trainer.run.reward_failures import RewardFailures
-from trainer.run.trainer_state import TrainerState, check_resumable
-from trainer.session import checkpoint_layout, hybrid_settings
-from trainer.terminal.pressure import pressure_line
+from trainer.session import Session, checkpoint_layout, hybrid_settings
 from trainer.terminal.progress import RunProgress, StepProgress
 from trainer.terminal.summary import print_summary
+from trainer.terminal.words import pressure_line
 from trainer.tracking import open_trackers
 from workers.hybrid_worker import HybridWorker
 
-MAY_DIFFER = (*SAME_RESULTS, "trainer.total_steps", "trainer.val_every")
-"""Settings that may change when a run directory is used again."""
-
 NAMED_SETTINGS = 8
 """Changed settings that a resume names; further ones are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Where a run goes on from.
-
-    Args:
-        checkpoint: its folder; None for a fresh start.
-        state: the driver's part of it.
-    """
-
-    checkpoint: Path | None = None
-    state: TrainerState | None = None
-
-    @property
-    def step(self) -> int:
-        """Rollout steps done before."""
-        return self.state.step if self.state else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +34,8 @@ class PreparedRun:
         config: of the run.
         directory: started, so that its logs end where the run goes on.
         store: of its checkpoints.
-        resume: where it goes on from.
+        checkpoint: that it goes on from; None for a fresh start.
+        state: the driver's part of that.
         prompts: to train on.
         validation: held-out problems; None where there are none.
     """
@@ -62,9 +43,15 @@ class PreparedRun:
     config: Config
     directory: RunDirectory
     store: CheckpointStore
-    resume: Resume
+    checkpoint: Path | None
+    state: TrainerState | None
     prompts: TrainPrompts
     validation: ValidationPrompts | None
+
+    @property
+    def first_step(self) -> int:
+        """Rollout steps done before."""
+        return self.state.step if self.state else 0
 
 
 def train(config: Config) -> None:
@@ -77,7 +64,7 @@ def train(config: Config) -> None:
     """
     run = prepare_run(config)
     trainer = config.trainer
-    with RunProgress(trainer.total_steps, first_step=run.resume.step, bar=trainer.progress) as progress:
+    with RunProgress(trainer.total_steps, first_step=run.first_step, bar=trainer.progress) as progress:
         progress.note(f"{config.policy_loss.name}: {pressure_line(config.plan)}")
         progress.stage("start")
         with open_engines(config) as engines:
@@ -94,11 +81,21 @@ def prepare_run(config: Config) -> PreparedRun:
     """
     run = RunDirectory(config.trainer.run_dir)
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
-    resume = _resume(store, config)
+    checkpoint = store.resolve(config.trainer.resume)
+    state = _resumed_state(checkpoint, config) if checkpoint else None
     tokenizer = open_tokenizer(config.model)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
-    _open_run_directory(run, store, resume, config)
-    return PreparedRun(config=config, directory=run, store=store, resume=resume, prompts=prompts, validation=validation)
+    prepared = PreparedRun(
+        config=config,
+        directory=run,
+        store=store,
+        checkpoint=checkpoint,
+        state=state,
+        prompts=prompts,
+        validation=validation,
+    )
+    _open_run_directory(prepared)
+    return prepared
 
 
 def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> None:
@@ -107,26 +104,29 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
     Raises:
         WorkerError: a worker raised or died; the engines are gone.
     """
-    config, resume = run.config, run.resume
-    with ExitStack() as stack:
-        session = engines.session(config, run.prompts, on_stage=progress.stage)
-        session.reward_failures = RewardFailures(
-            run.directory.reward_failures, progress.note, config.reward.all_failed_action
-        )
-        tracker = open_trackers(
-            run.directory,
-            config.trainer.trackers,
-            resumed_step=resume.state.step if resume.state else None,
-            project=config.trainer.project,
-        )
-        stack.callback(tracker.close)
-        if resume.state:
-            progress.note(resume_line(resume.state, config))
-        session.prompts_consumed = resume.state.prompts_consumed if resume.state else 0
-        if resume.state and resume.state.kl_coef is not None:
-            session.kl = replace(session.kl, coef=resume.state.kl_coef)
-        checkpoint = str(resume.checkpoint.absolute()) if resume.checkpoint else None
-        version = resume.state.policy_version if resume.state else 0
+    config, state, algorithm = run.config, run.state, run.config.algorithm
+    kl_coef = algorithm.kl_coef if state is None or state.kl_coef is None else state.kl_coef
+    session = Session(
+        config=config,
+        actors=engines.actors,
+        graders=engines.graders,
+        prompts=run.prompts,
+        timer=StageTimer(on_enter=progress.stage),
+        kl=KlController(coef=kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon),
+        prompts_consumed=state.prompts_consumed if state else 0,
+        reward_failures=RewardFailures(run.directory.reward_failures, progress.note, config.reward.all_failed_action),
+    )
+    tracker = open_trackers(
+        run.directory,
+        config.trainer.trackers,
+        resumed_step=state.step if state else None,
+        project=config.trainer.project,
+    )
+    with closing(tracker):
+        if state:
+            progress.note(resume_line(state, config))
+        checkpoint = str(run.checkpoint.absolute()) if run.checkpoint else None
+        version = state.policy_version if state else 0
         with session.timed("start"):
             session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
             first_sync = session.reshard(probe=True)
@@ -134,7 +134,7 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         loop = TrainingLoop(
             session, run.directory, run.store, tracker=tracker, progress=progress, validation=run.validation
         )
-        loop.run_from(resume.step)
+        loop.run_from(run.first_step)
 
 
 def resume_line(state: TrainerState, config: Config) -> str:
@@ -145,17 +145,14 @@ def resume_line(state: TrainerState, config: Config) -> str:
         config: of the run.
     """
     changed = changed_settings(state.config, resolved(config))
-    named = [f"{key}={now!r} (was {was!r})" for key, (was, now) in changed.items() if key not in MAY_DIFFER]
+    named = [f"{key}={now!r} (was {was!r})" for key, (was, now) in changed.items() if key not in SAME_RUN]
     further = f" and {len(named) - NAMED_SETTINGS} more" if len(named) > NAMED_SETTINGS else ""
     others = f", from now on with {', '.join(named[:NAMED_SETTINGS])}{further}" if named else ""
     done = "; no step is left, trainer.total_steps asks for as many" if state.step == config.trainer.total_steps else ""
     return f"goes on after step {state.step}, where its checkpoint was saved{others}{done}"
 
 
-def _resume(store: CheckpointStore, config: Config) -> Resume:
-    checkpoint = store.resolve(config.trainer.resume)
-    if checkpoint is None:
-        return Resume()
+def _resumed_state(checkpoint: Path, config: Config) -> TrainerState:
     state = load_state(checkpoint)
     check_resumable(state, layout=checkpoint_layout(config), config=resolved(config))
     total = config.trainer.total_steps
@@ -164,17 +161,17 @@ def _resume(store: CheckpointStore, config: Config) -> Resume:
             f"trainer.total_steps={total}, but the checkpoint to resume from, {checkpoint}, is one after step {state.step}; "
             f"set total_steps to {state.step} or more, trainer.resume to an earlier checkpoint, or another trainer.run_dir"
         )
-    return Resume(checkpoint, state)
+    return state
 
 
-def _open_run_directory(run: RunDirectory, store: CheckpointStore, resume: Resume, config: Config) -> None:
+def _open_run_directory(run: PreparedRun) -> None:
+    directory, checkpoint, resumed_step = run.directory, run.checkpoint, run.state.step if run.state else None
     # Later checkpoints first: were the logs cut back before and the run killed between, it would resume beyond its logs.
-    if resume.checkpoint is not None and resume.checkpoint.absolute().parent == store.directory.absolute():
-        store.set_aside_after(resume.step)
-    resumed_step = resume.state.step if resume.state else None
-    run.start(resolved(config), resumed_step=resumed_step, checkpoint=resume.checkpoint, may_differ=MAY_DIFFER)
-    if run.export.is_dir() and resume.step < config.trainer.total_steps:
-        set_aside(run.export)  # of another step than the run is about to come to
+    if checkpoint is not None and checkpoint.absolute().parent == run.store.directory.absolute():
+        run.store.set_aside_after(run.first_step)
+    directory.start(resolved(run.config), resumed_step=resumed_step, checkpoint=checkpoint)
+    if directory.export.is_dir() and run.first_step < run.config.trainer.total_steps:
+        set_aside(directory.export)  # of another step than the run is about to come to
 
 
 def _next_commands(run: RunDirectory) -> list[str]:

@@ -1,5 +1,7 @@
 """Builds the parts of a hybrid worker from its settings."""
 
+from functools import partial
+
 import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
@@ -8,16 +10,14 @@ from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_s
 from cfpo_hybrid.plugins import load_plugins
 from cfpo_hybrid.single_controller import WorkerContext
 from workers.config import ModelConfig, RolloutConfig
-from workers.megatron.hf_weights import load_hf
 from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
-from workers.probe import Probe, rounding
+from workers.messages import HybridSettings
+from workers.process import resolve_dtype
 from workers.rollout.engine import RolloutEngine, stop_token_ids
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
-from workers.settings import HybridSettings
-from workers.weight_check import WeightCheck
-from workers.weight_receiver import weight_receiver
-from workers.weight_sync import WeightSync
+from workers.weight_check import differing_weights
+from workers.weight_sync import Probe, WeightSync, rounding, weight_receiver
 
 
 def build_objective(settings: HybridSettings) -> PolicyObjective:
@@ -49,9 +49,7 @@ def build_policy(settings: HybridSettings, context: WorkerContext, device: torch
         weight_lag=settings.plan.weight_lag,
         truncation=Truncation(top_p=rollout.top_p, top_k=rollout.top_k) if rollout.truncates else None,
     )
-    folder = model_folder(settings.model.path, settings.model.revision)
-    load_hf(folder, policy.specs(), policy.parameters_by_name())
-    policy.weights_changed()
+    policy.start_from(model_folder(settings.model.path, settings.model.revision))
     if settings.plan.reference:
         policy.build_reference()
     return policy
@@ -75,8 +73,8 @@ def build_weight_sync(policy: MegatronPolicy, engine: RolloutEngine, settings: H
     return WeightSync(
         policy,
         engine,
-        receiver=weight_receiver(policy, engine, settings),
-        check=WeightCheck(policy, engine, settings),
+        receive=weight_receiver(policy, engine, settings),
+        check=partial(differing_weights, policy, engine, settings),
         # vLLM always samples one token more than it scores.
         probe=Probe(policy.shape.vocab_size, settings.max_prompt_length + settings.max_response_length - 1),
         tolerance=rollout.probe_tolerance or rounding(policy.recipe.dtype, engine.dtype),
@@ -115,14 +113,6 @@ def build_engine(
         device=device,
     )
     return VllmEngine(rollout, settings)
-
-
-def resolve_dtype(*names: str, device: torch.device) -> torch.dtype:
-    """The first dtype that is not "auto"; bfloat16 on a GPU and float32 on a CPU when all are."""
-    for name in names:
-        if name != "auto":
-            return getattr(torch, name)
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def shape_of(model: ModelConfig) -> ModelShape:

@@ -11,7 +11,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -22,12 +22,15 @@ from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.models import model_folder
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
+from workers.messages import HybridSettings, SyncReport, UpdateRecord, UpdateReport
 from workers.pass_watch import PassWatch
 from workers.phases import Phase, in_phase
-from workers.process import join_process_group, leave_process_group
-from workers.reports import SyncReport, UpdateRecord, UpdateReport
+from workers.process import process_group
 from workers.rollout.engine import RolloutEngine, SamplingSettings
-from workers.settings import HybridSettings
+
+if TYPE_CHECKING:
+    from workers.megatron.policy import MegatronPolicy
+    from workers.weight_sync import WeightSync
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,12 @@ class HybridWorker:
     Args:
         context: the rank's place in its group.
     """
+
+    # Of the run: begin_run makes them.
+    settings: HybridSettings
+    objective: PolicyObjective
+    policy: "MegatronPolicy"
+    weight_sync: "WeightSync"
 
     def __init__(self, context: WorkerContext) -> None:
         self.context = context
@@ -70,14 +79,15 @@ class HybridWorker:
 
         self._end_run()
         self.settings, self.policy_version = settings, policy_version
-        device = self._join(settings.device)
+        if self._device is None:
+            self._device = self._cleanup.enter_context(process_group(self.context, settings.device))
         self.objective = build_objective(settings)
-        self.policy = build_policy(settings, self.context, device)
+        self.policy = build_policy(settings, self.context, self._device)
         if checkpoint is not None:
             self.policy.load(Path(checkpoint))
         self.policy.offload()
         if self._engine is None:
-            self._engine = build_generation(settings, self.context, device)
+            self._engine = build_generation(settings, self.context, self._device)
             self._cleanup.callback(self._engine.close)
             self._engine.sleep()
         self.weight_sync = build_weight_sync(self.policy, self.engine, settings)
@@ -186,12 +196,6 @@ class HybridWorker:
     def close(self) -> None:
         """Frees what was built, however far that went."""
         self._cleanup.close()
-
-    def _join(self, device: str) -> torch.device:
-        if self._device is None:
-            self._device = join_process_group(self.context, device)
-            self._cleanup.callback(leave_process_group)
-        return self._device
 
     def _end_run(self) -> None:
         """Lets vLLM sleep and frees the model of the run before, so that two never meet on the device."""

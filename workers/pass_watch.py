@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.distributed as dist
 
-from workers.reports import Trip, UpdateRecord
-from workers.watch_config import WatchConfig
+from workers.config import WatchConfig
+from workers.messages import Trip, UpdateRecord
 
 KL, ESS = "actor/kl_k3", "actor/ess"
 MUST_BE_FINITE = ("actor/grad_norm", "actor/loss", KL, "actor/entropy")

@@ -13,9 +13,9 @@ The driver moves a worker from phase to phase by calling the methods that lead t
 
 import enum
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cfpo_hybrid.errors import DispatchError
 
@@ -41,12 +41,12 @@ class Call:
         then: the phase it leads to; None leaves the phase as it is.
     """
 
-    during: Iterable[Phase]
+    during: tuple[Phase, ...]
     then: Phase | None = None
 
 
 CALLS: Mapping[str, Call] = {
-    "begin_run": Call(during=Phase, then=Phase.ASLEEP),
+    "begin_run": Call(during=tuple(Phase), then=Phase.ASLEEP),
     "wake_training": Call(during=(Phase.ASLEEP, Phase.GENERATING), then=Phase.TRAINING),
     "sync_weights": Call(during=BUILT, then=Phase.GENERATING),
     "generate": Call(during=(Phase.GENERATING,)),
@@ -61,14 +61,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class HasPhase(Protocol):
-    """A worker that knows its phase."""
-
-    phase: Phase
-
-
 def in_phase(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Holds a worker's method to its line in ``CALLS``; a call that raises leaves the phase as it was.
+    """Holds a method to its line in ``CALLS``, by the worker's ``phase``; a call that raises leaves that as it was.
 
     Raises:
         DispatchError: the worker is in a phase in which the method may not be called.
@@ -77,10 +71,10 @@ def in_phase(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[A
     rule = CALLS[name]
 
     @functools.wraps(method)
-    def checked(worker: HasPhase, *args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(worker: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         if worker.phase not in rule.during:
             allowed = " or ".join(phase.value for phase in rule.during)
-            leading = " or ".join(sorted(other for other, call in CALLS.items() if call.then in tuple(rule.during)))
+            leading = " or ".join(sorted(other for other, call in CALLS.items() if call.then in rule.during))
             raise DispatchError(
                 f"{name} was called while the worker is {worker.phase.value}; it may be called while {allowed}: "
                 f"call {leading} first"

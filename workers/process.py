@@ -1,7 +1,9 @@
-"""The start of a worker process: its place in torch.distributed, its device, its threads."""
+"""The start of a worker process: its place in torch.distributed, its device and what that computes in, its threads."""
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -35,8 +37,9 @@ def worker_environment(device: str, cpu_threads: int) -> dict[str, str]:
     return environment
 
 
-def join_process_group(context: WorkerContext, device: str) -> torch.device:
-    """Joins the world of the worker group and returns the device of this rank."""
+@contextmanager
+def process_group(context: WorkerContext, device: str) -> Iterator[torch.device]:
+    """The device of this rank, which is part of the worker group's world until the block ends."""
     os.environ.setdefault("LOCAL_RANK", str(context.local_rank))
     if device == "cuda":
         # A worker sees all devices that its group holds on this node; the local rank is the index of its own.
@@ -49,10 +52,16 @@ def join_process_group(context: WorkerContext, device: str) -> torch.device:
         timeout=COLLECTIVE_TIMEOUT,
     )
     logger.info("rank %d of %d joined on %s", context.rank, context.world_size, device)
-    return torch.device("cuda", context.local_rank) if device == "cuda" else torch.device("cpu")
+    try:
+        yield torch.device("cuda", context.local_rank) if device == "cuda" else torch.device("cpu")
+    finally:
+        if dist.is_initialized():  # an engine that is closed may have left it already
+            dist.destroy_process_group()
 
 
-def leave_process_group() -> None:
-    """Leaves the world; safe to call twice."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def resolve_dtype(*names: str, device: torch.device) -> torch.dtype:
+    """The first dtype that is not "auto"; bfloat16 on a GPU and float32 on a CPU when all are."""
+    for name in names:
+        if name != "auto":
+            return getattr(torch, name)
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

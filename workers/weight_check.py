@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cfpo_hybrid.models.shards import by_layer, hf_shapes
+from cfpo_hybrid.models.hf_tensors import by_layer, hf_shapes
 from cfpo_hybrid.models.weight_plan import rollout_specs, training_specs
 from cfpo_hybrid.resharding import ShardSpec, build_plan
 from cfpo_hybrid.resharding.transfer import Resharder
 from workers.megatron.policy import MegatronPolicy
+from workers.messages import HybridSettings
 from workers.rollout.engine import RolloutEngine
-from workers.settings import HybridSettings
 
 NAMED = 5
 """Tensors that a message names; of each rank no more are reported."""
@@ -64,39 +64,31 @@ class WeightDifferences:
         return f"vLLM does not hold the trained weights in {tensors}: {named}{rest}"
 
 
-class WeightCheck:
-    """Compares the weights of both engines.
+def differing_weights(policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> WeightDifferences:
+    """Compares the weights of both engines, which must be awake; collective over the world.
 
     Args:
         policy: the engine that trains.
         engine: the engine that generates.
         settings: layouts and bucket size.
     """
-
-    def __init__(self, policy: MegatronPolicy, engine: RolloutEngine, settings: HybridSettings) -> None:
-        self.policy, self.engine, self.settings = policy, engine, settings
-
-    def run(self) -> WeightDifferences:
-        """Compares; collective over the world, with the weights of both engines awake."""
-        rank, handover = dist.get_rank(), self.settings.handover(self.policy.shape)
-        trained, live = self.policy.parameters_by_name(), self.engine.parameters()
-        device = next(iter(trained.values())).device
-        found: list[TensorDifference] = []
-        for tensors in by_layer(hf_shapes(self.policy.shape)):
-            sources, wanted = _holding(training_specs(handover), tensors), _holding(rollout_specs(handover), tensors)
-            resharder = Resharder(
-                build_plan(sources, wanted, handover.ranks_per_node),
-                rank=rank,
-                dtype=self.engine.dtype,
-                bucket_bytes=self.settings.rollout.bucket_bytes,
-            )
-            # What this rank's parameters must hold; padding is not written.
-            expected = {
-                spec.name: torch.empty(spec.shape, dtype=self.engine.dtype, device=device) for spec in wanted[rank]
-            }
-            resharder.run(trained, expected)
-            found += _differences(wanted[rank], expected, live, rank)
-        return _over_all_ranks(found)
+    rank, handover = dist.get_rank(), settings.handover(policy.shape)
+    trained, live = policy.parameters_by_name(), engine.parameters()
+    device = next(iter(trained.values())).device
+    found: list[TensorDifference] = []
+    for tensors in by_layer(hf_shapes(policy.shape)):
+        sources, wanted = _holding(training_specs(handover), tensors), _holding(rollout_specs(handover), tensors)
+        resharder = Resharder(
+            build_plan(sources, wanted, handover.ranks_per_node),
+            rank=rank,
+            dtype=engine.dtype,
+            bucket_bytes=settings.rollout.bucket_bytes,
+        )
+        # What this rank's parameters must hold; padding is not written.
+        expected = {spec.name: torch.empty(spec.shape, dtype=engine.dtype, device=device) for spec in wanted[rank]}
+        resharder.run(trained, expected)
+        found += _differences(wanted[rank], expected, live, rank)
+    return _over_all_ranks(found)
 
 
 def _holding(of_ranks: Sequence[Sequence[ShardSpec]], tensors: Container[str]) -> list[list[ShardSpec]]:

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import AGGREGATIONS, LossDenominators, PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss, build_policy_loss
 
@@ -62,13 +61,13 @@ def _run(title: str, check: Callable[[PolicyLoss], tuple[bool, str]], loss: Poli
     return CheckResult(title, passed, detail)
 
 
-def _batch(dtype: torch.dtype = torch.float64, spread: float = 0.3) -> PolicyLossInputs:
-    """Six padded responses with log-ratios of standard deviation ``spread``; nothing in it is a round number."""
+def _batch(dtype: torch.dtype = torch.float64) -> PolicyLossInputs:
+    """Six padded responses with log-ratios of standard deviation 0.3; nothing in it is a round number."""
     generator = torch.Generator().manual_seed(0)
     shape = (len(RESPONSE_LENGTHS), max(RESPONSE_LENGTHS))
     old, noise, other = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
     old = -old.abs() - 0.1
-    log_probs = (old + spread * noise).to(dtype).requires_grad_()
+    log_probs = (old + 0.3 * noise).to(dtype).requires_grad_()
     return PolicyLossInputs(
         log_probs=log_probs,
         old_log_probs=old.to(dtype),
@@ -118,12 +117,8 @@ def _check_output(loss: PolicyLoss) -> tuple[bool, str]:
     return bool(per_token.isfinite().all()), f"{list(per_token.shape)} {per_token.dtype}, inputs untouched"
 
 
-def _check_on_policy(loss: PolicyLoss) -> tuple[bool, str]:
-    return _at_ratio_one(loss, _batch())
-
-
-def _at_ratio_one(loss: PolicyLoss, batch: PolicyLossInputs) -> tuple[bool, str]:
-    inputs = _with_log_ratio(batch, 0.0)
+def _check_on_policy(loss: PolicyLoss, batch: PolicyLossInputs | None = None) -> tuple[bool, str]:
+    inputs = _with_log_ratio(batch or _batch(), 0.0)
     _, gradient = _gradient(loss, inputs)
     dropped = inputs.mask & (gradient == 0) if loss.entry.drops_tokens else torch.zeros_like(inputs.mask)
     difference = (gradient + inputs.advantages)[inputs.mask & ~dropped].abs().amax()
@@ -132,7 +127,7 @@ def _at_ratio_one(loss: PolicyLoss, batch: PolicyLossInputs) -> tuple[bool, str]
 
 
 def _check_on_policy_by_token(loss: PolicyLoss) -> tuple[bool, str]:
-    passed, detail = _at_ratio_one(loss, _by_token(_batch()))
+    passed, detail = _check_on_policy(loss, _by_token(_batch()))
     hint = "" if passed else "; a ratio of a whole response that moves each token by its own A: inputs.sequence_ratio"
     return passed, f"{detail}{hint}"
 

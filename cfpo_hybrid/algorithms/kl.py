@@ -55,11 +55,7 @@ def response_kl(
 ) -> Float[Tensor, " batch"]:
     """KL of each response in nats: the sum over its counted tokens, fp32 (fp64 kept).
 
-    Args:
-        log_probs: of the policy.
-        ref_log_probs: of the reference.
-        mask: tokens that count; values elsewhere may be anything.
-        estimator: one of ``KL_ESTIMATORS``.
+    The mask tells which tokens count; values elsewhere may be anything.
     """
     return torch.where(mask, reference_kl(log_probs, ref_log_probs, estimator), 0.0).sum(dim=1)
 

@@ -57,6 +57,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 over the golden ratio, SplitMix64's step."""
 
 
+@torch.no_grad()
 def mismatch_metrics(inputs: PolicyLossInputs) -> dict[str, Metric]:
     """The parts of the mismatch in one micro-batch; nothing when the rollout's log-probs are not given."""
     if inputs.rollout_log_probs is None:

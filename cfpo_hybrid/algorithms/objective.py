@@ -6,6 +6,20 @@ c is 1, or the weight that corrects for tokens being sampled from another distri
 Summed over the micro-batches and data-parallel ranks of a mini-batch this is the mini-batch's loss, since the weights w
 carry global denominators. The gradient with respect to each token's log-prob is worked out here, at once: the metrics
 look at it, and the backward pass hands it on to the model.
+
+Aggregation is the weight w of each token in the loss of a mini-batch, ``sum(weights * per_token)``. Weights depend on the
+whole mini-batch only through two numbers that every rank and micro-batch shares, so gradients add up to the same whatever
+the split.
+
+| mode | weight of a counted token | source |
+|---|---|---|
+| ``seq_mean_token_mean`` | 1 / (sequences x counted tokens of its response) | equation 8 of the CFPO paper |
+| ``token_mean`` | 1 / counted tokens | DAPO (Yu et al., 2025), equation 8 |
+| ``seq_mean_token_sum`` | 1 / sequences | Dr. GRPO (Liu et al., 2025) up to its constant |
+| ``seq_mean_token_sum_norm`` | 1 / (sequences x longest allowed response) | Dr. GRPO, with the constant |
+
+A response without counted tokens adds nothing to the sum, and still counts as a sequence: equation 8 divides by the
+group's size, and a denominator that shrinks with the mask would depend on the split.
 """
 
 import dataclasses
@@ -13,18 +27,65 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators, token_weights
 from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS, reference_kl
-from cfpo_hybrid.algorithms.metrics import Metric
-from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
+from cfpo_hybrid.algorithms.metrics import Metric, token_metrics
+from cfpo_hybrid.algorithms.mismatch import RolloutCorrection, mismatch_metrics
 from cfpo_hybrid.algorithms.policy_loss.inputs import PerToken, PolicyLossInputs
 from cfpo_hybrid.algorithms.policy_loss.registry import PolicyLoss
-from cfpo_hybrid.algorithms.token_metrics import token_metrics
 from cfpo_hybrid.errors import BatchError, ConfigError
 from cfpo_hybrid.registry import missing_inputs
+
+AGGREGATIONS = ("seq_mean_token_mean", "token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossDenominators:
+    """What a mini-batch holds over all its micro-batches and data-parallel ranks.
+
+    Example: responses of 3 and 1 counted tokens: ``LossDenominators(num_tokens=4.0, num_sequences=2.0)``.
+    """
+
+    num_tokens: float
+    """Tokens that count."""
+    num_sequences: float
+    """Responses, those without counted tokens included."""
+    max_length: float | None = None
+    """Tokens that a response may have; only ``seq_mean_token_sum_norm`` asks."""
+
+    @classmethod
+    def of_mask(cls, response_mask: Shaped[Tensor, "batch response"]) -> "LossDenominators":
+        """The counts of these rows, padded to the longest allowed response; ranks add theirs up."""
+        rows, width = response_mask.shape
+        return cls(num_tokens=float(response_mask.sum()), num_sequences=float(rows), max_length=float(width))
+
+
+def token_weights(inputs: PolicyLossInputs, mode: str, denominators: LossDenominators) -> PerToken:
+    """The weight of each token in the loss; 0 outside the mask.
+
+    An empty mini-batch (no counted tokens anywhere) has weight 0 everywhere rather than 0/0.
+
+    Raises:
+        ConfigError: the mode is unknown.
+        BatchError: the mode asks for the longest allowed response, which the denominators lack.
+    """
+    shape, dtype = inputs.log_probs.shape, torch.promote_types(inputs.log_probs.dtype, torch.float32)
+    per_token = torch.tensor(1.0 / max(denominators.num_tokens, 1.0), dtype=dtype, device=inputs.mask.device)
+    per_sequence = torch.tensor(1.0 / max(denominators.num_sequences, 1.0), dtype=dtype, device=inputs.mask.device)
+    match mode:
+        case "token_mean":
+            return inputs.counted(per_token.expand(shape))
+        case "seq_mean_token_sum":
+            return inputs.counted(per_sequence.expand(shape))
+        case "seq_mean_token_sum_norm":
+            if denominators.max_length is None:
+                raise BatchError("seq_mean_token_sum_norm divides by LossDenominators.max_length, which is not set")
+            return inputs.counted((per_sequence / denominators.max_length).expand(shape))
+        case "seq_mean_token_mean":
+            return inputs.counted(inputs.spread(per_sequence / inputs.sequence_token_counts))
+    raise ConfigError(f"aggregation {mode!r} is unknown; use one of {', '.join(AGGREGATIONS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +155,13 @@ class PolicyObjective:
             raise BatchError(f"the objective needs {', '.join(missing)}, which the inputs lack")
         leaves = _with_leaves(inputs)
         weights = token_weights(leaves, self.aggregation, denominators)
-        corrected, correction_metrics = self._corrected(leaves, weights)
+        corrected, correction_metrics = weights, {}
+        if self.correction.is_active:
+            correction, correction_metrics = self.correction.weigh(leaves)
+            corrected = weights * correction
         value, log_prob_gradient, entropy_gradient = self._policy_term(leaves, corrected)
-        metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region) | correction_metrics
+        metrics = token_metrics(leaves, log_prob_gradient, self.loss.trust_region)
+        metrics |= mismatch_metrics(leaves) | correction_metrics
         if self.kl_coef:
             kl_value, kl_gradient, metrics["actor/ref_kl"] = self._kl_term(leaves, weights)
             value, log_prob_gradient = value + kl_value, log_prob_gradient + kl_gradient
@@ -106,13 +171,6 @@ class PolicyObjective:
         metrics["actor/loss"] = Metric.total(value)
         gradients = (log_prob_gradient, entropy_gradient)
         return ObjectiveOutput(_KnownGradient.apply(value, inputs.log_probs, inputs.entropy, *gradients), metrics)
-
-    def _corrected(self, leaves: PolicyLossInputs, weights: PerToken) -> tuple[PerToken, dict[str, Metric]]:
-        """The weights of the policy loss, and the metrics of the correction."""
-        if not self.correction.is_active:
-            return weights, {}
-        correction, metrics = self.correction.weigh(leaves)
-        return weights * correction, metrics
 
     def _policy_term(
         self, leaves: PolicyLossInputs, weights: PerToken

@@ -35,11 +35,6 @@ def stage_sizes(num_layers: int, stages: int, cut: PipelineCut = EQUAL_STAGES) -
 
     The first and the last stage take what is asked for; the others share the rest equally.
 
-    Args:
-        num_layers: layers of the whole model.
-        stages: pipeline-parallel size.
-        cut: how they are cut.
-
     Raises:
         ConfigError: the layers do not divide, a stage would be empty, or one stage is asked to be uneven or in chunks.
     """
@@ -55,16 +50,7 @@ def stage_sizes(num_layers: int, stages: int, cut: PipelineCut = EQUAL_STAGES) -
 
 
 def pipeline_layers(num_layers: int, stages: int, cut: PipelineCut = EQUAL_STAGES) -> tuple[tuple[range, ...], ...]:
-    """The layers of each chunk of each stage, ``[stage][chunk]``.
-
-    Args:
-        num_layers: layers of the whole model.
-        stages: pipeline-parallel size.
-        cut: how they are cut.
-
-    Raises:
-        ConfigError: as :func:`stage_sizes`.
-    """
+    """The layers of each chunk of each stage, ``[stage][chunk]``; arguments and errors are :func:`stage_sizes`'s."""
     of_a_round = [size // cut.chunks for size in stage_sizes(num_layers, stages, cut)]
     bounds = accumulate(of_a_round * cut.chunks, initial=0)
     in_order = [range(start, stop) for start, stop in pairwise(bounds)]

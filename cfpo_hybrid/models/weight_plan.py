@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.models.megatron_specs import megatron_specs
+from cfpo_hybrid.models.engine_specs import megatron_specs, vllm_specs
 from cfpo_hybrid.models.shape import ModelShape
 from cfpo_hybrid.models.stages import EQUAL_STAGES, PipelineCut
-from cfpo_hybrid.models.vllm_specs import vllm_specs
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding.plan import ReshardPlan
 from cfpo_hybrid.resharding.planner import build_plan

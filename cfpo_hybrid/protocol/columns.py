@@ -124,13 +124,11 @@ class Selection:
 
 def _take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     size = len(rows)
-    if size == len(values) and (size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and _ascending(rows))):
+    if size == len(values) and (
+        size == 0 or (rows[0] == 0 and rows[-1] == size - 1 and np.array_equal(rows, np.arange(size)))
+    ):
         return values
     return values[rows]
-
-
-def _ascending(rows: np.ndarray) -> bool:
-    return bool((rows == np.arange(len(rows))).all())
 
 
 def _pad(values: np.ndarray, width: int | None) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.errors import BatchError
-from cfpo_hybrid.registry import nearest_name
+from cfpo_hybrid.registry import did_you_mean
 
 GivenColumn: TypeAlias = Tensor | np.ndarray | Sequence[object]
 """A column as it is given: numbers as a tensor or an array, objects as an object array or a list of one value a row."""
@@ -99,10 +99,8 @@ def column_spec(name: str) -> ColumnSpec:
         BatchError: no such column; the message names the nearest one.
     """
     if name not in SCHEMA:
-        nearest = nearest_name(name, SCHEMA)
-        hint = f"; did you mean '{nearest}'?" if nearest else ""
         raise BatchError(
-            f"unknown column '{name}'{hint} Columns are declared in cfpo_hybrid/protocol/schema.py: "
+            f"unknown column '{name}'{did_you_mean(name, SCHEMA)} Columns are declared in cfpo_hybrid/protocol/schema.py: "
             f"{', '.join(sorted(SCHEMA))}"
         )
     return SCHEMA[name]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.rectangle import Rectangle, Region
+from cfpo_hybrid.resharding.shard_spec import Rectangle, Region
 
 
 class Copy(NamedTuple):

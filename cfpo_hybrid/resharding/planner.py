@@ -3,26 +3,27 @@
 1. Ranks with the same shards are one kind (data-parallel replicas); what follows is done once a kind.
 2. What the sources hold of each tensor is cut into rectangles that do not overlap.
 3. What a destination needs is intersected with these. What the same kinds of sources hold of it is one cargo.
-4. Each rank's cargos are shared out over the ranks that could send them (``assignment.py``).
+4. Each rank's cargos are shared out over the ranks that could send them, so that all senders have equal loads. A
+   destination takes what it can from its own memory, the rest from its node, and from anywhere what its node lacks.
 
 Every rank computes the same plan from layouts alone, without a message.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.assignment import Assignment
-from cfpo_hybrid.resharding.plan import Cargo, ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Rectangle, Region
-from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.resharding.plan import Cargo, ReshardPlan, Route
+from cfpo_hybrid.resharding.shard_spec import Rectangle, Region, ShardSpec, Specs
 
-_Specs = Sequence[ShardSpec]
+_Demand = tuple[int, int]
+"""A destination rank and the number of a cargo."""
 
 
-def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_per_node: int) -> ReshardPlan:
+def build_plan(sources: Sequence[Specs], destinations: Sequence[Specs], ranks_per_node: int) -> ReshardPlan:
     """Intersects two descriptions of the same model.
 
     A rank is a process. Where both engines run in every process, each has shards in both lists; where they have pools of
@@ -53,12 +54,12 @@ def build_plan(sources: Sequence[_Specs], destinations: Sequence[_Specs], ranks_
         offered += _cargos(specs, held, rank=kind_of_destination.index(kind))
         needed.append(range(first, len(offered)))
     cargos, offers = tuple(cargo for cargo, _ in offered), [offer_of_kind for _, offer_of_kind in offered]
-    assignment = Assignment(cargos, offers, kind_of_source, ranks_per_node)
+    assignment = _Assignment(cargos, offers, kind_of_source, ranks_per_node)
     routes = assignment.routes([needed[kind] for kind in kind_of_destination])
     return ReshardPlan(len(sources), ranks_per_node, cargos, routes)
 
 
-def _kinds(specs_of_ranks: Sequence[_Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
+def _kinds(specs_of_ranks: Sequence[Specs]) -> tuple[list[tuple[ShardSpec, ...]], list[int]]:
     """The distinct lists of specs, and the number of each rank's among them."""
     number_of: dict[tuple[ShardSpec, ...], int] = {}
     number_of_list: dict[int, int] = {}
@@ -76,7 +77,7 @@ class _Held(NamedTuple):
     regions: Mapping[int, Region]
 
 
-def _held_areas(source_kinds: Sequence[_Specs], wanted: Iterable[str]) -> dict[str, list[_Held]]:
+def _held_areas(source_kinds: Sequence[Specs], wanted: Iterable[str]) -> dict[str, list[_Held]]:
     """What the sources hold of each wanted tensor, as rectangles that do not overlap, as those of different kinds may."""
     areas: dict[str, dict[Rectangle, dict[int, Region]]] = {name: {} for name in wanted}
     for kind, specs in enumerate(source_kinds):
@@ -127,13 +128,10 @@ _Need = tuple[Region, Region, _Held]
 """A rectangle of a tensor, its place in a destination, and what sources hold of the tensor around it."""
 
 
-def _cargos(specs: _Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
+def _cargos(specs: Specs, held: Mapping[str, Sequence[_Held]], rank: int) -> list[tuple[Cargo, Mapping[int, int]]]:
     """All that a kind of destination needs, grouped by who holds it; with each kind's number of offer.
 
-    Args:
-        specs: its shards.
-        held: of each tensor.
-        rank: one of its ranks, for the error.
+    An error names ``rank``, one of its ranks.
     """
     needs: dict[tuple[int, ...], list[_Need]] = defaultdict(list)
     for spec in specs:
@@ -175,3 +173,105 @@ def _cargo(kinds: Sequence[int], needs: Sequence[_Need]) -> tuple[Cargo, Mapping
         for offer in offers
     )
     return Cargo(tensors, destinations, tuple(inside)), offer_of_kind
+
+
+class _Assignment:
+    """Chooses the senders.
+
+    Args:
+        cargos: what is needed, by number.
+        offers: of each cargo, the kinds of source ranks that hold it, each with the number of its offer.
+        kind_of: of each rank, as a source.
+        ranks_per_node: consecutive ranks that share a machine.
+    """
+
+    def __init__(
+        self, cargos: Sequence[Cargo], offers: Sequence[Mapping[int, int]], kind_of: Sequence[int], ranks_per_node: int
+    ) -> None:
+        self._cargos, self._offers, self._kind_of, self._ranks_per_node = cargos, offers, kind_of, ranks_per_node
+        self._ranks: dict[int, list[int]] = defaultdict(list)
+        self._on_node: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for rank, kind in enumerate(kind_of):
+            self._ranks[kind].append(rank)
+            self._on_node[kind, rank // ranks_per_node].append(rank)
+
+    def routes(self, needed: Sequence[Iterable[int]]) -> tuple[tuple[Route, ...], ...]:
+        """The routes of each destination rank, from the numbers of the cargos that each needs."""
+        by_rank: list[list[Route]] = [[] for _ in needed]
+        demands: dict[tuple[int, ...], list[_Demand]] = defaultdict(list)
+        known: dict[tuple[tuple[int, ...], int], list[_Demand]] = {}
+        for rank, numbers in enumerate(needed):
+            for number in numbers:
+                if self._kind_of[rank] in self._offers[number]:
+                    by_rank[rank].append(self._route(rank, (rank, number), 0, self._cargos[number].volume))
+                    continue
+                asked = tuple(self._offers[number]), rank // self._ranks_per_node
+                if asked not in known:
+                    known[asked] = demands[self._senders(*asked)]
+                known[asked].append((rank, number))
+        for route in self._remote_routes(demands):
+            by_rank[route.destination_rank].append(route)
+        return tuple(map(tuple, by_rank))
+
+    def _senders(self, kinds: Sequence[int], node: int) -> tuple[int, ...]:
+        """Who can send what these kinds hold to a node."""
+        near = [sender for kind in kinds for sender in self._on_node.get((kind, node), ())]
+        return tuple(sorted(near or chain.from_iterable(self._ranks[kind] for kind in kinds)))
+
+    def _remote_routes(self, demands: Mapping[tuple[int, ...], Sequence[_Demand]]) -> Iterator[Route]:
+        """The routes of what each set of senders is asked for."""
+        replica_of = {rank: index for ranks in self._ranks.values() for index, rank in enumerate(ranks)}
+        loads = [0] * len(self._kind_of)
+        # Those with the least choice first; the others then fill up who has less to send.
+        for senders in sorted(demands, key=lambda senders: (len(senders), senders)):
+            # The k-th replica takes from the k-th replica, so that all ranks send over the same distances.
+            in_order = sorted(demands[senders], key=lambda demand: (replica_of[demand[0]], demand))
+            for route in self._share(senders, self._together(senders, in_order), loads):
+                loads[route.source_rank] += route.volume
+                yield route
+
+    def _together(self, senders: Sequence[int], demands: Iterable[_Demand]) -> list[tuple[int, list[int]]]:
+        """Cargos and who takes them: ranks on the node of all their senders take the same stretches of a cargo."""
+        nodes = {sender // self._ranks_per_node for sender in senders}
+        together: dict[tuple[int, int | None], list[int]] = defaultdict(list)
+        for rank, number in demands:
+            is_near = nodes == {rank // self._ranks_per_node}
+            together[number, None if is_near else rank].append(rank)
+        return [(number, ranks) for (number, _), ranks in together.items()]
+
+    def _share(
+        self, senders: Sequence[int], taken: Sequence[tuple[int, list[int]]], loads: Sequence[int]
+    ) -> Iterator[Route]:
+        """Walks what is taken and hands each sender the next stretch, as long as its quota."""
+        volume = sum(self._cargos[number].volume * len(ranks) for number, ranks in taken)
+        quotas = iter(_quotas([loads[sender] for sender in senders], volume))
+        remaining = iter(senders)
+        sender, left, last = next(remaining), next(quotas), senders[-1]
+        for number, ranks in taken:
+            cargo, begin = self._cargos[number], 0
+            while begin < cargo.volume:
+                end = cargo.volume if sender == last else cargo.border(max(begin, begin + left // len(ranks)))
+                if end > begin:
+                    yield from (self._route(sender, (rank, number), begin, end) for rank in ranks)
+                left, begin = left - (end - begin) * len(ranks), end
+                if begin < cargo.volume:
+                    sender, left = next(remaining), left + next(quotas)
+
+    def _route(self, sender: int, demand: _Demand, begin: int, end: int) -> Route:
+        rank, number = demand
+        return Route(sender, rank, number, self._offers[number][self._kind_of[sender]], begin, end)
+
+
+def _quotas(loads: Sequence[int], volume: int) -> list[int]:
+    """What each sender adds to its load so that the smallest loads rise to one level, as water would.
+
+    Example: ``_quotas([0, 4, 9], 6) == [5, 1, 0]``.
+    """
+    below, level = 0, 0
+    ordered = sorted(loads)
+    for count, load in enumerate(ordered, start=1):
+        below += load
+        level = -(-(volume + below) // count)
+        if count == len(ordered) or level <= ordered[count]:
+            break
+    return [max(0, level - load) for load in loads]

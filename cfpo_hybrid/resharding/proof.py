@@ -6,21 +6,22 @@ The proof looks at the copies themselves, as they will be carried out, and at th
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Rectangle, Region, tiling_fault
-from cfpo_hybrid.resharding.shard_spec import Piece, ShardSpec, check_complete
+from cfpo_hybrid.resharding.shard_spec import Piece, Rectangle, Region, Specs, check_complete, tiling_fault
 
-_Specs = Sequence[ShardSpec]
 _Pieces = Mapping[str, Sequence[Piece]]
 """The pieces of each parameter, in the order of their places, so that the one at a place is found quickly."""
+
+_local_start = attrgetter("local_start")
 
 
 def check_plan(
     plan: ReshardPlan,
-    sources: Sequence[_Specs],
-    destinations: Sequence[_Specs],
+    sources: Sequence[Specs],
+    destinations: Sequence[Specs],
     tensors: Mapping[str, tuple[int, ...]],
     ranks: Iterable[int] | None = None,
 ) -> None:
@@ -42,7 +43,7 @@ def check_plan(
     check_complete((spec for specs in distinct.values() for spec in specs), tensors)
     known: dict[int, _Pieces] = {}
 
-    def pieces_of(specs: _Specs) -> _Pieces:
+    def pieces_of(specs: Specs) -> _Pieces:
         if id(specs) not in known:  # replicas share their lists
             known[id(specs)] = {spec.name: sorted(spec.pieces, key=_local_start) for spec in specs}
         return known[id(specs)]
@@ -57,10 +58,6 @@ def check_plan(
         for name in pieces:
             for piece in pieces[name]:
                 _check_tiled(rank, name, piece, written[name, piece])
-
-
-def _local_start(piece: Piece) -> tuple[int, ...]:
-    return piece.local_start
 
 
 def _check_content(copy: Copy, source_rank: int, sources: _Pieces, rank: int, destinations: _Pieces) -> Piece:

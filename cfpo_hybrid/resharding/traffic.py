@@ -6,10 +6,8 @@ from itertools import chain
 from statistics import fmean
 
 from cfpo_hybrid.resharding.plan import ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Rectangle
-from cfpo_hybrid.resharding.shard_spec import ShardSpec
+from cfpo_hybrid.resharding.shard_spec import Rectangle, Specs
 
-_Specs = Sequence[ShardSpec]
 _Areas = dict[str, set[Rectangle]]
 """What is held of each tensor."""
 
@@ -65,15 +63,11 @@ class PlanTraffic:
 
 
 def plan_traffic(
-    plan: ReshardPlan, sources: Sequence[_Specs], destinations: Sequence[_Specs], itemsize: int
+    plan: ReshardPlan, sources: Sequence[Specs], destinations: Sequence[Specs], itemsize: int
 ) -> PlanTraffic:
-    """Counts what every rank copies, sends and receives.
+    """Counts what every rank copies, sends and receives, by a plan made for these sources and destinations.
 
-    Args:
-        plan: made for the sources and destinations.
-        sources: the shards that each rank has.
-        destinations: the shards that each rank needs.
-        itemsize: bytes of an element in a message and in the destination.
+    ``itemsize`` are the bytes of an element in a message and in the destination.
     """
     ranks = [RankTraffic(is_source=bool(specs)) for specs in sources]
     for route in chain.from_iterable(plan.routes):
@@ -92,7 +86,7 @@ def plan_traffic(
     return PlanTraffic(tuple(ranks))
 
 
-def _missing_elements(sources: Sequence[_Specs], destinations: Sequence[_Specs]) -> list[int]:
+def _missing_elements(sources: Sequence[Specs], destinations: Sequence[Specs]) -> list[int]:
     """Elements of Hugging Face tensors that each rank needs and does not have as a source."""
     distinct = {id(specs): specs for specs in (*sources, *destinations)}  # replicas share their lists
     areas = {key: _areas(specs) for key, specs in distinct.items()}
@@ -101,7 +95,7 @@ def _missing_elements(sources: Sequence[_Specs], destinations: Sequence[_Specs])
     return [missing[pair] for pair in pairs]
 
 
-def _areas(specs: _Specs) -> _Areas:
+def _areas(specs: Specs) -> _Areas:
     areas: _Areas = {}
     for spec in specs:
         for piece in spec.pieces:

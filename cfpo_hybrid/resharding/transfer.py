@@ -2,14 +2,20 @@
 
 Within a process each byte is copied once, to others it goes in a message. Numbers are cast to the destination's dtype at
 the source. Filling a bucket overlaps moving the one before.
+
+The remote copies of a rank are cut into messages of bounded size, which match on all ranks without a word. Step by step a
+rank sends one bucket to at most one peer and receives one from at most one: peers at distance 1 first, then 2, ... (rank
+``r`` sends to ``r + d`` and receives from ``r - d``). All ranks walk the distances in the same order, so a wait for a peer
+is always a wait for the same distance and bucket: nothing can deadlock, and the load spreads over all links.
 """
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, cycle
+from itertools import chain, cycle, zip_longest
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,9 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.resharding.buckets import Bucket, schedule
 from cfpo_hybrid.resharding.plan import Copy, ReshardPlan
-from cfpo_hybrid.resharding.rectangle import Region
+from cfpo_hybrid.resharding.shard_spec import Region
 
 Parameters = Mapping[str, Float[Tensor, "..."]]
 """By name."""
@@ -59,6 +64,63 @@ class ReshardStats:
         self.seconds += other.seconds
         for part, seconds in other.parts.items():
             self.parts[part] += seconds
+
+
+class Bucket(NamedTuple):
+    """Copies between one pair of ranks that travel as one message, one after the other."""
+
+    peer: int
+    copies: tuple[Copy, ...] = ()
+
+    @property
+    def volume(self) -> int:
+        """Elements."""
+        return sum(copy.volume for copy in self.copies)
+
+
+def schedule(plan: ReshardPlan, rank: int, bucket_elements: int) -> list[tuple[Bucket, Bucket]]:
+    """The steps of a rank: the bucket it sends and the bucket it receives, either of which may be empty.
+
+    No bucket has more than ``bucket_elements`` elements.
+    """
+    sent, received = defaultdict[int, list[Copy]](list), defaultdict[int, list[Copy]](list)
+    for route in chain.from_iterable(plan.routes):
+        if route.source_rank == rank and not route.is_local:
+            sent[route.destination_rank].extend(plan.copies(route))
+    for route in plan.routes[rank]:
+        if not route.is_local:
+            received[route.source_rank].extend(plan.copies(route))
+    steps: list[tuple[Bucket, Bucket]] = []
+    for distance in range(1, plan.world_size):
+        to, source = (rank + distance) % plan.world_size, (rank - distance) % plan.world_size
+        sends, receives = _buckets(to, sent[to], bucket_elements), _buckets(source, received[source], bucket_elements)
+        steps += ((send or Bucket(to), receive or Bucket(source)) for send, receive in zip_longest(sends, receives))
+    return steps
+
+
+def _buckets(peer: int, copies: Iterable[Copy], limit: int) -> Iterator[Bucket]:
+    """The copies in order, cut where they must be so that no bucket has more than ``limit`` elements."""
+    held: list[Copy] = []
+    volume = 0
+    for part in (part for copy in copies for part in _split(copy, limit)):
+        if held and volume + part.volume > limit:
+            yield Bucket(peer, tuple(held))
+            held, volume = [], 0
+        held.append(part)
+        volume += part.volume
+    if held:
+        yield Bucket(peer, tuple(held))
+
+
+def _split(copy: Copy, limit: int) -> Iterator[Copy]:
+    """The copy itself, or parts of at most ``limit`` elements: rows first, columns where one row is too long."""
+    if copy.volume <= limit:
+        yield copy
+        return
+    axis, length = next((axis, size) for axis, size in enumerate(copy.source.area.size) if size > 1)
+    count = max(1, limit // (copy.volume // length))
+    for first in range(0, length, count):
+        yield from _split(copy.along(axis, first, min(count, length - first)), limit)
 
 
 class Resharder:
@@ -118,7 +180,8 @@ class Resharder:
         for (send, receive), (outgoing, incoming) in zip(self._steps, cycle(memory), strict=False):
             outgoing, incoming = outgoing[: send.volume], incoming[: receive.volume]
             with stats.timed("pack"):
-                _fill(outgoing, send, sources)
+                for copy, place in _places(outgoing, send):
+                    place.copy_(_view(sources, copy.source))
             operations = [dist.P2POp(dist.irecv, incoming, receive.peer)] if receive.copies else []
             operations += [dist.P2POp(dist.isend, outgoing, send.peer)] if send.copies else []
             with stats.timed("move"):
@@ -139,19 +202,8 @@ def _finish(
         for work in works:
             work.wait()
     with stats.timed("unpack"):
-        _empty(incoming, receive, destinations)
-
-
-def _fill(buffer: Float[Tensor, " element"], bucket: Bucket, sources: Parameters) -> None:
-    """Writes what a bucket carries one after the other into its memory, cast to its dtype."""
-    for copy, place in _places(buffer, bucket):
-        place.copy_(_view(sources, copy.source))
-
-
-def _empty(buffer: Float[Tensor, " element"], bucket: Bucket, destinations: Parameters) -> None:
-    """Writes what a bucket has brought into the parameters."""
-    for copy, place in _places(buffer, bucket):
-        _view(destinations, copy.destination).copy_(place)
+        for copy, place in _places(incoming, receive):
+            _view(destinations, copy.destination).copy_(place)
 
 
 def _places(buffer: Float[Tensor, " element"], bucket: Bucket) -> Iterator[tuple[Copy, Tensor]]:

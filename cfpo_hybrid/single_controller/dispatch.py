@@ -144,12 +144,7 @@ class Replicas:
 
     @classmethod
     def of_layout(cls, layout: ParallelLayout, workers: Sequence[int]) -> "Replicas":
-        """The replicas by their dp coordinate.
-
-        Args:
-            layout: of ranks.
-            workers: the worker of each rank.
-        """
+        """The replicas by their dp coordinate, from the worker of each rank."""
         members: list[list[int]] = [[] for _ in range(layout.dp)]
         for rank, worker in enumerate(workers):
             members[layout.coordinate(rank).dp].append(worker)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from cfpo_hybrid.errors import WorkerError
 
-_CONNECTION_LOST = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
-_PEER_LOST = ("gloo", "nccl", *_CONNECTION_LOST)
+_PEER_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset", "connection refused", "broken pipe")
 """What errors speak of when the fault lies with another rank: torch.distributed's."""
 
 
@@ -17,8 +16,6 @@ class Failure:
     """How one worker failed.
 
     Args:
-        rank: the worker's rank.
-        method: the method that it was running.
         died: the process ended; otherwise the method raised.
         time: seconds since the epoch, by the worker's clock, or the driver's for a death.
         summary: one line.

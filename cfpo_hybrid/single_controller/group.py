@@ -162,13 +162,10 @@ class InProcessWorkerGroup(WorkerGroup):
     World size 1 runs everything that a real worker runs, process groups of one rank included. With more workers there
     are no collectives between them, since each call runs to its end before the next worker's begins.
 
-    Args:
-        worker_class: class of the workers.
+    Args, beside those of any group:
         args: what each worker gets after its context.
-        layouts: by name, as for any group; by default ``{"train": one rank}``.
-        role: name in messages.
-        world_size: number of workers; by default those of the first layout.
-        placement: as for any group.
+        layouts: by default ``{"train": one rank}``.
+        world_size: by default that of the first layout.
 
     Raises:
         WorkerError: a worker's constructor raised.

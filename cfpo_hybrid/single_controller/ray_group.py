@@ -143,14 +143,11 @@ class RayWorkerGroup(WorkerGroup):
 
     The first failure of any worker kills all of them and raises :class:`WorkerError` with the root cause first.
 
-    Args:
-        worker_class: plain class, importable in the workers: ``__init__(self, context, *args)``.
+    Args, beside those of any group:
+        worker_class: importable in the workers.
         args: what each worker gets after its context.
         pool: how many workers where.
-        layouts: by name, how the ranks of each engine are laid out.
-        role: name of the group in messages.
         env: environment of the workers' processes, set before they import anything.
-        placement: by layout, the worker of each rank, as for any group.
 
     Raises:
         ConfigError: the cluster cannot hold the pool, or a layout does not fit it.

@@ -80,11 +80,7 @@ class ResourcePool:
             )
 
     def copies_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """How many such pools the nodes could hold side by side, were they idle.
-
-        Args:
-            nodes: total resources of each node of the cluster, by Ray's names.
-        """
+        """How many such pools the nodes (as for :meth:`check`) could hold side by side, were they idle."""
         return sum(map(self._bundles_on, nodes)) // self.num_nodes
 
     def describe(self) -> str:

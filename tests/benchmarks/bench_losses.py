@@ -22,8 +22,7 @@ import torch
 from peers import peer_python
 
 from cfpo_hybrid.algorithms.advantage import compute_advantages
-from cfpo_hybrid.algorithms.aggregate import LossDenominators
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import LossDenominators, PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import PolicyLossInputs, build_policy_loss
 
 GROUPS, GROUP_SIZE, POSITIONS = 512, 3, 3072

@@ -26,7 +26,7 @@ from clock import medians  # noqa: E402
 from gloo import run_gloo  # noqa: E402
 from resharding_world import small_shape  # noqa: E402
 
-from cfpo_hybrid.models.shards import hf_shapes  # noqa: E402
+from cfpo_hybrid.models.hf_tensors import hf_shapes  # noqa: E402
 from cfpo_hybrid.models.weight_plan import (  # noqa: E402
     Handover,
     Placement,

@@ -69,9 +69,10 @@ def test_a_module_is_loaded_by_name(tmp_path, monkeypatch):
     assert "plugin_test_module" in registered()
 
 
-def test_paths_are_resolved_for_workers_elsewhere(tmp_path):
+def test_paths_are_resolved_for_workers_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("")
-    assert resolve_plugins(["mine.py", "some.module"], base=tmp_path) == [str(tmp_path / "mine.py"), "some.module"]
+    monkeypatch.chdir(tmp_path)
+    assert resolve_plugins(["mine.py", "some.module"]) == [str(tmp_path / "mine.py"), "some.module"]
 
 
 def test_all_missing_files_are_named(tmp_path):

@@ -13,8 +13,8 @@ from cfpo_hybrid.errors import ModelError
 from trainer.check.memory import GIB, Device
 from trainer.check.report import fits, report
 from trainer.config import model as model_facts
-from trainer.config.load import LoadedConfig, read_config
-from trainer.rules import find_layout_problems, load_and_inspect
+from trainer.config.model import LoadedConfig
+from trainer.rules import find_layout_problems, load_and_inspect, read_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "qwen2.5_math"
 GPU = Device(is_gpu=True, bytes=80 * GIB)

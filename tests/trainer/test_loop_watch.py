@@ -13,11 +13,11 @@ from trainer import loop
 from trainer.config import Config, DataConfig, TrainerConfig, resolved
 from trainer.run.checkpoint import CheckpointStore, load_state
 from trainer.run.directory import RunDirectory
-from trainer.run.metrics import StageTimer
-from trainer.session import Session, StepReport
+from trainer.run.metrics import StageTimer, StepReport
+from trainer.session import Session
+from workers.config import WatchConfig
 from workers.hybrid_worker import HybridWorker
-from workers.reports import Trip, UpdateRecord
-from workers.watch_config import WatchConfig
+from workers.messages import Trip, UpdateRecord
 
 
 def trip(action: str) -> Trip:

@@ -10,12 +10,11 @@ from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.protocol import DataProto
 from trainer import step as step_module
 from trainer.config import Config
-from trainer.run.metrics import StageTimer
-from trainer.run.record import reshard_metrics
+from trainer.run.metrics import StageTimer, reshard_metrics
 from trainer.session import Session
 from trainer.step import train_step
 from workers.config import AlgorithmConfig, RolloutConfig
-from workers.reports import SyncReport
+from workers.messages import SyncReport
 
 ROWS = DataProto(
     {

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, build_policy_loss, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss import build_policy_loss, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 from cfpo_hybrid.errors import NumericsError
 from cfpo_hybrid.protocol import DataProto
 from workers import hybrid_worker
-from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
+from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig, WatchConfig
 from workers.hybrid_worker import HybridWorker
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.pass_watch import PassWatch
 from workers.phases import Phase
 from workers.rollout.engine import SamplingSettings
 from workers.step_plan import StepPlan
-from workers.watch_config import WatchConfig
 
 
 @register_policy_loss("passes_test_reference", config=CfpoConfig, needs=["ref_log_probs"])
@@ -54,13 +54,13 @@ def worker(monkeypatch):
         monkeypatch.setattr(hybrid_worker, "PassWatch", functools.partial(PassWatch, agree=list))
         algorithm = AlgorithmConfig(**options)
         made = HybridWorker(SimpleNamespace(rank=0))  # type: ignore[arg-type]
-        made.settings = SimpleNamespace(
+        made.settings = SimpleNamespace(  # type: ignore[assignment]
             algorithm=algorithm,
             plan=StepPlan.of(algorithm, PolicyLossConfig(name=loss), RolloutConfig()),
             watch=watch or WatchConfig(),
             max_response_length=3,
         )
-        made.policy = FakePolicy(list(kls))
+        made.policy = FakePolicy(list(kls))  # type: ignore[assignment]
         made.objective = PolicyObjective(loss=build_policy_loss(loss))
         made.phase = phase
         return made

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from workers.config import WatchConfig
+from workers.messages import UpdateRecord
 from workers.pass_watch import PassWatch
-from workers.reports import UpdateRecord
-from workers.watch_config import WatchConfig
 
 
 def alone(values):

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig, register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss import register_policy_loss
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
 from workers.step_plan import StepPlan
 

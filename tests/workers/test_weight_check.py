@@ -9,12 +9,11 @@ import torch.distributed as dist
 from gloo import run_gloo
 from resharding_world import distinct_tensors, shards_of, small_shape
 
-from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import megatron_specs, vllm_specs
 from cfpo_hybrid.models.weight_plan import Handover, Placement
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from workers.config import RolloutConfig
-from workers.weight_check import NAMED, TensorDifference, WeightCheck, WeightDifferences
+from workers.weight_check import NAMED, TensorDifference, WeightDifferences, differing_weights
 
 SHAPE = small_shape(num_layers=4)
 HALF = torch.bfloat16
@@ -39,13 +38,12 @@ def check_with_faults(train: ParallelLayout, rollout_tp: int) -> list[WeightDiff
         ranks_per_node=2,
     )
     settings: Any = SimpleNamespace(rollout=rollout, ranks_per_node=2, handover=lambda shape: handover)
-    check = WeightCheck(policy, engine, settings)
-    found = [check.run()]
+    found = [differing_weights(policy, engine, settings)]
     if rank == 1:
         queries = SHAPE.query_size // rollout_tp
         live["model.layers.1.self_attn.qkv_proj.weight"][queries + 1, 2] *= 2
         live["model.layers.2.mlp.gate_up_proj.weight"][0, 0] = torch.nan
-    return [*found, check.run()]
+    return [*found, differing_weights(policy, engine, settings)]
 
 
 @pytest.mark.parametrize(("train", "rollout_tp"), [(ParallelLayout(tp=2), 1), (ParallelLayout(pp=2), 2)])

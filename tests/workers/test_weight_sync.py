@@ -1,4 +1,4 @@
-"""The order of waking and sleeping around a reshard, with fakes in the places of the engines."""
+"""The order of waking and sleeping around a reshard, with fakes in the places of the engines, and the probe."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch.distributed as dist
 
 from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.resharding.transfer import ReshardStats
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.weight_check import TensorDifference, WeightDifferences
-from workers.weight_sync import WeightSync
+from workers.weight_sync import Probe, WeightSync, rounding
 
 
 class Recorder:
@@ -39,7 +39,7 @@ class Recorder:
     def sleep_kv_cache(self) -> None:
         self.calls.append("engine.sleep_kv_cache")
 
-    def run(self) -> WeightDifferences:
+    def check(self) -> WeightDifferences:
         self.calls.append("check weights")
         return self.differences
 
@@ -71,8 +71,8 @@ def make_sync(recorder: Recorder, probe_action: str = "stop") -> WeightSync:
     return WeightSync(
         recorder,  # type: ignore[arg-type]
         recorder,  # type: ignore[arg-type]
-        receiver=recorder,
-        check=recorder,  # type: ignore[arg-type]
+        receive=recorder.receive,
+        check=recorder.check,
         probe=recorder,  # type: ignore[arg-type]
         tolerance=1e-4,
         stops=probe_action == "stop",
@@ -138,3 +138,21 @@ def test_weights_that_agree_are_said_to(caplog):
     report = make_sync(Recorder(engine_offset=0.01), probe_action="warn").run(policy_version=0, probe=True)
     assert report.probe_difference == pytest.approx(0.01)
     assert "the weights agree" in caplog.text
+
+
+def test_the_probe_is_the_same_everywhere_and_in_range():
+    assert Probe(50, 100).tokens.equal(Probe(50, 100).tokens)
+    assert Probe(50, 100).tokens.shape == (4, 32)
+    assert Probe(50, 10).tokens.shape == (4, 10)
+    assert int(Probe(50, 100).tokens.max()) < 50
+
+
+def test_the_batch_holds_every_token_once():
+    probe = Probe(50, 100)
+    batch = probe.as_batch()
+    assert torch.cat([batch["prompts"], batch["responses"]], dim=1).equal(probe.tokens)
+
+
+def test_the_coarser_engine_decides_what_rounding_explains():
+    assert rounding(torch.float32, torch.float32) == 1e-4
+    assert rounding(torch.bfloat16, torch.float32) == rounding(torch.float32, torch.bfloat16) == 0.2

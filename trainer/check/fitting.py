@@ -15,6 +15,8 @@ from trainer.config.problem import Problem, divisors
 USUAL_GPU_GIB = 80.0
 """An A100 or H100; what is assumed when nothing is said."""
 
+MOST_ALTERNATIVES = 3
+
 Changes = dict[str, str]
 
 LayoutRules = Callable[[Config, ModelShape], Sequence[Problem]]
@@ -51,10 +53,8 @@ class Alternative:
     peak: int
 
 
-def alternatives(
-    config: Config, shape: ModelShape, device: Device, layout_rules: LayoutRules, most: int = 3
-) -> list[Alternative]:
-    """Up to ``most`` ways to fit: fewest changes first, of the same settings the ones that change least.
+def alternatives(config: Config, shape: ModelShape, device: Device, layout_rules: LayoutRules) -> list[Alternative]:
+    """A few ways to fit: fewest changes first, of the same settings the ones that change least.
 
     Tried are larger tensor parallelism, recomputation, offload, smaller micro-batches and a smaller share for vLLM.
     """
@@ -71,7 +71,7 @@ def alternatives(
         # Changing more than what is enough, or the same settings further, is no news.
         if not any(kept.changes.keys() <= alternative.changes.keys() for kept in distinct):
             distinct.append(alternative)
-    return distinct[:most]
+    return distinct[:MOST_ALTERNATIVES]
 
 
 def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
@@ -80,19 +80,18 @@ def _variants(config: Config) -> Iterator[tuple[Changes, Config]]:
     longest = longest_sequence(config)
     tps = [size for size in divisors(config.trainer.world_size) if size >= megatron.tensor_parallel_size]
     budgets = [tokens for part in (1, 2, 4) if (tokens := actor.micro_batch_tokens // part) >= longest]
-    shares = [
-        share for share in (rollout.gpu_memory_utilization, 0.6, 0.5, 0.4) if share <= rollout.gpu_memory_utilization
-    ]
-    switches = ((megatron.recompute, True), (megatron.offload, True))
+    own_share = rollout.gpu_memory_utilization
+    shares = sorted({own_share, *(share for share in (0.6, 0.5, 0.4) if share < own_share)})
+    recomputes, offloads = sorted({megatron.recompute, True}), sorted({megatron.offload, True})
     for tp, recompute, offload, tokens, share in product(
-        tps, *(sorted(set(pair)) for pair in switches), budgets or [actor.micro_batch_tokens], sorted(set(shares))
+        tps, recomputes, offloads, budgets or [actor.micro_batch_tokens], shares
     ):
         wanted = {
             "actor.megatron.tensor_parallel_size": (megatron.tensor_parallel_size, tp),
             "actor.megatron.recompute": (megatron.recompute, recompute),
             "actor.megatron.offload": (megatron.offload, offload),
             "actor.micro_batch_tokens": (actor.micro_batch_tokens, tokens),
-            "rollout.gpu_memory_utilization": (rollout.gpu_memory_utilization, share),
+            "rollout.gpu_memory_utilization": (own_share, share),
         }
         changes = {key: str(after).lower() for key, (before, after) in wanted.items() if before != after}
         layout = replace(megatron, tensor_parallel_size=tp, recompute=recompute, offload=offload)

@@ -15,9 +15,8 @@ from trainer.check.memory import (
     micro_batch_tokens,
 )
 from trainer.config import Config
-from trainer.config.load import LoadedConfig
-from trainer.terminal.pressure import pressure_line
-from trainer.terminal.words import count, training_line
+from trainer.config.model import LoadedConfig
+from trainer.terminal.words import count, pressure_line, training_line
 
 LABEL_WIDTH = 20
 

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.models.weight_plan import Handover, Placement, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.resharding import ReshardPlan, check_plan
 from cfpo_hybrid.resharding.traffic import PlanTraffic, RankTraffic, plan_traffic
 from trainer.check.fitting import device_of
 from trainer.check.memory import rollout_width
-from trainer.config.load import LoadedConfig
+from trainer.config.model import LoadedConfig
 from trainer.terminal.words import training_line
 
 SMALL_WORLD = 16

@@ -24,7 +24,7 @@ def run(arguments: Namespace, say: Say) -> int:
     """
     from trainer.check.fitting import device_of
     from trainer.check.report import fits, report
-    from trainer.rules import files, find_layout_problems, load_and_inspect
+    from trainer.rules import find_layout_problems, load_and_inspect, machine
 
     lacking = None
     try:
@@ -32,7 +32,9 @@ def run(arguments: Namespace, say: Say) -> int:
     except ConfigError as mistakes:
         lacking = mistakes
         try:
-            loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=files.RULES)
+            loaded = load_and_inspect(
+                arguments.recipe, arguments.overrides, known_models=True, without=machine.FILE_RULES
+            )
         except ConfigError:
             raise mistakes from None
     device = device_of(loaded.config, arguments.gpu_memory)

@@ -19,20 +19,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, say: Say) -> int:
     """Compares, prints the table and the files."""
-    from trainer.lab.lab import LabOptions, run_lab
+    from trainer.lab.lab import run_lab
     from trainer.lab.lab_files import text, write_files
     from trainer.run.files import make_folder
 
     result = run_lab(
-        LabOptions(
-            source=Path(arguments.source),
-            losses=arguments.losses,
-            plugins=arguments.plugins,
-            model=arguments.model,
-            drift=arguments.drift,
-            seed=arguments.seed,
-            temperature=arguments.temperature,
-        )
+        Path(arguments.source),
+        arguments.losses,
+        plugins=arguments.plugins,
+        model=arguments.model,
+        drift=arguments.drift,
+        seed=arguments.seed,
+        temperature=arguments.temperature,
     )
     say(text(result))
     folder = Path(arguments.out) if arguments.out else result.rollout.path.with_suffix(".lab")

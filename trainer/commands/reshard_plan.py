@@ -16,10 +16,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace, say: Say) -> int:
     """Plans, proves the plan, prints its traffic and saves it where that is asked for."""
     from trainer.check.reshard import plan_reshard
-    from trainer.rules import device, files, layout, load_and_inspect
+    from trainer.rules import layout, load_and_inspect, machine
 
     # Neither data nor room to generate is asked for; weights are copies over cp as over dp.
-    without = {layout.context_parallel, device.kv_cache, *files.RULES}
+    without = {layout.context_parallel, machine.kv_cache, *machine.FILE_RULES}
     loaded = load_and_inspect(arguments.recipe, arguments.overrides, known_models=True, without=without)
     file = Path(arguments.save) if arguments.save else None
     if file and not file.parent.is_dir():

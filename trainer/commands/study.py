@@ -21,7 +21,7 @@ def run(arguments: Namespace, say: Say) -> int:
     from trainer.study.plan import longest_first, new_study, plan_study
     from trainer.study.study import write_study
     from trainer.study.study_file import read_study_file
-    from trainer.terminal.pressure import pressure_line
+    from trainer.terminal.words import pressure_line
 
     file = read_study_file(arguments.study, arguments.overrides)
     runs = plan_study(file)

@@ -1,6 +1,6 @@
 """Policy losses as recipes and command lines name them: a name, and the loss's own knobs beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -64,8 +64,8 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
         UserError: a loss or knob that does not exist, or a plugin that cannot be loaded; all losses' mistakes at once.
     """
     load_plugins(plugins)
-    if words == ALL:
-        return registered_losses()
+    if words == ALL:  # with their defaults, where every knob has one
+        return [build_policy_loss(entry.name) for entry in POLICY_LOSSES.entries() if not entry.required_knobs]
     chosen, problems = [], []
     for word in filter(None, (part.strip() for part in words.split(","))):
         name, *settings = word.split(":")
@@ -77,7 +77,7 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
         problems.append(f"--losses '{words}' names no loss; write names with commas between them, or '{ALL}'")
     if problems:
         raise ConfigError(problems)
-    return list({loss_label(loss): loss for loss in chosen}.values())
+    return distinct(chosen)
 
 
 def read_knobs(words: Sequence[str]) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def read_knobs(words: Sequence[str]) -> dict[str, Any]:
     return {str(key).removeprefix("policy_loss."): value for source in sources for key, value in source.tree.items()}
 
 
-def registered_losses() -> list[PolicyLoss]:
-    """Every registered loss with its defaults, those that have a knob without a default left out."""
-    return [build_policy_loss(entry.name) for entry in POLICY_LOSSES.entries() if not entry.required_knobs]
+def distinct(losses: Iterable[PolicyLoss]) -> list[PolicyLoss]:
+    """Each loss with other knobs once."""
+    return list({loss_label(loss): loss for loss in losses}.values())
 
 
 def loss_label(loss: PolicyLoss) -> str:

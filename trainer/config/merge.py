@@ -18,7 +18,6 @@ Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
-MISSING = "???"
 
 
 @dataclass(kw_only=True)
@@ -79,11 +78,8 @@ class _Merger:
         self._collect(schema, "")
         self._types.pop(closed, None)
         self._open = f"{open_section}." if open_section else None
-        self._problems: list[Problem] = []
-        self._origins: dict[str, str] = {}
-        self._extras: dict[str, Any] = {}
+        self._draft: Draft[Any] = Draft(value=None)
         self._place_of_extra: dict[str, str] = {}
-        self._doubtful: set[str] = set()
         self._perhaps_meant: set[str] = set()
 
     def add(self, tree: Any, prefix: str, source: Source) -> None:
@@ -92,17 +88,17 @@ class _Merger:
             key = f"{prefix}{name}"
             if key in self._sections:
                 self._add_section(key, value, source)
-            elif key in self._types:
-                self._set(key, value, source)
+                continue
+            self._draft.origins[key] = source.origin(key)
+            if key in self._types:
+                self._set(key, value, source.name)
             elif get_origin(self._types.get(key.rpartition(".")[0])) is dict:
-                self._origins[key] = source.origin(key)
                 OmegaConf.update(self._tree, key, value)
             elif self._open is not None and key.startswith(self._open):
-                self._origins[key] = source.origin(key)
-                self._extras[key.removeprefix(self._open)] = value
+                self._draft.extras[key.removeprefix(self._open)] = value
                 self._place_of_extra[key.removeprefix(self._open)] = source.name
             else:
-                self._unknown(key, source)
+                self._unknown(key)
 
     def draft(self) -> Draft[Any]:
         """The result; interpolations that lead nowhere and missing values are mistakes too."""
@@ -113,22 +109,18 @@ class _Merger:
                 self._problem(key, f"{key}: {str(error).splitlines()[0]}")
                 self._clear(key)
         for key in sorted(OmegaConf.missing_keys(self._tree)):
-            if key not in self._doubtful:
+            if key not in self._draft.doubtful:
                 self._problem(key, f"{key} is not set; it has no default: write it in the recipe or give {key}=...")
             self._clear(key)
-        return Draft(
-            value=OmegaConf.to_object(self._tree),
-            problems=self._problems,
-            origins=self._origins,
-            extras=self._extras,
-            # A key that a misspelt one meant still has its default, unless it was also written rightly somewhere.
-            doubtful=self._doubtful | (self._perhaps_meant - self._origins.keys()),
-        )
+        self._draft.value = OmegaConf.to_object(self._tree)
+        # A key that a misspelt one meant still has its default, unless it was also written rightly somewhere.
+        self._draft.doubtful |= self._perhaps_meant - self._draft.origins.keys()
+        return self._draft
 
     def _clear(self, key: str) -> None:
         """An empty value of the right type, so that there is a config for the other rules to look at."""
         OmegaConf.update(self._tree, key, _empty(self._types[key]))
-        self._doubtful.add(key)
+        self._draft.doubtful.add(key)
 
     def _collect(self, schema: type, prefix: str) -> None:
         hints = get_type_hints(schema)
@@ -145,13 +137,13 @@ class _Merger:
             self.add(value, f"{key}.", source)
         elif value is not None:
             keys = sorted(name for name in self._types if name.startswith(f"{key}."))
-            self._origins[key] = source.origin(key)
+            self._draft.origins[key] = source.origin(key)
             self._problem(key, f"{key}={value!r}: {key} is a section; set one of its keys: {', '.join(keys)}")
 
-    def _set(self, key: str, value: Any, source: Source) -> None:
-        self._origins[key] = source.origin(key)
+    def _set(self, key: str, value: Any, place: str) -> None:
         if self._open is not None and key == f"{self._open}name" and value != OmegaConf.select(self._tree, key):
-            self._drop_extras_but_of(source.name)
+            for name in [name for name, written in self._place_of_extra.items() if written != place]:
+                del self._draft.extras[name], self._place_of_extra[name]
         kind = self._types[key]
         if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
             value = [value]  # data.train_files=math.jsonl means a list of one
@@ -162,26 +154,20 @@ class _Merger:
         except (ValidationError, OmegaConfBaseException):
             self._problem(key, f"{key}={value!r} is not {_describe(kind)}")
 
-    def _drop_extras_but_of(self, place: str) -> None:
-        self._extras = {name: value for name, value in self._extras.items() if self._place_of_extra[name] == place}
-
-    def _unknown(self, key: str, source: Source) -> None:
-        self._origins[key] = source.origin(key)
+    def _unknown(self, key: str) -> None:
         parent = key.rpartition(".")[0]
         if parent in self._types:
             self._problem(key, f"unknown key '{key}': {parent} holds {_describe(self._types[parent])}, no keys")
             return
         near = nearest_keys(key, [*self._types, *self._sections])
         self._perhaps_meant.update(near)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; sections: {', '.join(self._top_sections())}"
+        sections = sorted(name for name in self._sections if name and "." not in name)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; sections: {', '.join(sections)}"
         self._problem(key, f"unknown key '{key}'{hint}")
 
-    def _top_sections(self) -> list[str]:
-        return sorted(name for name in self._sections if name and "." not in name)
-
     def _problem(self, key: str, message: str) -> None:
-        self._problems.append(Problem((key,), message))
-        self._doubtful.add(key)
+        self._draft.problems.append(Problem((key,), message))
+        self._draft.doubtful.add(key)
 
 
 def nearest_keys(key: str, known: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
+from trainer.config.schema import Config
 from workers.config import ModelConfig
 
 QWEN_SIZES: dict[str, dict[str, Any]] = {
@@ -33,6 +34,14 @@ class ModelFacts:
 
     shape: ModelShape
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A checked configuration and the model it names."""
+
+    config: Config
+    model: ModelFacts
 
 
 def find_model(model: ModelConfig, *, known_models: bool = False) -> ModelFacts:

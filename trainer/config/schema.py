@@ -1,4 +1,4 @@
-"""The sections of a recipe as frozen dataclasses, and the numbers that follow from them.
+"""The sections of a recipe as frozen dataclasses, the numbers that follow from them, and plain settings again.
 
     model       which model                        rollout     generation with vLLM
     data        prompts                            reward      how responses are scored
@@ -9,15 +9,24 @@
 Sections that workers read are in ``workers.config``. A derived number is a property here, never a second knob.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 from omegaconf import MISSING
 
 from cfpo_hybrid.parallel_layout import ParallelLayout
-from workers.config import ActorConfig, AlgorithmConfig, ModelConfig, PolicyLossConfig, RewardConfig, RolloutConfig
+from workers.config import (
+    ActorConfig,
+    AlgorithmConfig,
+    ModelConfig,
+    PolicyLossConfig,
+    RewardConfig,
+    RolloutConfig,
+    WatchConfig,
+)
 from workers.step_plan import StepPlan
-from workers.watch_config import WatchConfig
 
 
 @dataclass(frozen=True)
@@ -181,3 +190,28 @@ class Config:
             UserError: there is no such loss or advantage, which a loaded configuration has been checked for.
         """
         return StepPlan.of(self.algorithm, self.policy_loss, self.rollout)
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Plain nested settings, which are a recipe of the same run: defaults included, the loss's knobs beside its name."""
+    tree = asdict(config)
+    tree["policy_loss"] |= tree["policy_loss"].pop("knobs")
+    return tree
+
+
+def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
+    before, now = flat(saved), flat(current)
+    keys = [*before, *(key for key in now if key not in before)]
+    return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, tuples as lists."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            settings.update(flat(value, f"{prefix}{key}."))
+        else:
+            settings[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return settings

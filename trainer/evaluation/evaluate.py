@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
-from cfpo_hybrid.models.vllm_specs import check_rollout_divides
+from cfpo_hybrid.models.engine_specs import check_rollout_divides
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
@@ -23,15 +23,14 @@ from trainer.launch.live_engines import start_graders
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.run.checkpoint import saved_model
 from trainer.run.files import make_folder, write_atomically, write_jsonl
-from trainer.run.record import counted_rewards
+from trainer.run.metrics import counted_rewards
 from trainer.run.reward_failures import RewardFailures
 from trainer.session import absolute_model, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
-from workers.generation_worker import GenerationWorker
 from workers.process import worker_environment
 from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
-from workers.settings import GenerationSettings
+from workers.single_engine import GenerationSettings, GenerationWorker
 
 
 def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, float]:

@@ -29,7 +29,7 @@ OLD_PROBABILITY = 0.3
 """pi_old of the token, for losses that look at probabilities and not at the ratio alone."""
 
 RATIOS = torch.arange(50, 451, dtype=torch.float64) / 250
-"""0.2 to 1.8 in steps of 0.004; one of them is 1."""
+"""``[ratio]`` fp64: 0.2 to 1.8 in steps of 0.004; one of them is 1."""
 
 CAPTION = (
     "Objective and gradient of each loss for one token as functions of the ratio r = pi_theta / pi_old, for advantage "
@@ -56,17 +56,16 @@ class ObjectiveCurves:
     by_log_prob: Tensor
 
 
-def objective_curves(loss: PolicyLoss, advantage: float, ratios: Tensor = RATIOS) -> ObjectiveCurves:
-    """The curves of a loss.
+def objective_curves(loss: PolicyLoss, advantage: float) -> ObjectiveCurves:
+    """The curves of a loss over ``RATIOS``.
 
     Args:
         loss: any registered one.
         advantage: of the token.
-        ratios: ``[ratio]`` fp64, ascending, with 1 among them.
     """
-    old = torch.full((len(ratios), 1), math.log(OLD_PROBABILITY), dtype=torch.float64)
-    log_probs = (old + ratios.log().unsqueeze(1)).requires_grad_()
-    advantages = torch.full((len(ratios),), advantage, dtype=torch.float64)
+    old = torch.full((len(RATIOS), 1), math.log(OLD_PROBABILITY), dtype=torch.float64)
+    log_probs = (old + RATIOS.log().unsqueeze(1)).requires_grad_()
+    advantages = torch.full((len(RATIOS),), advantage, dtype=torch.float64)
     mask = torch.ones_like(old, dtype=torch.bool)
     inputs = PolicyLossInputs(
         log_probs=log_probs,
@@ -80,10 +79,10 @@ def objective_curves(loss: PolicyLoss, advantage: float, ratios: Tensor = RATIOS
     )
     (gradient,) = torch.autograd.grad(loss(inputs).sum(), log_probs)
     by_log_prob = -gradient.squeeze(1)
-    by_ratio = by_log_prob / ratios
-    steps = (by_ratio[1:] + by_ratio[:-1]) / 2 * ratios.diff()
+    by_ratio = by_log_prob / RATIOS
+    steps = (by_ratio[1:] + by_ratio[:-1]) / 2 * RATIOS.diff()
     objective = torch.nn.functional.pad(steps.cumsum(dim=0), (1, 0))
-    at_one = int((ratios - 1).abs().argmin())
+    at_one = int((RATIOS - 1).abs().argmin())
     return ObjectiveCurves(objective=objective - objective[at_one], by_ratio=by_ratio, by_log_prob=by_log_prob)
 
 

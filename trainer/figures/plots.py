@@ -13,6 +13,7 @@ from cfpo_hybrid.errors import DataError
 from trainer.figures.drawing import COLORS, INK, panel_grid, save_png, show_percent, style_axes
 from trainer.figures.heat_maps import draw_heat_maps
 from trainer.run.directory import RunDirectory
+from trainer.run.metrics import stage_seconds, stage_totals
 
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
@@ -100,7 +101,7 @@ def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes
     for plot in CURVE_PLOTS:
         if any(_points(lines, metric)[0] for metric in plot.curves for lines in (metrics, updates)):
             draws[plot.name] = lambda axes, plot=plot: draw_curves(axes, plot, metrics, updates)
-    if _stage_totals(metrics):
+    if stage_totals(metrics):
         draws["time"] = lambda axes: _draw_time(axes, metrics)
     return draws
 
@@ -132,9 +133,9 @@ def draw_curves(axes: Axes, plot: CurvePlot, metrics: Lines, updates: Lines) -> 
 
 def _draw_time(axes: Axes, metrics: Lines) -> None:
     """Stacked seconds of the longest stages; the shorter ones and what no stage claims are "other"."""
-    stages = list(_stage_totals(metrics))[: len(COLORS) - 1]
-    rows = [line for line in metrics if not _stages(line).keys().isdisjoint(stages)]
-    bars = [[_stages(line).get(stage, 0.0) for line in rows] for stage in stages]
+    stages = list(stage_totals(metrics))[: len(COLORS) - 1]
+    rows = [line for line in metrics if not stage_seconds(line).keys().isdisjoint(stages)]
+    bars = [[stage_seconds(line).get(stage, 0.0) for line in rows] for stage in stages]
     named = [sum(values) for values in zip(*bars, strict=True)]
     bars.append([max(0.0, _step_seconds(line) - part) for line, part in zip(rows, named, strict=True)])
     edges = [line["step"] - 0.5 for line in rows] + [rows[-1]["step"] + 0.5]  # a column of width 1 a step
@@ -169,20 +170,5 @@ def _running_mean(values: Sequence[float], radius: int) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _stage_totals(metrics: Lines) -> dict[str, float]:
-    """Seconds of each stage over the run, the longest first."""
-    totals: dict[str, float] = {}
-    for line in metrics:
-        for stage, seconds in _stages(line).items():
-            totals[stage] = totals.get(stage, 0.0) + seconds
-    return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
-
-
-def _stages(line: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage of a step."""
-    times = {name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")}
-    return {stage: seconds for stage, seconds in times.items() if stage != "step" and seconds is not None}
-
-
 def _step_seconds(line: Mapping[str, Any]) -> float:
-    return max(sum(_stages(line).values()), line.get("time/step") or 0.0)
+    return max(sum(stage_seconds(line).values()), line.get("time/step") or 0.0)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.aggregate import LossDenominators, token_weights
 from cfpo_hybrid.algorithms.metrics import MetricSums
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import LossDenominators, PolicyObjective, token_weights
 from cfpo_hybrid.algorithms.policy_loss import MiniBatchTokens, PolicyLoss, PolicyLossInputs
 
 BINS = 30

@@ -11,37 +11,15 @@ from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.errors import ConfigError, DataError
 from cfpo_hybrid.models import model_folder
-from trainer.config.losses import ALL, choose_losses, loss_label, loss_of_section
+from trainer.config.losses import ALL, choose_losses, distinct, loss_label, loss_of_section
 from trainer.lab.gradients import Comparison, TokenReading, missing_inputs, read_tokens
 from trainer.lab.saved_rollout import SavedRollout, load_rollout
 from trainer.run.checkpoint import saved_model
+from workers.single_engine import lone_policy
 
 VANILLA = "policy_gradient"
 """The loss that cosines are taken to: the plain policy gradient, A log pi."""
 MODEL_COLUMNS = ("prompts", "prompt_lengths", "responses")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LabOptions:
-    """What is compared on what.
-
-    Args:
-        source: a batch file or a run directory.
-        losses: as ``choose_losses`` takes them.
-        plugins: that register losses.
-        model: a Hugging Face folder, checkpoint or run directory: the policy in training.
-        drift: deviation in nats of a made-up policy in training, instead of a model.
-        seed: of that drift.
-        temperature: of the rollout; by default that of the run that saved it, or 1.
-    """
-
-    source: Path
-    losses: str = ALL
-    plugins: Sequence[str] = ()
-    model: str | None = None
-    drift: float | None = None
-    seed: int = 0
-    temperature: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,31 +45,43 @@ class LabResult:
     left_out: Sequence[str]
 
 
-def run_lab(options: LabOptions) -> LabResult:
-    """Compares the losses; nothing is stepped and nothing written.
+def run_lab(
+    source: Path,
+    losses: str = ALL,
+    *,
+    plugins: Sequence[str] = (),
+    model: str | None = None,
+    drift: float | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+) -> LabResult:
+    """Compares losses on a rollout; nothing is stepped and nothing written.
+
+    Args:
+        source: a batch file or a run directory.
+        losses: as ``choose_losses`` takes them; all bring the loss of the run with its knobs.
+        plugins: that register losses.
+        model: a Hugging Face folder, checkpoint or run directory: the policy in training.
+        drift: deviation in nats of a made-up policy in training, instead of a model.
+        seed: of that drift.
+        temperature: of the rollout; by default that of the run that saved it, or 1.
 
     Raises:
         UserError: a batch, model or loss that cannot be used.
     """
-    if options.model is not None and options.drift is not None:
+    if model is not None and drift is not None:
         raise ConfigError("--model and --drift both say what the policy in training is; give one of them")
-    if options.temperature is not None and options.temperature <= 0:
-        raise ConfigError(f"--temperature {options.temperature} must be a positive number")
-    rollout = load_rollout(options.source, MODEL_COLUMNS if options.model is not None else ())
-    losses = _losses(options, rollout)
-    if options.model is not None:
-        return _with_model(options, options.model, rollout, losses)
-    if options.drift is not None:
-        return _with_drift(options.drift, options.seed, rollout, losses)
-    return _of_engines(rollout, losses)
-
-
-def _losses(options: LabOptions, rollout: SavedRollout) -> list[PolicyLoss]:
-    """The plain policy gradient, the loss of the run with its knobs when all are wanted, and those chosen."""
+    if temperature is not None and temperature <= 0:
+        raise ConfigError(f"--temperature {temperature} must be a positive number")
+    rollout = load_rollout(source, MODEL_COLUMNS if model is not None else ())
     section = rollout.settings.get("policy_loss")
-    own = [loss_of_section(section)] if section and options.losses == ALL else []
-    chosen = [build_policy_loss(VANILLA), *own, *choose_losses(options.losses, options.plugins)]
-    return list({loss_label(loss): loss for loss in chosen}.values())
+    own = [loss_of_section(section)] if section and losses == ALL else []
+    compared = distinct([build_policy_loss(VANILLA), *own, *choose_losses(losses, plugins)])
+    if model is not None:
+        return _with_model(model, temperature, rollout, compared)
+    if drift is not None:
+        return _with_drift(drift, seed, rollout, compared)
+    return _of_engines(rollout, compared)
 
 
 def _of_engines(rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
@@ -121,12 +111,12 @@ def _with_drift(sigma: float, seed: int, rollout: SavedRollout, losses: Sequence
     return _read(rollout, inputs, policies, losses)
 
 
-def _with_model(options: LabOptions, model: str, rollout: SavedRollout, losses: Sequence[PolicyLoss]) -> LabResult:
+def _with_model(
+    model: str, temperature: float | None, rollout: SavedRollout, losses: Sequence[PolicyLoss]
+) -> LabResult:
     """A model against the policy that sampled, and also the gradients of its parameters, all held in fp32 at one time."""
-    from workers.lone_policy import lone_policy  # loads Megatron-core
-
     folder, batch = model_folder(saved_model(model)), rollout.batch
-    temperature = options.temperature or float(rollout.setting("rollout", "temperature", 1.0))
+    temperature = temperature or float(rollout.setting("rollout", "temperature", 1.0))
     with lone_policy(folder, temperature) as policy:
         largest = max(int(batch["prompts"].max()), int(batch["responses"].max()))
         if largest >= policy.shape.vocab_size:

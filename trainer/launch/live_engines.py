@@ -1,7 +1,7 @@
 """The worker groups of a run while they live: started once, and used again by runs whose engines are the same."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cfpo_hybrid.errors import ConfigError
@@ -9,10 +9,8 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config import Config
-from trainer.data import TrainPrompts
 from trainer.launch.ray_cluster import ray_cluster
-from trainer.run.metrics import StageTimer
-from trainer.session import Session, absolute_model, absolute_reward, initial_kl, resolve_device
+from trainer.session import absolute_model, absolute_reward, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.hybrid_worker import HybridWorker
 from workers.process import worker_environment
@@ -72,31 +70,15 @@ class LiveEngines:
     graders: WorkerGroup
     identity: EngineIdentity
 
-    def session(self, config: Config, prompts: TrainPrompts, on_stage: Callable[[str], None]) -> Session:
-        """A run in these engines.
-
-        Args:
-            config: of the run.
-            prompts: its training prompts.
-            on_stage: is told the name of each stage as it begins.
-        """
-        return Session(
-            config=config,
-            actors=self.actors,
-            graders=self.graders,
-            prompts=prompts,
-            timer=StageTimer(on_enter=on_stage),
-            kl=initial_kl(config.algorithm),
-        )
-
 
 @contextmanager
 def open_engines(config: Config) -> Iterator[LiveEngines]:
     """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened."""
-    with ExitStack() as stack:
-        stack.enter_context(ray_cluster(config.trainer, resolve_device(config.trainer.device)))
-        graders = stack.enter_context(start_graders(config.model, config.reward))
-        actors = stack.enter_context(start_actors(config))
+    with (
+        ray_cluster(config.trainer, resolve_device(config.trainer.device)),
+        start_graders(config.model, config.reward) as graders,
+        start_actors(config) as actors,
+    ):
         yield LiveEngines(actors=actors, graders=graders, identity=EngineIdentity.of(config))
 
 

@@ -1,5 +1,5 @@
-"""Steps 1 to 3: prompts, responses and rewards, in one round or in several that replace groups without signal; and the
-greedy responses that ReMax compares them with.
+"""Steps 1 to 3: prompts, responses and rewards, in one round or in several that replace groups without signal; the greedy
+responses that ReMax compares them with; and which optimizer step of a pass uses which row.
 
 Several rounds are dynamic sampling (DAPO, Yu et al., 2025, arXiv 2503.14476, section 3.2): the responses to a prompt that
 all earn the same give advantages of 0, so such groups are dropped and further prompts are drawn in their place. Decided by
@@ -46,13 +46,17 @@ def sample_rollout(session: Session, step: int) -> Rollout:
     while wanted and len(rounds) < most_rounds:
         scored, counters = _sample_round(session, step, first_group=drawn, count=wanted)
         rounds, reward_meta, drawn = [*rounds, scored], reward_meta + counters, drawn + wanted
-        wanted = prompts_to_draw(size, drawn, _groups_with_signal(rounds)) if most_rounds > 1 else 0
+        signal = torch.cat([groups_with_signal(part["rewards"], part["group_ids"])[0] for part in rounds])
+        wanted = prompts_to_draw(size, drawn, int(signal.sum()))
     if most_rounds == 1:
         batch, metrics = rounds[0], {}
     else:
         everything = DataProto.concat(rounds)
         batch = everything.rows(chosen_rows(everything["rewards"], everything["group_ids"], size))
         metrics = _sampling_metrics(everything, len(rounds), drawn)
+    if session.plan.greedy_baseline:
+        with session.timed("greedy_baseline"):
+            batch = batch.with_columns(greedy_rewards=greedy_rewards(session, batch))
     return Rollout(batch=batch, reward_meta=reward_meta, metrics=metrics | _batch_metrics(session, batch))
 
 
@@ -107,6 +111,41 @@ def chosen_rows(rewards: Tensor, group_ids: Tensor, size: int) -> Tensor:
     return kept[row_to_group]
 
 
+def assign_mini_batches(
+    group_ids: Tensor, batch_ratio: int, seed: int, step: int, tokens: Tensor | None = None
+) -> Tensor:
+    """Deals the groups of a rollout batch into ``batch_ratio`` mini-batches of equal numbers of groups.
+
+    The draw depends on (seed, step) and the tokens alone, never on the layout, and holds for every iteration over the
+    batch: a sample meets the same companions in the same order in each pass, as in verl's and TRL's default, so that the
+    lag of a mini-batch is its position.
+
+    Args:
+        group_ids: ``[batch]``, the prompt of each row.
+        batch_ratio: number of mini-batches; divides the number of groups.
+        seed: the run's seed.
+        step: the rollout step.
+        tokens: ``[batch]`` int64 of each row; given, mini-batches have nearly equal numbers of them: none has more than
+            another by over the tokens of the longest group.
+
+    Returns:
+        ``[batch]`` int64 in ``0 .. batch_ratio - 1``.
+    """
+    groups, row_to_group = torch.unique(group_ids, return_inverse=True)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    order = torch.randperm(len(groups), generator=generator)
+    mini_batch_of_group = torch.empty(len(groups), dtype=torch.int64)
+    if tokens is None:
+        mini_batch_of_group[order] = torch.arange(len(groups)) * batch_ratio // len(groups)
+    else:
+        sizes = torch.zeros(len(groups), dtype=torch.int64).scatter_add(0, row_to_group, tokens)
+        order = order[sizes[order].argsort(descending=True, stable=True)]
+        # Which mini-batch comes first is drawn, so that the lag of a group does not hang on its length.
+        places = torch.randperm(batch_ratio, generator=generator)
+        mini_batch_of_group[order] = places[_deal(sizes[order], batch_ratio)]
+    return mini_batch_of_group[row_to_group]
+
+
 def _sample_round(
     session: Session, step: int, *, first_group: int, count: int
 ) -> tuple[DataProto, list[dict[str, Any]]]:
@@ -134,10 +173,6 @@ def _without_gradient(batch: DataProto) -> DataProto:
     return batch.with_columns(response_mask=batch["response_mask"] & ~unknown.unsqueeze(1))
 
 
-def _groups_with_signal(rounds: list[DataProto]) -> int:
-    return sum(int(groups_with_signal(part["rewards"], part["group_ids"])[0].sum()) for part in rounds)
-
-
 def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[str, float]:
     """What the rounds did; rewards are those of all responses, dropped ones included."""
     found = reward_metrics(everything["rewards"], everything["group_ids"])
@@ -147,6 +182,22 @@ def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[st
         "sampling/groups_without_signal": found["reward/groups_without_signal"],
     }
     return metrics | ({"sampling/reward_mean": found["reward/mean"]} if "reward/mean" in found else {})
+
+
+def _deal(sizes: Tensor, parts: int) -> Tensor:
+    """The part of each group: hand after hand of one group for each part, the largest to the part with least so far.
+
+    Args:
+        sizes: ``[group]``, descending.
+        parts: number of parts.
+    """
+    totals = torch.zeros(parts, dtype=torch.int64)
+    dealt = []
+    for hand in sizes.split(parts):
+        lightest_first = totals.argsort(stable=True)[: len(hand)]
+        totals[lightest_first] += hand
+        dealt.append(lightest_first)
+    return torch.cat(dealt)
 
 
 def _batch_metrics(session: Session, batch: DataProto) -> dict[str, float]:

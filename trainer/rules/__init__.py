@@ -1,21 +1,22 @@
-"""What a configuration must obey: all of its mistakes at once, each with the legal values nearby.
+"""From a recipe to a configuration that obeys every rule: all mistakes at once, each with the legal values nearby.
 
 A rule is a function from the config (and the model's shape, where it needs one) to the problems it finds. To add one,
 write it into the file of its subject and name it in that file's table.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from trainer.config import Config
-from trainer.config.load import LoadedConfig, merge_config, read_config
-from trainer.config.merge import Draft
-from trainer.config.model import find_model
+from trainer.config.losses import fill_knobs
+from trainer.config.merge import Draft, merge
+from trainer.config.model import LoadedConfig, find_model
 from trainer.config.problem import Problem
-from trainer.config.sources import Source
-from trainer.rules import algorithm, batch, device, files, layout, off_policy, values
+from trainer.config.sources import Source, read_overrides, read_recipe
+from trainer.rules import algorithm, batch, layout, machine, off_policy, values
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
@@ -26,10 +27,12 @@ RULES: tuple[Rule, ...] = (
     *off_policy.RULES,
     *layout.RULES,
     *batch.RULES,
-    *device.RULES,
-    *files.RULES,
+    *machine.RULES,
+    *machine.FILE_RULES,
 )
-MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *device.MODEL_RULES)
+MODEL_RULES: tuple[ModelRule, ...] = (*layout.MODEL_RULES, *batch.MODEL_RULES, *machine.MODEL_RULES)
+
+LOSS_KEYS = {"policy_loss", "policy_loss.name", "policy_loss.plugins"}
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -71,6 +74,30 @@ def load_sources(sources: Sequence[Source]) -> Config:
         ConfigError: every mistake at once.
     """
     return _checked(merge_config(sources)).config
+
+
+def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Draft[Config]:
+    """The settings of a recipe with ``key=value`` overrides, later ones over earlier ones.
+
+    Example: ``read_config("examples/quickstart/recipe.yaml", ["trainer.total_steps=2"]).checked()``.
+
+    Raises:
+        ConfigError: the recipe cannot be read; other mistakes are in the draft.
+    """
+    sources, bad_words = read_overrides(overrides)
+    draft = merge_config([read_recipe(recipe), *sources])
+    draft.problems += [Problem((), word) for word in bad_words]
+    return draft
+
+
+def merge_config(sources: Sequence[Source]) -> Draft[Config]:
+    """The settings of any places, later ones over earlier ones, with every knob of the loss filled in."""
+    draft = merge(Config, sources, open_section="policy_loss", closed="policy_loss.knobs")
+    if draft.doubtful.isdisjoint(LOSS_KEYS):
+        section, problems = fill_knobs(draft.value.policy_loss, draft.extras)
+        draft.value = replace(draft.value, policy_loss=section)
+        draft.problems += problems
+    return draft
 
 
 def find_layout_problems(config: Config, shape: ModelShape) -> list[Problem]:

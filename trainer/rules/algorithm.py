@@ -60,11 +60,8 @@ def generation_rounds(config: Config) -> Iterator[Problem]:
 
 def overlong(config: Config) -> Iterator[Problem]:
     """The over-long punishment begins inside the response."""
-    key, tokens, longest = (
-        "algorithm.overlong_buffer",
-        config.algorithm.overlong_buffer,
-        config.data.max_response_length,
-    )
+    key, tokens = "algorithm.overlong_buffer", config.algorithm.overlong_buffer
+    longest = config.data.max_response_length
     if tokens >= longest > 0:
         yield Problem(
             (key, "data.max_response_length"),

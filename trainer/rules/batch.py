@@ -49,11 +49,8 @@ def decoding_room(config: Config) -> Iterator[Problem]:
 
 def sequence_length(config: Config, shape: ModelShape) -> Iterator[Problem]:
     """Prompt and response fit the model's positions."""
-    prompt, response, longest = (
-        config.data.max_prompt_length,
-        config.data.max_response_length,
-        shape.max_position_embeddings,
-    )
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    longest = shape.max_position_embeddings
     if prompt + response <= longest:
         return
     room = f"with this prompt length the response can have {longest - prompt}" if prompt < longest else "shorten both"

@@ -5,9 +5,7 @@ from dataclasses import replace
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, stage_sizes
-from cfpo_hybrid.models.megatron_specs import check_experts_divide
-from cfpo_hybrid.models.shards import check_divides
-from cfpo_hybrid.models.vllm_specs import check_rollout_divides
+from cfpo_hybrid.models.engine_specs import check_divides, check_experts_divide, check_rollout_divides
 from trainer.config import Config
 from trainer.config.problem import Problem, divisors, listing, nearest_multiples
 

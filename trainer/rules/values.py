@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS
 from cfpo_hybrid.algorithms.kl import KL_ESTIMATORS
+from cfpo_hybrid.algorithms.objective import AGGREGATIONS
 from trainer.config import Config
 from trainer.config.problem import Problem, one_of
 from trainer.tracking import check_trackers
-from workers.watch_config import PASS_ACTIONS, STEP_ACTIONS
+from workers.config import PASS_ACTIONS, STEP_ACTIONS
 
 
 @dataclass(frozen=True, slots=True)

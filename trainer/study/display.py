@@ -1,15 +1,15 @@
 """What the user sees of a study: its runs as they begin, go on and end; bars on a terminal, lines elsewhere."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.terminal.pressure import pressure_line
-from trainer.terminal.words import duration
+from trainer.terminal.progress import RESULTS, shown_metrics
+from trainer.terminal.words import duration, pressure_line
 
 
 class StudyDisplay:
@@ -19,7 +19,6 @@ class StudyDisplay:
         runs: all of the study.
         to_do: those of them that are not done yet.
         console: where to write; standard output by default.
-        clock: seconds that only grow.
     """
 
     def __init__(
@@ -28,11 +27,10 @@ class StudyDisplay:
         to_do: Sequence[PlannedRun],
         *,
         console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console, self.clock = console or Console(), clock
+        self.console = console or Console()
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
-        self._begin, self._work_done, self._work_left = clock(), 0, sum(run.work for run in to_do)
+        self._begin, self._work_done, self._work_left = time.monotonic(), 0, sum(run.work for run in to_do)
         self.bars = _make_bars(self.console)
         self._all = self.bars.add_task("runs", total=len(runs), completed=len(runs) - len(to_do), detail="")
 
@@ -74,7 +72,7 @@ class StudyDisplay:
     def _time_left(self) -> str:
         if not self._work_left:
             return ""
-        return f"; about {duration((self.clock() - self._begin) / self._work_done * self._work_left)} left"
+        return f"; about {duration((time.monotonic() - self._begin) / self._work_done * self._work_left)} left"
 
 
 class RunView:
@@ -86,27 +84,25 @@ class RunView:
     """
 
     def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
-        self._display, self._name, self._begin = display, run.name, display.clock()
+        self._display, self._name, self._begin = display, run.name, time.monotonic()
         self.start_seconds: float | None = None
-        self._values: dict[str, list[float]] = {name: [] for name, *_ in _RESULTS}
+        self._values: dict[str, list[float]] = {name: [] for name, *_ in RESULTS}
         self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
 
     @property
     def results(self) -> str:
         """What changed from the first step to the last."""
         found = []
-        for name, label, form in _RESULTS:
-            if name == "val/reward" and self._values["val/accuracy"]:
-                continue
+        shown = shown_metrics(name for name, values in self._values.items() if values)
+        for name, label, form in [result for result in RESULTS if result[0] in shown]:
             ends = dict.fromkeys(f"{value:{form}}" for value in self._values[name][:1] + self._values[name][-1:])
-            if ends:
-                found.append(f"{label} {' -> '.join(ends)}")
+            found.append(f"{label} {' -> '.join(ends)}")
         return ", ".join(found) or "no results"
 
     def stage(self, name: str) -> None:
         """The first stage after the start ends the start."""
         if name != "start" and self.start_seconds is None:
-            self.start_seconds = self._display.clock() - self._begin
+            self.start_seconds = time.monotonic() - self._begin
         if not any(self._values.values()):
             self._show(detail=name)
 
@@ -122,13 +118,6 @@ class RunView:
 
     def _show(self, *, detail: str, completed: int | None = None) -> None:
         self._display.bars.update(self.task, completed=completed, detail=detail)
-
-
-_RESULTS = (
-    ("reward/mean", "reward", ".3f"),
-    ("val/accuracy", "accuracy", ".1%"),
-    ("val/reward", "validation reward", ".3f"),
-)
 
 
 def _short(error: str) -> str:

@@ -1,6 +1,7 @@
 """Does the runs of a study that are not done yet, in lanes side by side as far as the cluster's resources allow."""
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
@@ -45,31 +46,54 @@ def do_in_lanes(runs: Sequence[PlannedRun], count: int, display: StudyDisplay) -
     Returns:
         The names of those that failed.
     """
-    queue = _Queue(runs)
-    preparing, stopping = Lock(), Event()
-    lanes = [Lane(display, preparing, stopping) for _ in range(count)]
+    work = Work(runs, display)
+    lanes = [Lane(work) for _ in range(count)]
     with ThreadPoolExecutor(count) as threads:
         try:
-            working = [threads.submit(_work_off, lane, queue, stopping) for lane in lanes]
+            working = [threads.submit(lane.work_off) for lane in lanes]
             wait(working, return_when=FIRST_EXCEPTION)
             return [name for lane in working for name in lane.result()]
         finally:
-            stopping.set()
+            work.stopping.set()
             for lane in lanes:
                 lane.close()
+
+
+class Work:
+    """What the lanes of a study have in common: the runs that are still to do, their display, and the end of it all.
+
+    Args:
+        runs: in the order in which they are done.
+        display: is told of every run.
+    """
+
+    def __init__(self, runs: Sequence[PlannedRun], display: StudyDisplay) -> None:
+        self.display = display
+        self.preparing = Lock()
+        """Held while a run reads its data: that is work of the driver, of which lanes have one in common."""
+        self.stopping = Event()
+        """Set when the study is to end; a run that is under way ends as soon as it can."""
+        self._runs, self._taking = list(runs), Lock()
+
+    def take(self, identity: EngineIdentity | None) -> PlannedRun | None:
+        """The first run whose engines are these, or else the first of all; None when all are taken."""
+        with self._taking:
+            fitting = [run for run in self._runs if EngineIdentity.of(run.config) == identity]
+            run = next(iter(fitting or self._runs), None)
+            if run is not None:
+                self._runs.remove(run)
+            return run
 
 
 class Lane:
     """A place where runs are done one after the other, in engines that stay up as long as the next run can use them.
 
     Args:
-        display: is told of every run.
-        preparing: held while a run reads its data: that is work of the driver, of which lanes have one in common.
-        stopping: set when the study is to end; a run that is under way ends as soon as it can.
+        work: of all lanes.
     """
 
-    def __init__(self, display: StudyDisplay, preparing: Lock, stopping: Event) -> None:
-        self._display, self._preparing, self._stopping = display, preparing, stopping
+    def __init__(self, work: Work) -> None:
+        self._work, self._display = work, work.display
         self._engines: LiveEngines | None = None
         self._life = ExitStack()
 
@@ -78,15 +102,24 @@ class Lane:
         """Of the engines that are up."""
         return self._engines.identity if self._engines else None
 
+    def work_off(self) -> list[str]:
+        """Does runs until there are no more, then stops the engines; returns the names of those that failed."""
+        failed = []
+        with closing(self):
+            while not self._work.stopping.is_set() and (run := self._work.take(self.identity)) is not None:
+                if self.run(run).error is not None:
+                    failed.append(run.name)
+        return failed
+
     def run(self, run: PlannedRun) -> Attempt:
         """Does a run and records what came of it; whatever ends a run leaves the lane ready for the next.
 
         A run that its own watch stops is done: to try it again would take it beyond the limit that it declared.
         """
         view, error, stopped, reused = self._display.begin(run), None, None, False
-        begin = self._display.clock()
+        begin = time.monotonic()
         try:
-            with self._preparing:
+            with self._work.preparing:
                 prepared = prepare_run(run.config)
             reused = self.identity == EngineIdentity.of(run.config)
             run_in(self._engines_for(run.config), prepared, view)
@@ -97,13 +130,13 @@ class Lane:
             logger.info("%s failed", run.name, exc_info=True)
             error = str(failure) if isinstance(failure, CfpoError) else f"{type(failure).__name__}: {failure}"
         attempt = Attempt(
-            seconds=self._display.clock() - begin,
+            seconds=time.monotonic() - begin,
             start_seconds=view.start_seconds,
             reused_engines=reused,
             error=error,
             stopped=stopped,
         )
-        if error is None or not self._stopping.is_set():  # what the end of the study cut short has not failed
+        if error is None or not self._work.stopping.is_set():  # what the end of the study cut short has not failed
             run.record(attempt)
             self._display.end(run, view, attempt)
         return attempt
@@ -117,31 +150,6 @@ class Lane:
         if self._engines is None or self._engines.identity != EngineIdentity.of(config):
             self.close()
             self._engines = self._life.enter_context(open_engines(config))
-        if self._stopping.is_set():
+        if self._work.stopping.is_set():
             raise InterruptedError("the study is ending")
         return self._engines
-
-
-class _Queue:
-    """Runs that are still to do, in the order in which they are done; lanes take from it."""
-
-    def __init__(self, runs: Sequence[PlannedRun]) -> None:
-        self._runs, self._lock = list(runs), Lock()
-
-    def take(self, identity: EngineIdentity | None) -> PlannedRun | None:
-        """The first run whose engines are these, or else the first of all; None when all are taken."""
-        with self._lock:
-            fitting = [run for run in self._runs if EngineIdentity.of(run.config) == identity]
-            run = next(iter(fitting or self._runs), None)
-            if run is not None:
-                self._runs.remove(run)
-            return run
-
-
-def _work_off(lane: Lane, queue: _Queue, stopping: Event) -> list[str]:
-    failed = []
-    with closing(lane):
-        while not stopping.is_set() and (run := queue.take(lane.identity)) is not None:
-            if lane.run(run).error is not None:
-                failed.append(run.name)
-    return failed

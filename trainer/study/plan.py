@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config import Config, changed_settings, resolved
+from trainer.config import Config, resolved
 from trainer.config.sources import read_recipe
 from trainer.rules import load_sources
 from trainer.run.directory import SAME_RESULTS, RunDirectory
 from trainer.run.files import write_atomically
-from trainer.study.cells import Cell, cell_name, cells_of, run_name
-from trainer.study.study import Study, StudyRun
+from trainer.study.study import Cell, Study, StudyRun, cell_name, cells_of, run_name
 from trainer.study.study_file import StudyFile
 
 RUNS = "runs"
@@ -171,11 +170,9 @@ def _doubled_names(runs: Sequence[PlannedRun]) -> Iterator[str]:
 def _foreign_results(runs: Sequence[PlannedRun]) -> Iterator[str]:
     """Runs whose folder has results under other settings."""
     for run in runs:
-        saved = run.directory.config()
-        changed = [key for key in changed_settings(saved, resolved(run.config)) if key not in SAME_RESULTS]
-        if saved and changed:
+        changed = run.directory.other_settings(resolved(run.config), SAME_RESULTS)
+        if changed and run.directory.config_file.exists():
             yield (
-                f"{run.name}: '{run.directory.path}' was begun with other settings (different: "
-                f"{', '.join(changed[:8])}{', ...' if len(changed) > 8 else ''}); take another output, or move that "
-                "folder away"
+                f"{run.name}: '{run.directory.path}' was begun with other settings (different: {changed}); take another "
+                "output, or move that folder away"
             )

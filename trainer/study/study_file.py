@@ -7,9 +7,10 @@ from typing import Any
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.merge import merge
-from trainer.config.problem import Problem, one_of
+from trainer.config.problem import one_of
+from trainer.config.schema import flat
 from trainer.config.sources import Source, read_overrides, read_recipe
-from trainer.study.cells import Cell, agrees, cells_of
+from trainer.study.study import Cell, agrees, cells_of
 
 MODES = ("iso_sample", "iso_compute")
 """Equal numbers of rollout steps, or of passes of a sample through the update."""
@@ -106,9 +107,8 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFil
     ]
     of_runs = [word for word in words if not any(key.startswith(PREFIX) for key in word.tree)]
     draft = merge(StudyKeys, [_plain(source) for source in (file, *of_study)])
-    nested = {
-        key: source.tree[key] for source in (file, *of_study) for key in NESTED if source.tree.get(key) is not None
-    }
+    written = [(key, source.tree.get(key)) for source in (file, *of_study) for key in NESTED]
+    nested = {key: value for key, value in written if value is not None}
     problems = bad_words + [problem.located(draft.origins) for problem in draft.problems]
     problems += [*_wrong_values(draft.value), *_wrong_shapes(nested)]
     if problems:
@@ -124,24 +124,13 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFil
     return study
 
 
-def flat_keys(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a tree sets."""
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flat_keys(value, f"{key}.")
-        else:
-            yield key
-
-
 def _plain(source: Source) -> Source:
     return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
 
 
 def _wrong_values(keys: StudyKeys) -> Iterator[str]:
     """What is wrong with the values of the plain keys."""
-    problems: list[Problem] = one_of("mode", keys.mode, MODES)
-    yield from (problem.message for problem in problems)
+    yield from (problem.message for problem in one_of("mode", keys.mode, MODES))
     if not keys.seeds or min(keys.seeds) < 0 or len(set(keys.seeds)) < len(keys.seeds):
         yield f"seeds={keys.seeds} must be different whole numbers of 0 or more, at least one of them"
     if keys.parallel < 1:
@@ -171,14 +160,13 @@ def _wrong_shapes(nested: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrong_places(study: StudyFile) -> Iterator[str]:
     """Settings that stand where they cannot take effect."""
-    anywhere = [*(key for source in study.settings for key in flat_keys(source.tree)), *study.axes]
-    own = [key for entry in study.keys.cells for key in flat_keys(entry["set"])]
-    for key in dict.fromkeys(key for key in [*anywhere, *own] if key in OWNED_KEYS):
+    settings = [key for source in study.settings for key in flat(source.tree)]
+    own = [key for entry in study.keys.cells for key in flat(entry["set"])]
+    for key in dict.fromkeys(key for key in [*settings, *study.axes, *own] if key in OWNED_KEYS):
         yield f"{key} is set by the study; {OWNED_KEYS[key]}"
     for key in dict.fromkeys(key for key in [*study.axes, *own] if key in SHARED_KEYS):
         yield f"{key} is the same for all runs of a study, which share one Ray; write it under settings"
-    set_twice = [key for source in study.settings for key in flat_keys(source.tree)] + own
-    for key in dict.fromkeys(key for key in set_twice if key in study.axes):
+    for key in dict.fromkeys(key for key in settings + own if key in study.axes):
         yield f"{key} is an axis of the study, so nothing else can set it; change the axis in {study.name}"
 
 

@@ -18,8 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.figures.drawing import INK, legend_below, line_look, save_png, show_percent, style_axes
-from trainer.study.cells import Cell, cell_label, cells_of, short_name, value_label
-from trainer.study.study import Study
+from trainer.study.study import Cell, Study, cell_label, cells_of, short_name, value_label
 from trainer.study_report.statistics import CurveSettings, SeedCurve, seed_curve
 
 PRESSURE = ("algorithm.iterations", "algorithm.batch_ratio")

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from cfpo_hybrid.algorithms.policy_loss import PolicyLoss
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.config.losses import loss_label, loss_of_section
+from trainer.config.losses import distinct, loss_of_section
 from trainer.figures.drawing import draw_table
 from trainer.figures.objective import CAPTION, draw_objective
 from trainer.run.files import write_atomically
-from trainer.study.cells import short_name
-from trainer.study.study import Study, read_study
+from trainer.study.study import Study, read_study, short_name
 from trainer.study_report.figures import Arrangement, StudyFigures
-from trainer.study_report.statistics import Band, CollapseRule, CurveSettings
+from trainer.study_report.statistics import COLLAPSE, Band, CurveSettings
 from trainer.study_report.table import StudyTable
 
 OBJECTIVE_FILE = "objective.png"
@@ -70,7 +69,7 @@ def report_study(
     losses, unknown = _losses_of(study)
     if losses:
         captions[draw_objective(losses, folder / OBJECTIVE_FILE)] = CAPTION
-    table = StudyTable.of(study, arrangement.series, CollapseRule())
+    table = StudyTable.of(study, arrangement.series)
     draw_table(table.header, table.texts(), folder / "table.png")
     write_atomically(folder / "table.csv", table.to_csv())
     missing = study.gaps() + unknown
@@ -82,15 +81,13 @@ def report_study(
 def _losses_of(study: Study) -> tuple[list[PolicyLoss], list[str]]:
     """The distinct losses of the runs, and why others cannot be drawn."""
     sections = {str(run.policy_loss): run.policy_loss for run in study.runs if run.policy_loss}
-    losses: dict[str, PolicyLoss] = {}
-    problems = []
+    losses, problems = [], []
     for section in sections.values():
         try:
-            loss = loss_of_section(section)
-            losses[loss_label(loss)] = loss
+            losses.append(loss_of_section(section))
         except UserError as error:
             problems.append(f"objective of {section.get('name')}: {error}")
-    return list(losses.values()), problems
+    return distinct(losses), problems
 
 
 def _page(study: Study, table: StudyTable, captions: Mapping[Path, str], missing: Sequence[str]) -> str:
@@ -140,10 +137,10 @@ def _notes(table: StudyTable) -> list[str]:
     )
     return [
         "A number is the mean over seeds; behind ± is half the width of its 95 % confidence interval by Student's t, "
-        f"which a single seed does not have. Rewards are training rewards, averaged over {table.rule.window} rollout "
+        f"which a single seed does not have. Rewards are training rewards, averaged over {COLLAPSE.window} rollout "
         "steps up to the last one (final), or up to the one where that average is largest (best). Validation is the "
         f"accuracy measured last, and the best one.{paired} Unfinished runs count as far as they have got.",
-        str(table.rule),
+        str(COLLAPSE),
     ]
 
 

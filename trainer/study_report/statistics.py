@@ -165,3 +165,7 @@ class CollapseRule:
             f"{self.window} steps stays below the best such mean so far by {self.lost_gain:.0%} of what had been gained "
             f"since the first step, and by {self.smallest_drop:.0%} of that best. A run that recovers has not collapsed."
         )
+
+
+COLLAPSE = CollapseRule()
+"""The rule of every report."""

@@ -5,9 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer.study.cells import Cell, cells_of, short_name, value_label
-from trainer.study.study import Study, StudyRun
-from trainer.study_report.statistics import CollapseRule, Interval, trailing_means
+from trainer.study.study import Cell, Study, StudyRun, cells_of, short_name, value_label
+from trainer.study_report.statistics import COLLAPSE, Interval, trailing_means
 
 REWARD, VALIDATION = "reward/mean", "val/accuracy"
 QUANTITIES = ("final_reward", "best_reward", "final_validation", "best_validation")
@@ -26,10 +25,10 @@ class RunOutcome:
     collapse: int | None
 
     @classmethod
-    def of(cls, run: StudyRun, rule: CollapseRule) -> "RunOutcome":
+    def of(cls, run: StudyRun) -> "RunOutcome":
         """The outcome of a run with at least one record, as far as it has got."""
         rewards = run.values(REWARD)
-        smooth = trailing_means(list(rewards.values()), rule.window)
+        smooth = trailing_means(list(rewards.values()), COLLAPSE.window)
         validations = list(run.values(VALIDATION).values())
         return cls(
             seed=run.seed,
@@ -37,11 +36,11 @@ class RunOutcome:
             values={
                 "final_reward": smooth[-1] if smooth else None,
                 # The first means are of fewer steps: of one alone, luck would be the best reward.
-                "best_reward": max(smooth[min(rule.window, len(smooth)) - 1 :], default=None),
+                "best_reward": max(smooth[min(COLLAPSE.window, len(smooth)) - 1 :], default=None),
                 "final_validation": validations[-1] if validations else None,
                 "best_validation": max(validations, default=None),
             },
-            collapse=rule.step(rewards),
+            collapse=COLLAPSE.step(rewards),
         )
 
 
@@ -81,27 +80,24 @@ class StudyTable:
     Args:
         rows: one a cell.
         baseline: label of the series that differences are taken to; None without one.
-        rule: of collapse.
     """
 
     rows: Sequence[TableRow]
     baseline: str | None
-    rule: CollapseRule
 
     @classmethod
-    def of(cls, study: Study, series: str | None, rule: CollapseRule) -> "StudyTable":
+    def of(cls, study: Study, series: str | None) -> "StudyTable":
         """The table of the runs as far as they have got.
 
         Args:
             study: whose runs.
             series: the axis whose first value is the baseline; None when there is no axis.
-            rule: of collapse.
         """
         first = {} if series is None else {series: study.axes[series][0]}
         rows = []
         for cell in cells_of(study.axes):
-            outcomes, reference_cell = _outcomes(study, cell, rule), cell | first
-            reference = [] if cell == reference_cell else _outcomes(study, reference_cell, rule)
+            outcomes, reference_cell = _outcomes(study, cell), cell | first
+            reference = [] if cell == reference_cell else _outcomes(study, reference_cell)
             rows.append(
                 TableRow(
                     cell=cell,
@@ -112,7 +108,7 @@ class StudyTable:
                 )
             )
         baseline = None if series is None else value_label(series, study.axes[series][0])
-        return cls(rows=rows, baseline=baseline, rule=rule)
+        return cls(rows=rows, baseline=baseline)
 
     @property
     def header(self) -> list[str]:
@@ -148,8 +144,8 @@ class StudyTable:
         return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
 
 
-def _outcomes(study: Study, cell: Cell, rule: CollapseRule) -> list[RunOutcome]:
-    return [RunOutcome.of(run, rule) for run in study.runs_of(cell) if run.records]
+def _outcomes(study: Study, cell: Cell) -> list[RunOutcome]:
+    return [RunOutcome.of(run) for run in study.runs_of(cell) if run.records]
 
 
 def _interval(outcomes: Sequence[RunOutcome], quantity: str) -> Interval | None:

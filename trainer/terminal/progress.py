@@ -2,8 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -13,6 +12,23 @@ from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
+
+RESULTS = (
+    ("reward/mean", "reward", ".3f"),
+    ("val/accuracy", "accuracy", ".1%"),
+    ("val/reward", "validation reward", ".3f"),
+)
+"""Metrics by which a run is judged, with label and format."""
+
+LINE_METRICS = (
+    *RESULTS,
+    ("sampling/prompts_drawn", "drawn", ".0f"),
+    ("actor/clip_fraction", "clipped", ".2%"),
+    ("actor/entropy", "entropy", ".3f"),
+    ("response_length/mean", "length", ".1f"),
+    ("perf/tokens_per_second", "tokens/s", ",.0f"),
+)
+"""Metrics of a step that are said, with label and format."""
 
 
 class StepProgress(Protocol):
@@ -64,9 +80,7 @@ class RunProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -80,15 +94,15 @@ class RunProgress:
         if step <= self._first_step:
             self._marks.clear()
         self._marks.append(self._clock())
-        self._shown.update({name: metrics[name] for name, *_ in _LINE_METRICS[:3] if name in metrics})
+        self._shown.update({name: metrics[name] for name, *_ in RESULTS if name in metrics})
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=step, detail=self._detail(step))
+            self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
         else:
-            self._write(self._line(step, metrics))
+            self.note(f"step {step}/{self._total_steps}  {self._said(step, metrics)}".rstrip())
 
     def note(self, message: str) -> None:
         """Writes a line, above the bar where there is one."""
-        self._write(message)
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self, step: int) -> float | None:
         """Foreseen seconds after this step, from the mean of the last steps; None before the first one."""
@@ -96,42 +110,17 @@ class RunProgress:
             return None
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
-    def _detail(self, step: int) -> str:
-        parts = _parts(self._shown)
+    def _said(self, step: int, metrics: Mapping[str, float]) -> str:
+        shown = shown_metrics(metrics)
+        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in shown]
         left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
-
-    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"step {step}/{self._total_steps}", *_parts(metrics)]
-        left = self.seconds_left(step)
-        if left is not None:
-            parts.append(f"{duration(left)} left")
-        return "  ".join(parts)
-
-    def _write(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
 
 
-_LINE_METRICS = (
-    ("reward/mean", "reward", ".3f"),
-    ("val/accuracy", "accuracy", ".1%"),
-    ("val/reward", "validation reward", ".3f"),
-    ("sampling/prompts_drawn", "drawn", ".0f"),
-    ("actor/clip_fraction", "clipped", ".2%"),
-    ("actor/entropy", "entropy", ".3f"),
-    ("response_length/mean", "length", ".1f"),
-    ("perf/tokens_per_second", "tokens/s", ",.0f"),
-)
-
-
-def _parts(metrics: Mapping[str, float]) -> list[str]:
-    """The metrics that a line shows; the reward of a validation where there is no accuracy."""
-    shown = [entry for entry in _LINE_METRICS if entry[0] in metrics]
-    if "val/accuracy" in metrics:
-        shown = [entry for entry in shown if entry[0] != "val/reward"]
-    return [f"{label} {format(metrics[name], form)}" for name, label, form in shown]
+def shown_metrics(names: Iterable[str]) -> set[str]:
+    """The metrics among these that are shown: the reward of a validation only where it has no accuracy."""
+    found = set(names)
+    return found - {"val/reward"} if "val/accuracy" in found else found
 
 
 def _make_bar(console: Console) -> Progress:

@@ -1,6 +1,5 @@
 """Summary of a run: what it gained, how fast it was, where the time went, where the files are, what to run next."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.run.directory import RunDirectory
-from trainer.run.metrics import rollout_step_seconds
+from trainer.run.metrics import rollout_step_seconds, stage_totals
 from trainer.terminal.words import duration
 
 
@@ -38,17 +37,13 @@ class RunSummary:
 
 def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
     """The summary of the lines of ``metrics.jsonl``, a resumed run's from its very first step."""
-    stages: dict[str, float] = defaultdict(float)
-    tokens = timed = 0.0
+    stages, tokens, timed = stage_totals(metrics), 0.0, 0.0
     for line in metrics:
-        for name, seconds in line.items():
-            if name.startswith("time/"):
-                stages[name.removeprefix("time/")] += seconds or 0.0
         pace = line.get("perf/tokens_per_second")
         if pace is not None and line.get("time/step") is not None:
             step_seconds = rollout_step_seconds(line)
             tokens, timed = tokens + pace * step_seconds, timed + step_seconds
-    seconds = stages.pop("step", sum(stages.values()))
+    seconds = sum(line.get("time/step") or 0.0 for line in metrics) or sum(stages.values())
     stages["other"] = max(0.0, seconds - sum(stages.values()))
     return RunSummary(
         steps=max((line["step"] for line in metrics), default=0),

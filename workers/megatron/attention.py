@@ -49,11 +49,6 @@ class PackedSequences(PackedSeqParams):
     slots: Int[Tensor, " position"] | None = None
     shared: SharedPrompts | None = None
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.lengths)
-
 
 class Rotary:
     """Makes :class:`PackedSequences` for a model: knows its rotary frequencies.
@@ -148,14 +143,14 @@ def choose_kernel(name: str, device: torch.device, dtype: torch.dtype) -> Kernel
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
     from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
-    bounds, longest = sequences.cu_seqlens_q, sequences.longest
+    bounds, longest = sequences.cu_seqlens_q, sequences.max_seqlen_q
     return flash_attn_varlen_func(query, key, value, bounds, bounds, longest, longest, causal=True)
 
 
 def _torch_varlen(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    bounds, longest = sequences.cu_seqlens_q, sequences.longest
+    bounds, longest = sequences.cu_seqlens_q, sequences.max_seqlen_q
     causal = (-1, 0)  # every key to the left, none to the right
     return cast(
         Tensor,
@@ -167,7 +162,7 @@ def _torch_varlen(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSe
 
 def _padded_sdpa(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences) -> Tensor:
     """One call for all rows: padding is on the right, where a causal mask already hides it from every real token."""
-    shape = (len(sequences.lengths), sequences.longest)
+    shape = (len(sequences.lengths), sequences.max_seqlen_q)
     queries, keys, values = (_pad(tensor, sequences.slots, shape).transpose(1, 2) for tensor in (query, key, value))
     enable_gqa = query.shape[1] != key.shape[1]
     attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=enable_gqa)

@@ -28,7 +28,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor, nn
 
 from cfpo_hybrid.models import ModelShape, padded_vocab_size, pipeline_layers
-from cfpo_hybrid.models.megatron_specs import chunk_prefix, megatron_specs
+from cfpo_hybrid.models.engine_specs import chunk_prefix, megatron_specs
 from cfpo_hybrid.models.stages import PipelineCut
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ActorConfig
@@ -36,6 +36,7 @@ from workers.megatron.attention import Kernel, PackedAttention, Rotary, choose_k
 from workers.megatron.layers import RMSNorm, Router, SwiGLU
 from workers.megatron.log_probs import Head
 from workers.megatron.parallel import ParallelGroups
+from workers.process import resolve_dtype
 
 
 class PolicyModel(GPTModel):
@@ -70,9 +71,7 @@ class ModelRecipe:
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights that compute; master weights and gradients are fp32."""
-        if self.actor.dtype == "auto":
-            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.actor.dtype]
+        return resolve_dtype(self.actor.dtype, device=self.device)
 
     @property
     def padded_vocab(self) -> int:

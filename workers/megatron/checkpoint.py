@@ -14,6 +14,7 @@ optimizer, but random states belong to ranks, so they are seeded anew from the r
 compute are the fp32 masters cast to their dtype, as after every optimizer step, and are not stored a second time.
 """
 
+import itertools
 import json
 import logging
 from collections import defaultdict
@@ -31,9 +32,9 @@ from torch import Tensor
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec
-from cfpo_hybrid.resharding.rectangle import range_rectangles
+from cfpo_hybrid.resharding.shard_spec import range_rectangles
 from workers.megatron.build import ModelRecipe
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.host_memory import LaggedWeights
 from workers.megatron.optimizer import MOMENTS, OptimizerShard, PolicyOptimizer
 from workers.megatron.parallel import random_state, restore_random_state, seed_anew
 
@@ -91,8 +92,17 @@ def save_policy(directory: Path, state: PolicyState) -> None:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.gather_object(rows, gathered if rank == 0 else None)
     if rank == 0:
-        _write_index(directory, (row for rows in gathered for row in rows))
-        (directory / DESCRIPTION_FILE).write_text(json.dumps(_description(state), indent=2) + "\n", encoding="utf-8")
+        index: dict[str, list[list[Any]]] = defaultdict(list)
+        for hf_name, *place in itertools.chain.from_iterable(gathered):
+            index[hf_name].append(place)
+        description = {
+            "layout": state.layout,
+            "distributed_optimizer": state.recipe.actor.megatron.distributed_optimizer,
+            "steps_taken": state.optimizer.steps_taken,
+            "kept_weights": state.lagged.steps,
+        }
+        (directory / INDEX_FILE).write_text(json.dumps(index) + "\n", encoding="utf-8")
+        (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def load_policy(directory: Path, state: PolicyState) -> None:
@@ -283,23 +293,6 @@ def _write_parts(directory: Path, rank: int, parts: Mapping[str, Sequence[HeldPa
     save_file(tensors, directory / file)
     held = next(iter(parts.values()), ())
     return [[part.hf_name, file, list(part.area.start), list(part.area.size)] for part in held]
-
-
-def _write_index(directory: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes the index of all ranks' rows."""
-    index: dict[str, list[list[Any]]] = defaultdict(list)
-    for hf_name, *place in rows:
-        index[hf_name].append(place)
-    (directory / INDEX_FILE).write_text(json.dumps(index) + "\n", encoding="utf-8")
-
-
-def _description(state: PolicyState) -> dict[str, Any]:
-    return {
-        "layout": state.layout,
-        "distributed_optimizer": state.recipe.actor.megatron.distributed_optimizer,
-        "steps_taken": state.optimizer.steps_taken,
-        "kept_weights": state.lagged.steps,
-    }
 
 
 def _lagged_kind(steps: int) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from cfpo_hybrid.models.families import EMBEDDING, LM_HEAD
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.resharding import Piece, Rectangle, ShardSpec, build_plan
 from cfpo_hybrid.resharding.transfer import Resharder
 

@@ -8,9 +8,8 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from cfpo_hybrid.algorithms.aggregate import LossDenominators
 from cfpo_hybrid.algorithms.metrics import Metric, MetricSums
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import LossDenominators, PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss.inputs import MiniBatchTokens, PolicyLossInputs
 from cfpo_hybrid.errors import BatchError
 from cfpo_hybrid.protocol import DataProto

@@ -24,11 +24,10 @@ from workers.config import ActorConfig
 from workers.megatron.build import Chunks, ModelRecipe, PolicyModel, build_model, named_parameters, wrap_for_training
 from workers.megatron.checkpoint import PolicyState, load_policy, save_policy
 from workers.megatron.cpu_support import megatron_on
-from workers.megatron.hf_weights import export_hf
-from workers.megatron.lagged_weights import LaggedWeights
+from workers.megatron.hf_weights import export_hf, load_hf
+from workers.megatron.host_memory import LaggedWeights, Offload
 from workers.megatron.log_probs import Truncation, kept_log_mass, vocabulary_log_probs
 from workers.megatron.mini_batch_loss import MiniBatchLoss
-from workers.megatron.offload import Offload
 from workers.megatron.optimizer import PolicyOptimizer
 from workers.megatron.packing import MicroBatch, idle_micro_batch, pack, unpack
 from workers.megatron.parallel import initialize_parallel
@@ -86,11 +85,12 @@ class MegatronPolicy:
 
     def specs(self) -> list[ShardSpec]:
         """Which parts of which Hugging Face tensors the local parameters hold."""
-        return self.specs_of_rank(self.groups.rank)
+        return self.recipe.specs_of_rank(self.groups.rank)
 
-    def specs_of_rank(self, rank: int) -> list[ShardSpec]:
-        """The specs of any rank of the training layout; needs no communication."""
-        return self.recipe.specs_of_rank(rank)
+    def start_from(self, folder: Path) -> None:
+        """Takes the weights of a Hugging Face folder, each rank its own slices of the files."""
+        load_hf(folder, self.specs(), self.parameters_by_name())
+        self.weights_changed()
 
     def weights_changed(self) -> None:
         """Tells the optimizer that weights were written from outside; its masters follow them."""
@@ -200,7 +200,7 @@ class MegatronPolicy:
             source: the folder the model came from; config.json and the tokenizer are taken over.
         """
         parameters = {name: self.memory.at_rest(tensor) for name, tensor in self.parameters_by_name().items()}
-        export_hf(folder, source, shape=self.shape, parameters=parameters, specs_of_rank=self.specs_of_rank)
+        export_hf(folder, source, shape=self.shape, parameters=parameters, specs_of_rank=self.recipe.specs_of_rank)
 
     # --- private
 

@@ -17,7 +17,7 @@ from vllm.outputs import RequestOutput
 
 from cfpo_hybrid.errors import BatchError, ReshardError
 from cfpo_hybrid.models import FAMILIES, ModelShape
-from cfpo_hybrid.models.vllm_specs import vllm_specs
+from cfpo_hybrid.models.engine_specs import vllm_specs
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import RolloutConfig

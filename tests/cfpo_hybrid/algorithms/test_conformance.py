@@ -5,7 +5,7 @@ import torch
 
 from cfpo_hybrid import ConfigError, RegistryError, build_policy_loss, describe_losses, register_policy_loss
 from cfpo_hybrid.algorithms.conformance import CHECKS, check_policy_loss, format_check_results
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 
 
 def wrong_loss(name, **options):

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_loss
-from cfpo_hybrid.algorithms.aggregate import LossDenominators
 from cfpo_hybrid.algorithms.metrics import MetricSums
 from cfpo_hybrid.algorithms.mismatch import RolloutCorrection, log_prob_noise, mismatch_metrics
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import LossDenominators, PolicyObjective
 
 NAN = float("nan")
 SEEDS = torch.randint(2**63 - 1, (500,), generator=torch.Generator().manual_seed(0))

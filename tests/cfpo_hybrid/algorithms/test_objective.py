@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_loss, register_policy_loss
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
 from cfpo_hybrid.algorithms.metrics import MetricSums
 from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
-from cfpo_hybrid.algorithms.objective import PolicyObjective
-from cfpo_hybrid.algorithms.policy_loss import CfpoConfig
+from cfpo_hybrid.algorithms.objective import AGGREGATIONS, LossDenominators, PolicyObjective, token_weights
+from cfpo_hybrid.algorithms.policy_loss.cfpo import CfpoConfig
 
 NAN = float("nan")
 # Old and rollout log-probs differ by 0.01 nats a token, so that these bounds leave some out.
@@ -168,7 +167,7 @@ def test_metrics_by_hand():
     logs = ratios.log()
     assert numbers.pop("actor/loss") == pytest.approx(float(build_policy_loss("cfpo")(inputs).detach().mean()))
     for name in [name for name in numbers if name.startswith(("mismatch/", "actor/ratio_q"))]:
-        del numbers[name]  # test_mismatch.py and test_token_metrics.py
+        del numbers[name]  # test_mismatch.py and test_metrics.py
     assert numbers == pytest.approx(
         {
             "actor/clip_fraction": 2 / 6,
@@ -322,3 +321,73 @@ def test_mistakes_are_reported_together():
     with pytest.raises(ConfigError) as error:
         PolicyObjective(loss=build_policy_loss("cfpo"), aggregation="sum", kl_coef=-1.0, kl_estimator="k9")
     assert len(error.value.problems) == 3
+
+
+# The weights of tokens.
+
+
+def masked_inputs(mask):
+    mask = torch.tensor(mask, dtype=torch.bool)
+    zeros = torch.zeros(mask.shape)
+    return PolicyLossInputs(zeros, zeros, zeros, mask)
+
+
+# Responses of 3 and 1 counted tokens; the 5 and 2 are what two micro-batches more hold.
+SHORT_MASK = [[1, 1, 1], [1, 0, 0]]
+OF_ALL = LossDenominators(num_tokens=5.0, num_sequences=4.0, max_length=8.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("token_mean", [[1 / 5, 1 / 5, 1 / 5], [1 / 5, 0, 0]]),
+        ("seq_mean_token_sum", [[1 / 4, 1 / 4, 1 / 4], [1 / 4, 0, 0]]),
+        ("seq_mean_token_sum_norm", [[1 / 32, 1 / 32, 1 / 32], [1 / 32, 0, 0]]),
+        ("seq_mean_token_mean", [[1 / 12, 1 / 12, 1 / 12], [1 / 4, 0, 0]]),
+    ],
+)
+def test_weights_by_hand(mode, expected):
+    torch.testing.assert_close(token_weights(masked_inputs(SHORT_MASK), mode, OF_ALL), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("mode", AGGREGATIONS)
+def test_packed_weights_are_the_padded_ones(mode):
+    inputs = masked_inputs([[1, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]])
+    packed = inputs.packed()
+    expected = token_weights(inputs, mode, OF_ALL)[inputs.mask]
+    assert torch.equal(token_weights(packed, mode, OF_ALL), expected)
+
+
+def test_means_are_means():
+    # A per-token loss of 7 everywhere has mean 7 in both mean modes.
+    inputs, mask = masked_inputs(SHORT_MASK), torch.tensor(SHORT_MASK)
+    own = LossDenominators.of_mask(mask)
+    assert own == LossDenominators(num_tokens=4.0, num_sequences=2.0, max_length=3.0)
+    for mode in ("token_mean", "seq_mean_token_mean"):
+        assert float((7 * token_weights(inputs, mode, own)).sum()) == pytest.approx(7.0)
+
+
+def test_a_response_without_counted_tokens_adds_nothing_and_still_counts():
+    # Equation 8 divides by the number of responses: here 2, so the one that counts weighs a half.
+    inputs = masked_inputs([[1, 1], [0, 0]])
+    weights = token_weights(inputs, "seq_mean_token_mean", LossDenominators.of_mask(inputs.mask))
+    assert weights.tolist() == [[0.25, 0.25], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("mode", AGGREGATIONS)
+def test_an_empty_mini_batch_has_weight_zero(mode):
+    inputs = masked_inputs([[0, 0]])
+    weights = token_weights(inputs, mode, LossDenominators(num_tokens=0.0, num_sequences=0.0, max_length=2.0))
+    assert weights.tolist() == [[0.0, 0.0]]
+
+
+def test_the_constant_of_dr_grpo_must_be_known():
+    with pytest.raises(BatchError, match="max_length"):
+        token_weights(
+            masked_inputs(SHORT_MASK), "seq_mean_token_sum_norm", LossDenominators(num_tokens=5.0, num_sequences=4.0)
+        )
+
+
+def test_unknown_mode_lists_the_modes():
+    with pytest.raises(ConfigError, match="seq_mean_token_mean, token_mean, seq_mean_token_sum"):
+        token_weights(masked_inputs(SHORT_MASK), "mean", OF_ALL)

@@ -8,9 +8,8 @@ import torch
 
 from cfpo_hybrid import BatchError, ConfigError, PolicyLossInputs, build_policy_loss
 from cfpo_hybrid.algorithms.policy_loss import MiniBatchTokens
-from cfpo_hybrid.algorithms.policy_loss.clip_cov import token_draw
+from cfpo_hybrid.algorithms.policy_loss.covariance import CovarianceMeans, token_draw
 from cfpo_hybrid.algorithms.policy_loss.dppo import binary_kl
-from cfpo_hybrid.algorithms.policy_loss.kl_cov import CovarianceMeans
 
 RATIOS = [0.5, 0.9, 1.0, 1.1, 1.5, 4.0]
 

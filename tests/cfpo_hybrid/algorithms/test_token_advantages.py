@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from published_losses import published_losses
 
 from cfpo_hybrid import PolicyLossInputs, build_policy_loss
-from cfpo_hybrid.algorithms.aggregate import AGGREGATIONS, LossDenominators
 from cfpo_hybrid.algorithms.metrics import MetricSums
 from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
-from cfpo_hybrid.algorithms.objective import PolicyObjective
+from cfpo_hybrid.algorithms.objective import AGGREGATIONS, LossDenominators, PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import MiniBatchTokens
 
 TIGHT = {

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Q
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import FAMILIES, Experts, load_hf_config, model_shape
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 
 QWEN25_1_5B = {
     "model_type": "qwen2",

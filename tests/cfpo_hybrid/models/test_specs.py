@@ -6,9 +6,8 @@ from resharding_world import distinct_tensors, megatron_world, shards_of, small_
 
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import PipelineCut, padded_vocab_size
-from cfpo_hybrid.models.megatron_specs import megatron_specs
-from cfpo_hybrid.models.shards import check_divides, hf_shapes
-from cfpo_hybrid.models.vllm_specs import vllm_padded_vocab_size, vllm_specs
+from cfpo_hybrid.models.engine_specs import check_divides, megatron_specs, vllm_padded_vocab_size, vllm_specs
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.parallel_layout import Coordinate, ParallelLayout
 from cfpo_hybrid.resharding.shard_spec import check_complete
 

@@ -21,7 +21,7 @@ from cfpo_hybrid.errors import ReshardError
 from cfpo_hybrid.models.weight_plan import weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import Rectangle, ReshardPlan, ShardSpec, build_plan
-from cfpo_hybrid.resharding.buckets import schedule
+from cfpo_hybrid.resharding.transfer import schedule
 
 PADDING = -1.0
 

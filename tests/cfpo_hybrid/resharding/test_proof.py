@@ -9,7 +9,7 @@ from layout_pairs import layout_pairs, placed_pairs
 from resharding_world import megatron_world, small_shape, vllm_world
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import build_plan, check_plan
 from cfpo_hybrid.resharding.plan import Cargo

@@ -11,7 +11,7 @@ from gloo import run_gloo
 from resharding_world import distinct_tensors, megatron_world, shards_of, small_shape, vllm_world
 
 from cfpo_hybrid.errors import ReshardError
-from cfpo_hybrid.models.shards import hf_shapes
+from cfpo_hybrid.models.hf_tensors import hf_shapes
 from cfpo_hybrid.models.weight_plan import Handover, Placement, rollout_specs, training_specs, weight_plan
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.resharding import Piece, Rectangle, ReshardPlan, ShardSpec, build_plan, check_plan
@@ -77,7 +77,6 @@ def reshard_between_pools(handover):
     return run_twice(resharder, training_specs(handover)[rank], rollout_specs(handover)[rank], handover.shape)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "placement",
     [Placement.separate(4, 2), Placement(training=(5, 1, 0, 4), rollout=(2, 3)), Placement((0, 1, 2, 3), (3, 4))],

@@ -8,7 +8,7 @@ from trainer.check import report as module
 from trainer.check.fitting import device_of
 from trainer.check.memory import GIB, Device
 from trainer.check.report import fits
-from trainer.config.load import LoadedConfig
+from trainer.config.model import LoadedConfig
 from trainer.rules import find_layout_problems, load_and_inspect
 
 GPU = Device(is_gpu=True, bytes=80 * GIB)

@@ -9,7 +9,7 @@ from published_losses import published_losses
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.errors import ConfigError
 from trainer import cli
-from trainer.config.losses import choose_losses, loss_label, registered_losses
+from trainer.config.losses import choose_losses, loss_label
 from trainer.figures.objective import RATIOS, objective_curves
 
 
@@ -50,7 +50,7 @@ def test_objectives_by_hand(name: str, by_hand):
 
 
 @pytest.mark.parametrize(
-    "loss", [loss for loss in registered_losses() if loss.name in published_losses()], ids=loss_label
+    "loss", [loss for loss in choose_losses("all") if loss.name in published_losses()], ids=loss_label
 )
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_every_loss_starts_with_the_policy_gradient(loss, advantage: float):

@@ -15,7 +15,7 @@ from trainer import cli
 from trainer.config import losses as chosen_losses
 from trainer.config.losses import loss_label
 from trainer.lab.gradients import Comparison, RatioBins
-from trainer.lab.lab import LabOptions, LabResult, run_lab
+from trainer.lab.lab import LabResult, run_lab
 from trainer.lab.lab_files import table, text
 from trainer.lab.saved_rollout import load_rollout
 
@@ -31,7 +31,7 @@ def batch_file(tmp_path: Path) -> Path:
 
 
 def lab(source: Path, **options) -> LabResult:
-    return run_lab(LabOptions(source=source, **options))
+    return run_lab(source, **options)
 
 
 def test_weights_gradients_and_cosines_by_hand(batch_file: Path):
@@ -126,7 +126,7 @@ def test_a_loss_without_its_inputs_is_left_out_and_named(batch_file: Path, tmp_p
     plugin = tmp_path / "needs_reference.py"
     plugin.write_text(
         "from cfpo_hybrid import register_policy_loss\n"
-        "from cfpo_hybrid.algorithms.policy_loss import PolicyGradientConfig\n"
+        "from cfpo_hybrid.algorithms.policy_loss.policy_gradient import PolicyGradientConfig\n"
         "@register_policy_loss('needs_reference', config=PolicyGradientConfig, needs={'ref_log_probs'})\n"
         "def needs_reference(inputs, config):\n"
         "    return -inputs.advantages * (inputs.log_probs - inputs.ref_log_probs)\n"

@@ -14,7 +14,7 @@ from cfpo_hybrid.algorithms.objective import PolicyObjective
 from cfpo_hybrid.algorithms.policy_loss import build_policy_loss
 from cfpo_hybrid.protocol.serialization import save
 from trainer import cli
-from workers.lone_policy import lone_policy
+from workers.single_engine import lone_policy
 
 
 def lab_of_both_batches(folder: Path) -> tuple[list[int], bool]:

@@ -7,8 +7,7 @@ from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import resolved
-from trainer.config.load import read_config
-from trainer.rules import load_and_inspect, load_config
+from trainer.rules import load_and_inspect, load_config, read_config
 
 
 @pytest.fixture

@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from cfpo_hybrid.errors import ConfigError, ModelError
-from trainer.run.checkpoint import CheckpointStore, load_state, saved_model
+from trainer.run.checkpoint import (
+    STATE_FILE,
+    CheckpointStore,
+    TrainerState,
+    check_resumable,
+    load_state,
+    package_versions,
+    saved_model,
+)
 from trainer.run.directory import RunDirectory
-from trainer.run.trainer_state import STATE_FILE, TrainerState, check_resumable, package_versions
 
 CONFIG = {"model": {"path": "m"}, "data": {"train_files": ["a.jsonl"]}, "trainer": {"seed": 1}, "actor": {"lr": 1e-6}}
 LAYOUT = {"dp": 2, "pp": 1, "tp": 1}

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from trainer.run.collapse_watch import CollapseWatch
-from workers.watch_config import WatchConfig
+from workers.config import WatchConfig
 
 
 def line(entropy=1.0, length=100.0, best=1.0):

@@ -18,7 +18,7 @@ from trainer.config import Config
 from trainer.launch.live_engines import EngineIdentity
 from trainer.study import lanes as lanes_module
 from trainer.study.display import StudyDisplay
-from trainer.study.lanes import Lane, do_in_lanes
+from trainer.study.lanes import Lane, Work, do_in_lanes
 from trainer.study.plan import PlannedRun, plan_study
 from trainer.study.study_file import read_study_file
 
@@ -146,10 +146,9 @@ def test_lanes_work_side_by_side(tmp_path: Path, pretended: PretendedRuns):
 def test_what_ends_the_study_ends_its_runs(tmp_path: Path, pretended: PretendedRuns):
     """A run that is under way when the study ends is neither done nor failed."""
     runs = plan(tmp_path)
-    stopping = threading.Event()
-    stopping.set()
-    display = StudyDisplay(runs, runs, console=Console(file=io.StringIO()))
-    with closing(Lane(display, threading.Lock(), stopping)) as lane:
+    work = Work(runs, StudyDisplay(runs, runs, console=Console(file=io.StringIO())))
+    work.stopping.set()
+    with closing(Lane(work)) as lane:
         assert lane.run(runs[0]).error == "InterruptedError: the study is ending"
     assert pretended.events == ["open", "close"]
     assert not runs[0].directory.path.exists()

@@ -1,17 +1,47 @@
-"""Studies written to study.json and read back: records by rollout step, gaps, mistakes."""
+"""Cells of a grid and their names; studies written to study.json and read back: records by step, gaps, mistakes."""
 
 import json
 from pathlib import Path
 
 import pytest
-from study_report_world import plan_runs, two_losses, write_run
+from study_report_world import ITERATIONS, LOSS, plan_runs, two_losses, write_run
 from tiny_study import AXES, write_study_file
 
 from cfpo_hybrid.errors import DataError
 from trainer.run.files import write_jsonl
 from trainer.study.plan import new_study, plan_study
-from trainer.study.study import OPTIMIZER_STEPS, read_study, write_study
+from trainer.study.study import (
+    OPTIMIZER_STEPS,
+    cell_label,
+    cell_name,
+    cells_of,
+    read_study,
+    run_name,
+    value_label,
+    write_study,
+)
 from trainer.study.study_file import read_study_file
+
+
+def test_cells_are_every_combination_and_names_tell_them_apart():
+    cells = cells_of({"policy_loss.name": ["clip", "cfpo"], "policy_loss.epsilon": [0.1, 0.2]})
+    assert [run_name(cell, 3) for cell in cells] == [
+        "clip-epsilon0.1-seed3",
+        "clip-epsilon0.2-seed3",
+        "cfpo-epsilon0.1-seed3",
+        "cfpo-epsilon0.2-seed3",
+    ]
+    assert [run_name(cell, 0) for cell in cells_of({})] == ["seed0"]
+    assert cell_name({"data.train_files": ["a/b.jsonl"], "actor.megatron.recompute": True}) == (
+        "train_files_a_b.jsonl-recomputetrue"
+    )
+
+
+def test_labels():
+    assert cell_label({LOSS: "cfpo", ITERATIONS: 4}) == "cfpo, iterations 4"
+    assert value_label("policy_loss.epsilon", 0.1) == "epsilon 0.1"
+    assert value_label("policy_loss", {"name": "cfpo", "epsilon": 0.1}) == "cfpo epsilon=0.1"
+    assert value_label("algorithm.kl_in_reward", True) == "kl_in_reward true"
 
 
 def test_records_join_both_logs(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 from tiny_study import write_study_file
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.study.cells import cell_name, cells_of
+from trainer.study.study import cell_name, cells_of
 from trainer.study.study_file import read_study_file
 
 

@@ -13,13 +13,13 @@ from trainer import cli
 from trainer.study.study import read_study
 from trainer.study_report.figures import Arrangement, StudyFigures
 from trainer.study_report.report import report_study
-from trainer.study_report.statistics import CollapseRule, CurveSettings
+from trainer.study_report.statistics import CurveSettings
 from trainer.study_report.table import StudyTable
 
 
 def table_of(folder: Path) -> StudyTable:
     study = read_study(folder)
-    return StudyTable.of(study, Arrangement.of(study.axes).series, CollapseRule())
+    return StudyTable.of(study, Arrangement.of(study.axes).series)
 
 
 def test_the_table_by_hand(tmp_path: Path):

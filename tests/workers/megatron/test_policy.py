@@ -39,8 +39,15 @@ def ratio_metrics_of(cases: list[Case]) -> list[dict[str, float]]:
     ("world", "cases"),
     [
         (1, [Case(micro_batch_tokens=40), Case(micro_batch_tokens=40, recompute=True)]),
-        (2, [Case(tp=2, sequence_parallel=True, micro_batch_tokens=40), Case(pp=2, micro_batch_tokens=40), Case()]),
-        (2, [Case(ep=2, model={"family": "qwen3_moe", "num_hidden_layers": 2}, micro_batch_tokens=40)]),
+        (
+            2,
+            [
+                Case(tp=2, sequence_parallel=True, micro_batch_tokens=40),
+                Case(pp=2, micro_batch_tokens=40),
+                Case(),
+                Case(ep=2, model={"family": "qwen3_moe", "num_hidden_layers": 2}, micro_batch_tokens=40),
+            ],
+        ),
     ],
 )
 def test_one_iteration_and_one_mini_batch_have_ratios_of_exactly_one(world: int, cases: list[Case]) -> None:

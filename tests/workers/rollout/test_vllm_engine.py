@@ -1,5 +1,6 @@
 """The real vLLM on tiny random models: one engine a module, questioned in a process of its own."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from vllm_world import (
     greedy,
     hybrid_settings,
     log_probs_of,
+    prompts,
     real_parameters,
+    same_answers,
+    sampled_gap,
     sampling,
     start_engine,
     write_directly,
@@ -25,17 +29,6 @@ from cfpo_hybrid.protocol import DataProto
 pytestmark = pytest.mark.slow
 
 FUSED = "model.layers.1.self_attn.qkv_proj.weight"
-
-
-def prompts(rows: int = 24, width: int = 9) -> DataProto:
-    generator = torch.Generator().manual_seed(1)
-    return DataProto(
-        {
-            "prompts": torch.randint(4, 101, (rows, width), generator=generator),
-            "prompt_lengths": torch.randint(1, width + 1, (rows,), generator=generator),
-            "seeds": torch.randint(2**62, (rows,), generator=generator),
-        }
-    )
 
 
 def question(folder: Path, family: str) -> dict:
@@ -103,43 +96,32 @@ def sync_with_a_fault(engine) -> tuple[str, float | None]:
     """
     from policy_world import Case, build_policy
 
-    from workers.weight_sync import WeightSync
+    from workers.weight_check import differing_weights
+    from workers.weight_sync import Probe, WeightSync, weight_receiver
 
-    policy = build_policy(Case(), temperature=TEMPERATURE)
-    sync = WeightSync(policy, engine, hybrid_settings())
-    receiver = sync.receiver
-    sync.receiver = SwappingReceiver(receiver, engine.parameters()[FUSED], policy.shape.query_size)
-    with pytest.raises(ReshardError) as caught:
-        sync.run(policy_version=0)
-    sync.receiver = receiver
-    return str(caught.value), sync.run(policy_version=0).probe_difference
+    policy, settings = build_policy(Case(), temperature=TEMPERATURE), hybrid_settings()
+    receive, fused = weight_receiver(policy, engine, settings), engine.parameters()[FUSED]
+    keys = [policy.shape.query_size, policy.shape.query_size + 1]
 
-
-class SwappingReceiver:
-    """Receives weights, and then swaps the first two key rows of a fused projection."""
-
-    def __init__(self, receiver, fused: torch.Tensor, first_key: int) -> None:
-        self.receiver, self.fused, self.keys = receiver, fused, [first_key, first_key + 1]
-
-    def receive(self):
-        stats = self.receiver.receive()
-        self.fused[self.keys] = self.fused[self.keys[::-1]]
+    def receive_with_a_fault():
+        stats = receive()
+        fused[keys] = fused[keys[::-1]]
         return stats
 
+    def sync(receiver):
+        return WeightSync(
+            policy,
+            engine,
+            receive=receiver,
+            check=partial(differing_weights, policy, engine, settings),
+            probe=Probe(policy.shape.vocab_size, MAX_LEN - 1),
+            tolerance=1e-4,
+            stops=True,
+        )
 
-def same_answers(first: DataProto, second: DataProto) -> bool:
-    names = ("responses", "response_lengths", "rollout_log_probs", "response_mask", "truncated")
-    return all(torch.equal(first[name], second[name]) for name in names)
-
-
-def sampled_gap(model, answers: DataProto) -> float:
-    gaps = []
-    for row in range(len(answers)):
-        prompt = answers["prompts"][row, : answers["prompt_lengths"][row]].tolist()
-        response = answers["responses"][row, : answers["response_lengths"][row]].tolist()
-        expected = log_probs_of(model, prompt + response, TEMPERATURE)[len(prompt) - 1 :]
-        gaps.append((answers["rollout_log_probs"][row, : len(response)] - expected).abs().max())
-    return float(max(gaps))
+    with pytest.raises(ReshardError) as caught:
+        sync(receive_with_a_fault).run(policy_version=0, probe=True)
+    return str(caught.value), sync(receive).run(policy_version=0, probe=True).probe_difference
 
 
 def prefix_cache_answers(engine, models, tokens: list[int]) -> list[tuple[list[int], list[int]]]:
@@ -252,38 +234,3 @@ def test_rows_in_the_wrong_place_stop_the_run_and_are_named(facts):
 
 def test_the_random_state_of_the_process_is_kept(facts):
     assert facts["random_state_kept_by_start"] and facts["random_state_kept_by_generate"]
-
-
-def question_tensor_parallel(folder: Path, family: str) -> dict:
-    engine = start_engine(folder, tp=2)
-    left_over = [file.name for file in Path("/dev/shm").glob(f"*{folder.name}*")]
-    model = tiny_model(family, tie_word_embeddings=True)
-    engine.load_weights(model.state_dict().items())
-    engine.finish_update()
-    loaded = real_parameters(engine)
-    for parameter in engine.parameters().values():
-        parameter.zero_()
-    write_directly(engine, model, tp=2)
-    written = real_parameters(engine)
-    batch = prompts()
-    answers = batch.merge(engine.generate(batch, sampling(), 32))
-    facts = {
-        "left_over": left_over,
-        "direct_write_equals_load_weights": all(torch.equal(loaded[name], written[name]) for name in loaded),
-        "gap": sampled_gap(model, answers),
-        "responses": answers["responses"].tolist(),
-        "repeats": same_answers(answers, engine.generate(batch, sampling(), 32)),
-    }
-    engine.close()
-    return facts
-
-
-def test_two_ranks_of_a_tied_llama_agree(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama-engine")
-    save_tiny_model(folder, "llama", tie_word_embeddings=True)
-    ranks = run_gloo(2, question_tensor_parallel, folder, "llama", timeout=600)
-    for facts in ranks:
-        assert facts["direct_write_equals_load_weights"] and facts["repeats"]
-        assert facts["gap"] < 1e-4
-        assert facts["left_over"] == []
-    assert ranks[0]["responses"] == ranks[1]["responses"]

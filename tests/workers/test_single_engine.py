@@ -10,9 +10,8 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import ModelConfig, RolloutConfig
-from workers.generation_worker import GenerationWorker
 from workers.rollout.engine import RolloutEngine, SamplingSettings
-from workers.settings import GenerationSettings
+from workers.single_engine import GenerationSettings, GenerationWorker
 
 
 def test_the_echo_engine_is_an_engine():

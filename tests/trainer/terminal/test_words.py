@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.terminal.pressure import pressure_line
+from trainer.terminal.words import pressure_line
 from workers.config import AlgorithmConfig, PolicyLossConfig, RolloutConfig
 from workers.step_plan import StepPlan
 

@@ -1,1 +1,0 @@
-"""Algorithms: policy losses, advantages, KL, aggregation and their metrics. Pure tensor mathematics."""

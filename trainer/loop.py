@@ -127,6 +127,7 @@ class TrainingLoop:
                 self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
             )
         self.run.write_generations(step, answers.rows(), prefix="val_")
+        self.session.reward_failures.look(answers.reward_meta)
         return answers.metrics()
 
     def _save(self, step: int, policy_version: int) -> None:

@@ -13,6 +13,7 @@ from cfpo_hybrid.single_controller import WorkerGroup
 from trainer.config import Config
 from trainer.data import TrainPrompts
 from trainer.run.metrics import StageTimer, mean_ref_kl
+from trainer.run.reward_failures import RewardFailures
 from workers.config import ModelConfig, RewardConfig
 from workers.hybrid_worker import HybridWorker
 from workers.messages import HybridSettings, SyncReport
@@ -35,6 +36,7 @@ class Session:
         prompts_consumed: prompts drawn so far, the place in the data.
         rollout_lag: rollout steps by which the weights in vLLM are older than the policy in training.
         reshards: reports that are not recorded yet, the oldest first.
+        reward_failures: looks at calls of reward functions that failed.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class Session:
     prompts_consumed: int = 0
     rollout_lag: int = 0
     reshards: list[SyncReport] = field(default_factory=list)
+    reward_failures: RewardFailures = field(default_factory=RewardFailures)
 
     @property
     def plan(self) -> StepPlan:
@@ -145,8 +148,9 @@ def absolute_model(model: ModelConfig) -> ModelConfig:
 
 
 def absolute_reward(reward: RewardConfig) -> RewardConfig:
-    """The reward with the path of a user's file made absolute."""
-    return replace(reward, name=find_reward(reward.name))
+    """The reward with the paths of a user's files made absolute."""
+    further = [find_reward(name, "reward.further") for name in reward.further]
+    return replace(reward, name=find_reward(reward.name), further=further)
 
 
 def hybrid_settings(config: Config) -> HybridSettings:

@@ -15,6 +15,7 @@ from trainer.loop import TrainingLoop
 from trainer.run.checkpoint import CheckpointStore, TrainerState, check_resumable, load_state
 from trainer.run.directory import SAME_RUN, RunDirectory, set_aside
 from trainer.run.metrics import StageTimer
+from trainer.run.reward_failures import RewardFailures
 from trainer.session import Session, checkpoint_layout, hybrid_settings
 from trainer.terminal.progress import RunProgress, StepProgress
 from trainer.terminal.summary import print_summary
@@ -115,6 +116,7 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         timer=StageTimer(on_enter=progress.stage),
         kl=KlController(coef=kl_coef, target=algorithm.kl_target, horizon=algorithm.kl_horizon),
         prompts_consumed=state.prompts_consumed if state else 0,
+        reward_failures=RewardFailures(run.directory.reward_failures, progress.note, config.reward.all_failed_action),
     )
     tracker = open_trackers(
         run.directory,

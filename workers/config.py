@@ -159,12 +159,39 @@ class RewardConfig:
 
     name: str = "math"
     """"math", or "path/to/file.py:function" of the user's own."""
+    further: list[str] = field(default_factory=list, hash=False)
+    """More rewards, named likewise; a response earns the weighted sum of all."""
+    weights: list[float] = field(default_factory=list, hash=False)
+    """Weight of `name`, then of each further reward; empty: 1 each."""
+    pass_threshold: float | None = None
+    """A response is right when its reward by `name` reaches this; accuracy and pass@k count such responses. null: 1 for
+    "math", while other rewards are no verdicts and have neither."""
+    lowest: float | None = None
+    """Lower rewards of a function are raised to this and counted in reward/clipped; null: none."""
+    highest: float | None = None
+    """Higher rewards of a function are lowered to this and counted in reward/clipped; null: none."""
     num_processes: int = 2
-    """Grader processes."""
+    """Grader processes of each reward."""
     timeout_seconds: float = 5.0
     """For one answer; after it the process is killed and the answer scores 0."""
+    first_call_timeout_seconds: float = 60.0
+    """For the first answer of a process, in which a function may load what it needs."""
+    all_failed_action: str = "stop"
+    """What follows where a function fails on every response of a step: "stop" or "warn"."""
+    special_tokens: bool = False
+    """Hands a function the response with its special tokens."""
     max_answer_chars: int = 4096
     """Only this many trailing characters of a response are looked at for the boxed answer."""
+
+    @property
+    def names(self) -> list[str]:
+        """All rewards, ``name`` first."""
+        return [self.name, *self.further]
+
+    @property
+    def right_from(self) -> float | None:
+        """The reward by ``name`` from which a response is right; None where it is no verdict."""
+        return 1.0 if self.pass_threshold is None and self.name == "math" else self.pass_threshold
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ SCHEMA: dict[str, ColumnSpec] = {
     "rollout_log_probs": ColumnSpec(torch.float32, RESPONSE, "rollout", ("train",), "what vLLM sampled with"),
     "truncated": ColumnSpec(torch.bool, ROW, "rollout", (), "response hit the length limit"),
     # 3 reward
-    "rewards": ColumnSpec(torch.float32, ROW, "reward", (), "one number a response"),
+    "rewards": ColumnSpec(torch.float32, ROW, "reward", (), "one number a response; NaN: no opinion"),
+    "verdicts": ColumnSpec(torch.float32, ROW, "reward", (), "1 right, 0 wrong, NaN no opinion; of rewards that judge"),
     "greedy_rewards": ColumnSpec(torch.float32, ROW, "reward", (), "reward of the greedy response to the row's prompt"),
     # before 4, by the driver
     "mini_batch": ColumnSpec(

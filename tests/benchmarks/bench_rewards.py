@@ -9,11 +9,15 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from operator import eq
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from math_verify import parse, verify
+from reward_verdicts import TABLE
 from rich.console import Console
 from rich.table import Table
 
@@ -80,6 +84,28 @@ def timed(score: Callable[[list[Response]], list[float]], batches: list[list[Res
     return statistics.median(seconds), rewards
 
 
+def print_agreement(console: Console) -> None:
+    """Final verdicts on the table of ``tests/reward_verdicts.py`` beside those of math-verify alone."""
+    table = Table("kind", "pairs", "ours right", "math-verify right", title="Verdicts on tests/reward_verdicts.py")
+    differences = []
+    with closing(MathScorer(RewardConfig(num_processes=2))) as scorer:
+        for kind, verdicts in TABLE.items():
+            cases = [(pair, right) for right, pairs in verdicts.items() for pair in pairs]
+            batch = [
+                Response(problem="", text=rf"\boxed{{{answer}}}", ground_truth=truth) for (truth, answer), _ in cases
+            ]
+            ours = [grade.score == 1.0 for grade in scorer.score(batch).grades]
+            alone = [score == 1.0 for score in math_verify_alone(batch)]
+            expected = [right for _, right in cases]
+            table.add_row(kind, str(len(cases)), *(str(sum(map(eq, found, expected))) for found in (ours, alone)))
+            differences += [
+                (*pair, one) for (pair, _), one, other in zip(cases, ours, alone, strict=True) if one != other
+            ]
+    console.print(table)
+    for truth, answer, verdict in differences:
+        console.print(f"  {truth}  beside  {answer}: {int(verdict)}, math-verify {int(not verdict)}", markup=False)
+
+
 def main() -> None:
     batches = [batch(seed) for seed in range(REPEATS)]
     scorer = MathScorer(RewardConfig(num_processes=2))
@@ -117,6 +143,7 @@ def main() -> None:
     dots = sum(str(answer).endswith(".") for _, answer, *_ in pairs)
     others = sorted(pair for pair in pairs if not str(pair[1]).endswith("."))
     console.print(f"different verdicts: {dots} answers with a trailing dot, and {others}", markup=False)
+    print_agreement(console)
 
 
 if __name__ == "__main__":

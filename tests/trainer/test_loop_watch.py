@@ -146,9 +146,7 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
 
 
 def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop, "step_metrics", lambda report, reshards, seconds: {"reward/groups_all_wrong": float(report.step > 0)}
-    )
+    monkeypatch.setattr(loop, "step_metrics", lambda report, reshards, seconds: {"reward/max": float(report.step == 0)})
     log, run = run_loop(tmp_path, monkeypatch, [()] * 6, zero_reward_streak=2)
     assert [line["step"] for line in log.lines] == [0, 1, 2, 3]
     assert files(run.checkpoints) == ["step_000003"]

@@ -34,6 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--max-response-length", type=int, metavar="N", help="default 3072, at most what prompts leave of them"
     )
     parser.add_argument("--reward", default=defaults.reward, help='"math" or "path/to/file.py:function"')
+    parser.add_argument(
+        "--pass-threshold", type=float, metavar="X", help="reward from which a response is right; default 1 for math"
+    )
     parser.add_argument("--device", default=defaults.device, choices=("auto", "cpu", "cuda"))
 
 

@@ -17,7 +17,7 @@ from trainer.config.sources import Source
 Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers"}
+LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
 
 
 @dataclass(kw_only=True)

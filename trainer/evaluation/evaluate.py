@@ -1,4 +1,4 @@
-"""`cfpo eval`: scores any model on problems: accuracy, pass@k, generations."""
+"""`cfpo eval`: scores any model on problems: reward, accuracy, pass@k, generations."""
 
 import json
 from contextlib import ExitStack
@@ -24,6 +24,8 @@ from trainer.launch.live_engines import start_graders
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.run.checkpoint import saved_model
 from trainer.run.files import make_folder, write_atomically, write_jsonl
+from trainer.run.metrics import counted_rewards
+from trainer.run.reward_failures import RewardFailures
 from trainer.session import absolute_model, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
 from workers.process import worker_environment
@@ -36,23 +38,25 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     """Generates, scores and reports; writes ``scores.json`` and ``generations.jsonl``.
 
     Returns:
-        ``accuracy``, ``pass@k`` and the mean length.
+        ``accuracy`` and ``pass@k`` of a reward that is a verdict, the mean reward and the mean length.
 
     Raises:
         UserError: a model or files that cannot be used; nothing has been started.
     """
     model = absolute_model(ModelConfig(path=saved_model(options.model)))
     lengths = _lengths(options, model_shape(load_hf_config(model.path)))
-    find_reward(options.reward)
+    find_reward(options.reward, "--reward")
     whole_model(model)
     prompts = _prompts(options, model, lengths)
     folder = Path(options.output) if options.output else default_folder(options.model)
     make_folder(folder, "--output")  # not when everything is done
+    console = console or Console()
     answers = _answer(options, model, prompts, lengths)
-    scores = _scores(answers)
+    scores = scores_of(answers)
     write_jsonl(folder / "generations.jsonl", answers.rows())
+    RewardFailures(folder / "reward_failures.txt", console.print).look(answers.reward_meta)
     write_atomically(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
-    _print(console or Console(), options, scores, folder)
+    _print(console, options, scores, folder)
     return scores
 
 
@@ -126,7 +130,7 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
     )
     with ExitStack() as stack:
         stack.enter_context(ray_cluster(trainer, device))
-        graders = stack.enter_context(start_graders(model, RewardConfig(name=options.reward)))
+        graders = stack.enter_context(start_graders(model, _reward(options)))
         actors = stack.enter_context(
             RayWorkerGroup(
                 GenerationWorker,
@@ -146,17 +150,27 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
         return evaluate_prompts(prompts, actors, graders, sampling, GenerationWorker.generate)
 
 
-def _scores(answers: Evaluation) -> dict[str, float]:
-    correct = answers.rewards >= 1.0
-    chances = {f"pass@{k}": pass_at_k(correct, k) for k in powers_up_to(answers.samples)}
-    lengths = answers.metrics()
+def _reward(options: EvaluationOptions) -> RewardConfig:
+    return RewardConfig(name=options.reward, pass_threshold=options.pass_threshold)
+
+
+def scores_of(answers: Evaluation) -> dict[str, float]:
+    """What ``scores.json`` holds: accuracy and pass@k where the reward is a verdict, rewards, counts and lengths."""
+    verdicts, accuracy = answers.verdicts, answers.accuracy
+    judged = {}
+    if verdicts is not None and accuracy is not None:
+        # A response that was not judged is not right either.
+        chances = {f"pass@{k}": pass_at_k(verdicts == 1.0, k) for k in powers_up_to(answers.samples)}
+        judged = {"accuracy": accuracy, **chances}
+    of_all = answers.metrics()
     return {
-        "accuracy": answers.accuracy,
-        **chances,
-        "problems": float(correct.shape[0]),
+        **judged,
+        "reward": of_all["val/reward"],
+        "problems": float(answers.rewards.shape[0]),
         "samples": float(answers.samples),
-        "response_length": lengths["val/response_length"],
-        "truncated_share": lengths["val/truncated_share"],
+        "response_length": of_all["val/response_length"],
+        "truncated_share": of_all["val/truncated_share"],
+        **counted_rewards(answers.reward_meta),
     }
 
 

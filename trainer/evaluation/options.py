@@ -27,7 +27,7 @@ class EvaluationOptions:
     top_p: float = 0.95
     """Sampling of the CFPO paper, section 4.1, "Evaluation"."""
     samples: int = 1
-    """Responses a problem; pass@k is reported for k = 1, 2, 4, ... up to this."""
+    """Responses a problem; pass@k is reported for k = 1, 2, 4, ... up to this, where the reward is a verdict."""
     limit: int | None = None
     """Only the first so many problems."""
     system_prompt: str | None = None
@@ -37,6 +37,9 @@ class EvaluationOptions:
     """Tokens; by default 3072, and at most what prompts leave of the model's positions."""
     reward: str = "math"
     """"math" or "path/to/file.py:function"."""
+    pass_threshold: float | None = None
+    """A response is right when its reward reaches this; None: 1 for "math", while other rewards have neither accuracy nor
+    pass@k."""
     num_workers: int = 1
     tensor_parallel_size: int = 1
     device: str = "auto"

@@ -1,8 +1,8 @@
 """Validation: one answer (or several) to every held-out problem, scored as training responses are."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 
@@ -22,28 +22,41 @@ class Evaluation:
         batches: rows with ``rewards``, in the order of the problems.
         texts: the responses of each row.
         samples: rows of one problem.
+        reward_meta: what the reward workers counted.
     """
 
     batches: list[DataProto]
     texts: list[str]
     samples: int
+    reward_meta: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def rewards(self) -> torch.Tensor:
-        """``[problem, sample]``."""
-        return torch.cat([batch["rewards"] for batch in self.batches]).reshape(-1, self.samples)
+        """``[problem, sample]``; NaN where no reward has an opinion."""
+        return self._of_samples("rewards")
 
     @property
-    def accuracy(self) -> float:
-        """Mean reward."""
-        return self.rewards.mean().item()
+    def verdicts(self) -> torch.Tensor | None:
+        """``[problem, sample]``, 1 for right; None where the reward is no verdict."""
+        return self._of_samples("verdicts") if all("verdicts" in batch for batch in self.batches) else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right responses among those that were judged; None where the reward is no verdict."""
+        verdicts = self.verdicts
+        return None if verdicts is None else verdicts.nanmean().item()
+
+    def _of_samples(self, column: str) -> torch.Tensor:
+        return torch.cat([batch[column] for batch in self.batches]).reshape(-1, self.samples)
 
     def metrics(self) -> dict[str, float]:
         """What a validation adds to the metrics of a step."""
         lengths = torch.cat([batch["response_lengths"] for batch in self.batches]).float()
         truncated = torch.cat([batch["truncated"] for batch in self.batches]).float()
+        accuracy = self.accuracy
         return {
-            "val/accuracy": self.accuracy,
+            **({} if accuracy is None else {"val/accuracy": accuracy}),
+            "val/reward": self.rewards.nanmean().item(),
             "val/response_length": lengths.mean().item(),
             "val/truncated_share": truncated.mean().item(),
         }
@@ -82,12 +95,14 @@ def evaluate_prompts(
         sampling: how.
         generate: the actors' method, ``HybridWorker.generate`` or that of another class.
     """
-    batches, texts = [], []
+    batches, texts, reward_meta = [], [], []
     for rows in prompts.batches():
         batch = rows.merge(actors.run(generate, rows, sampling))
         texts += graders.run(RewardWorker.decode, batch)
-        batches.append(batch.merge(graders.run(RewardWorker.score, batch)))
-    return Evaluation(batches, texts, prompts.samples)
+        scored = graders.run(RewardWorker.score, batch)
+        batches.append(batch.merge(scored))
+        reward_meta += cast(list[dict[str, Any]], scored.meta["replicas"])
+    return Evaluation(batches, texts, prompts.samples, reward_meta)
 
 
 def validate(

@@ -68,13 +68,15 @@ def greedy_rewards(session: Session, batch: DataProto) -> Tensor:
         batch: the rollout.
 
     Returns:
-        For each row the reward of the greedy response to its prompt, less its over-long penalty, ``[batch]``.
+        For each row the reward of the greedy response to its prompt, less its over-long penalty, ``[batch]``; NaN where
+        no reward has an opinion on it.
     """
     asked = [name for name in batch.column_names if SCHEMA[name].writer == "data"]
     prompts = batch.select(*asked).rows(batch["sample_ids"] == 0)
     answers = prompts.merge(session.actors.run(HybridWorker.generate, prompts, replace(session.sampling, greedy=True)))
-    rewards = session.graders.run(RewardWorker.score, answers)["rewards"]
-    rewards = rewards - overlong_penalty(answers, session.config.algorithm)
+    scored = session.graders.run(RewardWorker.score, answers)
+    session.reward_failures.look(_replicas(scored))
+    rewards = scored["rewards"] - overlong_penalty(answers, session.config.algorithm)
     groups, row_to_group = torch.unique(batch["group_ids"], return_inverse=True)
     of_group = torch.empty_like(rewards)
     of_group[torch.searchsorted(groups, answers["group_ids"])] = rewards
@@ -94,10 +96,10 @@ def prompts_to_draw(size: int, drawn: int, with_signal: int) -> int:
 def groups_with_signal(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each group has different rewards, ``[group]`` by ascending id, and the group of each row, ``[batch]``.
 
-    A reward that is not a number counts as signal, so that it is not dropped in silence.
+    Responses without a reward (NaN) do not count; a group that has no other teaches nothing.
     """
     lowest, highest, row_to_group = group_extremes(rewards, group_ids)
-    return ~(lowest == highest), row_to_group
+    return lowest < highest, row_to_group
 
 
 def chosen_rows(rewards: Tensor, group_ids: Tensor, size: int) -> Tensor:
@@ -154,19 +156,32 @@ def _sample_round(
     with timed("generate"):  # 2
         batch = prompts.merge(session.actors.run(HybridWorker.generate, prompts, session.sampling))
     with timed("reward"):  # 3
-        rewards = session.graders.run(RewardWorker.score, batch)
-    return batch.merge(rewards), cast(list[dict[str, Any]], rewards.meta["replicas"])
+        scored = session.graders.run(RewardWorker.score, batch)
+    session.reward_failures.look(_replicas(scored))
+    return _without_gradient(batch.merge(scored)), _replicas(scored)
+
+
+def _replicas(scored: DataProto) -> list[dict[str, Any]]:
+    return cast(list[dict[str, Any]], scored.meta["replicas"])
+
+
+def _without_gradient(batch: DataProto) -> DataProto:
+    """Takes responses that no reward has an opinion on out of the loss."""
+    unknown = batch["rewards"].isnan()
+    if not unknown.any():
+        return batch
+    return batch.with_columns(response_mask=batch["response_mask"] & ~unknown.unsqueeze(1))
 
 
 def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[str, float]:
     """What the rounds did; rewards are those of all responses, dropped ones included."""
     found = reward_metrics(everything["rewards"], everything["group_ids"])
-    return {
+    metrics = {
         "sampling/rounds": float(rounds),
         "sampling/prompts_drawn": float(drawn),
         "sampling/groups_without_signal": found["reward/groups_without_signal"],
-        "sampling/reward_mean": found["reward/mean"],
     }
+    return metrics | ({"sampling/reward_mean": found["reward/mean"]} if "reward/mean" in found else {})
 
 
 def _deal(sizes: Tensor, parts: int) -> Tensor:

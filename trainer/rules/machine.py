@@ -1,5 +1,6 @@
 """Rules about the machine: what a CPU cannot do (bfloat16 works on both), and whether the files of a run are there."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from trainer.config import Config
 from trainer.config.problem import Problem, listing
 from trainer.data.inspect import inspect_files
 from workers.megatron.hf_files import check_companions, check_weights
-from workers.reward.user_function import find_reward
+from workers.reward.scorers import RESERVED, reward_label
+from workers.reward.user_function import MATH, find_reward
 
 DEVICE = "trainer.device"
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -86,11 +88,40 @@ def data_files(config: Config) -> Iterator[Problem]:
 
 
 def reward(config: Config) -> Iterator[Problem]:
-    """A built-in reward, or ``path/to/file.py:function`` with a file that defines it."""
-    try:
-        find_reward(config.reward.name)
-    except RewardError as error:
-        yield Problem(("reward.name",), str(error))
+    """Rewards are built in, or functions in files that can be called; each has a weight and a name of its own."""
+    settings = config.reward
+    keys = ["reward.name", *["reward.further"] * len(settings.further)]
+    for key, name in zip(keys, settings.names, strict=True):
+        try:
+            find_reward(name, key)
+        except RewardError as error:
+            yield Problem((key,), str(error))
+    labels = [reward_label(name) for name in settings.names]
+    if settings.further:
+        for label in sorted({label for label in labels if labels.count(label) > 1 or label in RESERVED}):
+            problem = "names two rewards" if labels.count(label) > 1 else "is a metric of every run"
+            yield Problem(("reward.further",), f"reward/{label} {problem}; give the function another name in its file")
+    if settings.weights and len(settings.weights) != len(labels):
+        yield Problem(
+            ("reward.weights",),
+            f"reward.weights={settings.weights} must be as many as the rewards, {len(labels)}: first that of reward.name, "
+            f"then those of reward.further; leave them out for 1 each",
+        )
+    if not all(map(math.isfinite, settings.weights)):
+        yield Problem(("reward.weights",), f"reward.weights={settings.weights} must be finite numbers")
+    if settings.lowest is not None and settings.highest is not None and settings.lowest >= settings.highest:
+        yield Problem(
+            ("reward.lowest", "reward.highest"),
+            f"reward.lowest={settings.lowest} must be below reward.highest={settings.highest}",
+        )
+    functions = [name for name in settings.names if name != MATH]
+    for key in ("lowest", "highest", "special_tokens"):
+        value = vars(settings)[key]
+        if not functions and value is not None and value is not False:
+            yield Problem(
+                (f"reward.{key}",),
+                f"reward.{key} is for functions of your own, and reward.name={MATH} is none; leave it out",
+            )
 
 
 def resume(config: Config) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 from workers.config import WatchConfig
 from workers.messages import Trip
 
-ENTROPY, LENGTH, ALL_WRONG = "actor/entropy", "response_length/mean", "reward/groups_all_wrong"
+ENTROPY, LENGTH, BEST_REWARD = "actor/entropy", "response_length/mean", "reward/max"
 
 
 class CollapseWatch:
@@ -57,8 +57,8 @@ class CollapseWatch:
         streak = self._limits.zero_reward_streak
         if streak is None:
             return
-        shares = self._last(ALL_WRONG, streak)
-        if len(shares) == streak and min(shares) == 1.0:
+        best = self._last(BEST_REWARD, streak)
+        if len(best) == streak and max(best) <= 0:
             finding = f"no response has earned a reward above 0 for {streak} rollout steps"
             action = self._limits.zero_reward_streak_action
             yield Trip(limit="watch.zero_reward_streak", finding=finding, action=action)

@@ -6,6 +6,7 @@
     generations/step_000010.jsonl    prompts, responses and rewards of a step
     checkpoints/step_000010/         see trainer/run/checkpoint.py
     rollouts/step_000010.batch       a rollout batch saved whole; offending/ has those of steps that crossed a limit
+    reward_failures.txt              the first failure of a reward function, with its arguments and traceback
     plots/  tensorboard/  export/
 
 One directory holds one run. A fresh start refuses a directory that has another run's results; a resume cuts the logs
@@ -75,6 +76,7 @@ class RunDirectory:
         self.export = self.path / "export"
         self.rollouts = self.path / "rollouts"
         self.offending = self.path / "offending"
+        self.reward_failures = self.path / "reward_failures.txt"
 
     def start(
         self, config: Mapping[str, Any], *, resumed_step: int | None = None, checkpoint: Path | None = None

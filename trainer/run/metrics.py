@@ -31,7 +31,7 @@ class StepReport:
         step: the rollout step, counted from 0.
         batch: the rollout with rewards and advantages; its wide columns may lie elsewhere.
         kl_coef: weight of the KL penalty that the step was trained with.
-        reward_meta: counters of each reward worker.
+        reward_meta: what each reward worker counted.
         metrics: of the data and of the rounds of generation.
         updates: each optimizer step.
         trips: limits that an optimizer step crossed.
@@ -59,9 +59,9 @@ def step_metrics(report: StepReport, reshards: Sequence[SyncReport], times: Mapp
     batch = report.batch
     tokens = int(batch.num_tokens.sum())
     metrics = {
-        **reward_metrics(batch["rewards"], batch["group_ids"]),
+        **reward_metrics(batch["rewards"], batch["group_ids"], batch["verdicts"] if "verdicts" in batch else None),
         **length_metrics(batch["response_lengths"], batch["truncated"]),
-        **_counters(report.reward_meta),
+        **counted_rewards(report.reward_meta),
         **report.metrics,
         **average_updates([update.metrics for update in report.updates]),
         **throughput_metrics(tokens, len(batch), rollout_step_seconds(times)),
@@ -108,40 +108,69 @@ def batch_to_keep(report: StepReport, trips: Sequence[Trip]) -> DataProto:
     return batch.with_meta(step=report.step + 1, trips=[str(trip) for trip in trips])
 
 
-def reward_metrics(rewards: Tensor, group_ids: Tensor) -> dict[str, float]:
+def counted_rewards(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What the reward workers counted, over all replicas and rounds: sums of their counts, means of their means."""
+    counts: dict[str, float] = defaultdict(float)
+    means: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for replica in replicas:
+        for name, count in replica.get("counts", {}).items():
+            counts[name] += count
+        for name, (total, number) in replica.get("means", {}).items():
+            means[name] = means[name][0] + total, means[name][1] + number
+    found = {name: total / number for name, (total, number) in means.items() if number}
+    return dict(sorted((counts | found).items()))
+
+
+def reward_metrics(rewards: Tensor, group_ids: Tensor, verdicts: Tensor | None = None) -> dict[str, float]:
     """Mean and spread of the rewards, and how many groups teach nothing.
 
-    A group is all right when its lowest reward is at least 1, all wrong when its highest is at most 0, and without signal
-    when all its rewards are equal: its group-relative advantages are all 0.
+    A group is all right or all wrong when all its responses are, and without signal when all its rewards are equal: its
+    group-relative advantages are all 0. Responses without a reward (NaN) count nowhere.
 
     Args:
         rewards: [batch].
         group_ids: [batch] int64, the same number for all responses to a prompt.
+        verdicts: [batch] of 0 and 1, where the reward is a verdict.
 
     Returns:
-        ``reward/mean``, ``reward/std`` (of the batch as a whole, dividing by its size), and the shares of groups
-        ``reward/groups_all_right``, ``reward/groups_all_wrong``, ``reward/groups_without_signal``.
+        ``reward/mean``, ``reward/std`` (of the batch as a whole, dividing by its size), ``reward/min``, ``reward/max``,
+        and the shares of groups ``reward/groups_without_signal`` and, of verdicts, ``reward/groups_all_right`` and
+        ``reward/groups_all_wrong``. Where there is no reward at all, only the first of these shares.
     """
     if rewards.numel() == 0:
         return {}
-    rewards = rewards.double()
     lowest, highest, _ = group_extremes(rewards, group_ids)
-    return {
-        "reward/mean": rewards.mean().item(),
-        "reward/std": rewards.std(correction=0).item(),
-        "reward/groups_all_right": _share(lowest >= 1),
-        "reward/groups_all_wrong": _share(highest <= 0),
-        "reward/groups_without_signal": _share(lowest == highest),
+    metrics = {"reward/groups_without_signal": _share(~(lowest < highest))}
+    known = rewards[~rewards.isnan()].double()
+    if known.numel() == 0:
+        return metrics
+    metrics = {
+        "reward/mean": known.mean().item(),
+        "reward/std": known.std(correction=0).item(),
+        "reward/min": known.min().item(),
+        "reward/max": known.max().item(),
+        **metrics,
     }
+    if verdicts is not None:
+        lowest, highest, _ = group_extremes(verdicts, group_ids)
+        judged = torch.isfinite(lowest)
+        metrics |= {
+            "reward/groups_all_right": _share((lowest >= 1) & judged),
+            "reward/groups_all_wrong": _share((highest <= 0) & judged),
+        }
+    return metrics
 
 
 def group_extremes(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lowest and highest reward of each group by ascending id, ``[group]`` fp64, and the group of each row, ``[batch]``."""
+    """Lowest and highest reward of each group by ascending id, ``[group]`` fp64, and the group of each row, ``[batch]``.
+
+    NaN counts as no reward; of a group without any, they are inf and -inf.
+    """
     groups, row_to_group = torch.unique(group_ids, return_inverse=True)
-    lowest = torch.full((groups.numel(),), math.inf, dtype=torch.float64)
-    lowest = lowest.scatter_reduce(0, row_to_group, rewards.double(), "amin")
-    highest = torch.full((groups.numel(),), -math.inf, dtype=torch.float64)
-    highest = highest.scatter_reduce(0, row_to_group, rewards.double(), "amax")
+    known = ~rewards.isnan()
+    values, index = rewards[known].double(), row_to_group[known]
+    lowest = torch.full((groups.numel(),), math.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amin")
+    highest = torch.full((groups.numel(),), -math.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amax")
     return lowest, highest, row_to_group
 
 
@@ -262,11 +291,6 @@ class StageTimer:
         metrics["time/step"] = now - self._since
         self._seconds, self._since = {}, now
         return metrics
-
-
-def _counters(replicas: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    names = {name for counters in replicas for name in counters}
-    return {name: float(sum(counters.get(name, 0) for counters in replicas)) for name in sorted(names)}
 
 
 def _share(flags: Tensor) -> float:

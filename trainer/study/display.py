@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
+from trainer.terminal.progress import RESULTS, shown_metrics
 from trainer.terminal.words import duration, pressure_line
 
 
@@ -85,17 +86,17 @@ class RunView:
     def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
         self._display, self._name, self._begin = display, run.name, time.monotonic()
         self.start_seconds: float | None = None
-        self._values: dict[str, list[float]] = {"reward/mean": [], "val/accuracy": []}
+        self._values: dict[str, list[float]] = {name: [] for name, *_ in RESULTS}
         self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
 
     @property
     def results(self) -> str:
         """What changed from the first step to the last."""
         found = []
-        for name, label, form in (("reward/mean", "reward", ".3f"), ("val/accuracy", "accuracy", ".1%")):
+        shown = shown_metrics(name for name, values in self._values.items() if values)
+        for name, label, form in [result for result in RESULTS if result[0] in shown]:
             ends = dict.fromkeys(f"{value:{form}}" for value in self._values[name][:1] + self._values[name][-1:])
-            if ends:
-                found.append(f"{label} {' -> '.join(ends)}")
+            found.append(f"{label} {' -> '.join(ends)}")
         return ", ".join(found) or "no results"
 
     def stage(self, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -13,9 +13,15 @@ from trainer.terminal.words import duration
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
 
-LINE_METRICS = (
+RESULTS = (
     ("reward/mean", "reward", ".3f"),
     ("val/accuracy", "accuracy", ".1%"),
+    ("val/reward", "validation reward", ".3f"),
+)
+"""Metrics by which a run is judged, with label and format."""
+
+LINE_METRICS = (
+    *RESULTS,
     ("sampling/prompts_drawn", "drawn", ".0f"),
     ("actor/clip_fraction", "clipped", ".2%"),
     ("actor/entropy", "entropy", ".3f"),
@@ -42,7 +48,7 @@ class StepProgress(Protocol):
 
 
 class RunProgress:
-    """Shows the step, reward, validation accuracy and time left of a run; a context manager.
+    """Shows the step, reward, the result of the last validation and time left of a run; a context manager.
 
     Args:
         total_steps: of the whole run.
@@ -88,7 +94,7 @@ class RunProgress:
         if step <= self._first_step:
             self._marks.clear()
         self._marks.append(self._clock())
-        self._shown.update({name: metrics[name] for name in ("reward/mean", "val/accuracy") if name in metrics})
+        self._shown.update({name: metrics[name] for name, *_ in RESULTS if name in metrics})
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
         else:
@@ -105,9 +111,16 @@ class RunProgress:
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
     def _said(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in metrics]
+        shown = shown_metrics(metrics)
+        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in shown]
         left = self.seconds_left(step)
         return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
+
+
+def shown_metrics(names: Iterable[str]) -> set[str]:
+    """The metrics among these that are shown: the reward of a validation only where it has no accuracy."""
+    found = set(names)
+    return found - {"val/reward"} if "val/accuracy" in found else found
 
 
 def _make_bar(console: Console) -> Progress:

@@ -18,7 +18,8 @@ class RunSummary:
 
     Args:
         steps: rollout steps done.
-        accuracy: first and last ``val/accuracy``, 0 to 1; None without validation.
+        accuracy: first and last ``val/accuracy``, 0 to 1; None without validation, or where the reward is no verdict.
+        validation_reward: first and last ``val/reward``; None without validation.
         reward: first and last ``reward/mean``; None without a step.
         tokens_per_second: over the steps that say it, weighted by their time.
         seconds: wall clock of all steps.
@@ -27,6 +28,7 @@ class RunSummary:
 
     steps: int
     accuracy: tuple[float, float] | None
+    validation_reward: tuple[float, float] | None
     reward: tuple[float, float] | None
     tokens_per_second: float | None
     seconds: float
@@ -46,6 +48,7 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
     return RunSummary(
         steps=max((line["step"] for line in metrics), default=0),
         accuracy=_first_and_last(metrics, "val/accuracy"),
+        validation_reward=_first_and_last(metrics, "val/reward"),
         reward=_first_and_last(metrics, "reward/mean"),
         tokens_per_second=tokens / timed if timed > 0 else None,
         seconds=seconds,
@@ -72,12 +75,18 @@ def _result_table(summary: RunSummary) -> Table:
     if summary.accuracy is not None:
         before, after = summary.accuracy
         table.add_row("validation accuracy", f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
+    elif summary.validation_reward is not None:
+        _add_reward(table, "validation reward", summary.validation_reward)
     if summary.reward is not None:
-        before, after = summary.reward
-        table.add_row("training reward", f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
+        _add_reward(table, "training reward", summary.reward)
     if summary.tokens_per_second is not None:
         table.add_row("tokens/s", "", f"{summary.tokens_per_second:,.0f}", "")
     return table
+
+
+def _add_reward(table: Table, name: str, ends: tuple[float, float]) -> None:
+    before, after = ends
+    table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}")
 
 
 def _time_table(summary: RunSummary) -> Table:

@@ -1,65 +1,26 @@
-r"""Answers as text: the box they stand in, one spelling for all, and a verdict where spelling and numbers suffice.
-
-Notation that never changes what an answer says is unified: fractions, spaces, brackets and signs are spelled one way.
-"""
+r"""Answers: the box they stand in, and a verdict where spelling, numbers and units suffice."""
 
 import re
 
-from workers.reward.plain_number import compare_based_numbers, compare_plain_numbers, read_plain_number
+from workers.reward.notation import tidy, with_spaces, without_spaces
+from workers.reward.quantity import Pair, compare_quantities, read_quantity
+
+MAX_ITEMS = 24
+"""Longer lists are compared in their order only."""
 
 # An opening box, an escaped character (so that \{ and \} are not braces), or a brace.
 _TOKENS = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _FIRST_BOX = re.compile(r"\\(?:boxed|fbox)")
 _BARE_BOX = re.compile(r"\\boxed\s+([^\s${}\\]+)")
-
-_UNICODE = str.maketrans(
-    {
-        "\N{MINUS SIGN}": "-",
-        "\N{EN DASH}": "-",
-        "\N{FULLWIDTH PERCENT SIGN}": "%",
-        "\N{MULTIPLICATION SIGN}": r"\times ",
-        "\N{MIDDLE DOT}": r"\cdot ",
-        "\N{INFINITY}": r"\infty ",
-        "\N{DEGREE SIGN}": r"^\circ ",
-        "\N{LESS-THAN OR EQUAL TO}": r"\le ",
-        "\N{GREATER-THAN OR EQUAL TO}": r"\ge ",
-        "\N{GREEK SMALL LETTER PI}": r"\pi ",
-        "\N{UNION}": r"\cup ",
-        "\N{EMPTY SET}": r"\emptyset ",
-    }
-)
-
-_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?<!\\)\\!", ""),
-        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-zA-Z])|\s+", " "),
-        (r"(?<!\\)\\([%$])", r"\1"),
-        (r"\{,\}", ","),
-        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
-        (r"\\(?:mbox|text(?:bf|it|rm|normal)|math(?:rm|bf|it))(?![a-zA-Z])", r"\\text"),
-        (r"\\leq(?:slant)?(?![a-zA-Z])|<=", r"\\le "),
-        (r"\\geq(?:slant)?(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
-        (r"\^ ?\{ ?\\circ ?\}|\^ ?\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])", "°"),
-        # \frac12, \frac1{2} and \frac{1}2 have arguments of one character.
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\frac ?(\d) ?(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac ?(\d) ?\{", r"\\frac{\1}{"),
-        (r"\\frac ?(\{[^{}]*\}) ?(\d)", r"\\frac\1{\2}"),
-        (r"\\sqrt ?(\d)", r"\\sqrt{\1}"),
-        (r"([_^]) ?\{ ?(\w) ?\}", r"\1\2"),
-        # A space says something between a command and a letter ("\sin x") and between digits ("3 1/2"), only there.
-        (r"(\\[a-zA-Z]+) +(?=[a-zA-Z])", "\\1\0"),
-        (r" +", " "),
-        (r"(?<!\d) | (?!\d)", ""),
-        ("\0", " "),
-    )
-)
-_NOTHING_TO_DO = re.compile(r"-?\d+(?:[./]\d+)?", re.ASCII)
-_WRAPPERS = (("$", "$"), (r"\(", r"\)"), ("{", "}"))
-_E_NOTATION = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_DOTS = "\\ldots"
+_SEPARATOR = re.compile(
+    r"\\text ?\{ ?(?:,|and|or|, ?and|, ?or) ?\}| and | or |(?P<opening>\\?[{(\[])|(?P<closing>\\?[})\]])|[,;]"
+)
+_BRACKETS = {"(": ")", "[": "]", "\\{": "\\}"}
+
+Verdict = bool | tuple[Pair, ...]
+"""Right or wrong, or the pairs that must all be equal for it to be right."""
 
 
 def last_boxed(text: str) -> str | None:
@@ -88,43 +49,92 @@ def last_boxed(text: str) -> str | None:
     return text[start:end].strip()
 
 
-def tidy(answer: str) -> str:
-    """The answer without the dollars, braces and dot around it, and with ``3.2e5`` as a power of ten."""
-    text = answer.translate(_UNICODE).strip()
-    for opening, closing in _WRAPPERS:
-        inner = text[len(opening) : -len(closing)]
-        if text.startswith(opening) and text.endswith(closing) and opening not in inner and closing not in inner:
-            text = inner.strip()
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    return _E_NOTATION.sub(r"\1\\times 10^{\2}", text)
+def quick_verdict(truth: str, answer: str) -> Verdict:
+    r"""Whether an answer is right, as far as spelling, numbers and units tell; else the pairs that must all be equal.
 
+    The pairs are written for math-verify and have no units left. Time is linear in the length of the answers.
 
-def normalize_answer(answer: str) -> str:
-    r"""One spelling of an answer; ``\text{...}`` stays, since a unit is not a product of letters.
-
-    Example: ``\dfrac 12`` and ``{ \frac{1}{2} }.`` are both ``\frac{1}{2}``.
+    Example: "5 cm" and "5 m" are different; of ``8\pi\text{ cm}`` and ``2\pi\cdot 4`` the cores are left open.
     """
-    if _NOTHING_TO_DO.fullmatch(answer):
-        return answer
-    text = tidy(answer)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def quick_verdict(truth: str, answer: str) -> bool | None:
-    """Whether an answer is right, as far as its spelling tells.
-
-    True needs equal spellings after normalisation or equal plain numbers; False needs two plain numbers that differ
-    (or two numbers in given bases that differ). Time is linear in the length of the answers.
-    """
-    left, right = normalize_answer(truth), normalize_answer(answer)
+    left, right = with_spaces(truth), with_spaces(answer)
     if not left or not right:
         return False
-    if _TEXT.sub(r"\1", left) == _TEXT.sub(r"\1", right):  # "east" may answer "\text{east}"
+    if _bare(left) == _bare(right):  # "east" may answer "\text{east}"
         return True
-    first, second = read_plain_number(left), read_plain_number(right)
-    if first is not None and second is not None:
-        return compare_plain_numbers(first, second)
-    return compare_based_numbers(left, right)
+    first, second = read_quantity(left), read_quantity(right)
+    are_numbers = first is not None and second is not None and first.number is not None and second.number is not None
+    found: Verdict | Pair | None = None if are_numbers else _compare_lists(left, right)
+    if found is None and first is not None and second is not None:
+        pair = compare_quantities(first, second)
+        found = pair if pair is None or isinstance(pair, bool) else (pair,)
+    return ((tidy(truth), tidy(answer)),) if found is None else found
+
+
+def _bare(spelling: str) -> str:
+    return _TEXT.sub(r"\1", without_spaces(spelling))
+
+
+def _compare_lists(left: str, right: str) -> Verdict | None:
+    """Lists item by item, where math-verify would not see what tells them apart: units, bases, times, dots; else None.
+
+    Items keep their order in brackets and where dots go on with it; those of a bare list or a set may stand in any.
+    """
+    (bracket, truths), (other_bracket, answers) = _items(left), _items(right)
+    same_kind = bracket == other_bracket or {bracket, other_bracket} == {"", "\\{"}
+    if min(len(truths), len(answers)) < 2 or not same_kind:
+        return None
+    dots = _DOTS in truths or _DOTS in answers
+    if not dots and not any(map(_needs_reading, truths + answers)):
+        return None
+    if dots or bracket in ("(", "[") or len(truths) + len(answers) > MAX_ITEMS:
+        return _in_order(truths, answers)
+    return _in_any_order(truths, answers)
+
+
+def _in_order(truths: list[str], answers: list[str]) -> Verdict:
+    if len(truths) != len(answers):
+        return False
+    open_pairs: list[Pair] = []
+    for truth, answer in zip(truths, answers, strict=True):
+        verdict = truth == answer if _DOTS in (truth, answer) else quick_verdict(truth, answer)
+        if verdict is False:
+            return False
+        open_pairs += [] if verdict is True else verdict
+    return tuple(open_pairs) or True
+
+
+def _in_any_order(truths: list[str], answers: list[str]) -> Verdict:
+    """As sets; where an item is open, in their order."""
+    table = [[quick_verdict(truth, answer) for answer in answers] for truth in truths]
+    if any(isinstance(verdict, tuple) for row in table for verdict in row):
+        return _in_order(truths, answers)
+    return all(map(any, table)) and all(map(any, zip(*table, strict=True)))
+
+
+def _items(spelling: str) -> tuple[str, list[str]]:
+    """The bracket around a list and its items; the whole as one item where it is no list."""
+    bracket = next((one for one in ("\\{", "(", "[") if spelling.startswith(one)), "")
+    if bracket and spelling.endswith(_BRACKETS[bracket]):
+        items = _split(spelling[len(bracket) : -len(bracket)])
+        if items is not None:
+            return bracket, items
+    return "", _split(spelling) or [spelling]
+
+
+def _split(text: str) -> list[str] | None:
+    """The items between separators that no bracket holds; None where brackets do not balance."""
+    items, start, depth = [], 0, 0
+    for token in _SEPARATOR.finditer(text):
+        depth += (token["opening"] is not None) - (token["closing"] is not None)
+        if depth < 0:
+            return None
+        if depth == 0 and token["opening"] is token["closing"] is None:
+            items.append(text[start : token.start()].strip())
+            start = token.end()
+    items.append(text[start:].strip())
+    return [item for item in items if item] if depth == 0 else None
+
+
+def _needs_reading(item: str) -> bool:
+    quantity = read_quantity(item)
+    return quantity is not None and not quantity.is_plain

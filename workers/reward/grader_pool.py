@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from multiprocessing.connection import wait
+from typing import Any
 
 from cfpo_hybrid.errors import RewardError
 from workers.reward.grader import START_SECONDS, Reply
@@ -27,11 +28,13 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 2
 """Processes that one call may take down before it counts as failed."""
+MAX_SLOW_FIRST_CALLS = 3
+"""First calls in succession that may use up their longer limit; then they get no more time than others."""
 MAX_FAILED_STARTS = 3
 """Processes in succession that may die while starting before the pool gives up."""
 
 Arguments = tuple[object, ...]
-"""JSON values for one call of a grader."""
+"""Values for one call of a grader. What JSON has no word for arrives as the nearest thing that it has."""
 
 # A plain interpreter rather than multiprocessing, which would import the parent's main module, and with it torch.
 _BOOTSTRAP = (
@@ -53,16 +56,20 @@ class Grade:
     """The score of one answer; 0 unless it was scored.
 
     Args:
-        score: the reward.
+        score: the reward; None where the grader has no opinion.
         status: how the scoring ended.
         detail: what went wrong, for people.
+        trace: where it went wrong.
+        others: further numbers that the grader gave.
 
     Example: ``Grade(1.0)``, ``Grade(0.0, Status.TIMEOUT, "no verdict after 5 s")``
     """
 
-    score: float
+    score: float | None
     status: Status = Status.SCORED
     detail: str = ""
+    trace: str = ""
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 class GraderPool:
@@ -72,11 +79,23 @@ class GraderPool:
         grader_name: ``"math-verify"`` or ``"/path/to/file.py:function"``.
         num_processes: calls that run at one time.
         timeout_seconds: for one call.
+        first_timeout_seconds: for the first call of a process; by default the same.
+        num_arguments: with which a user's function must be callable; None asks for nothing.
     """
 
-    def __init__(self, grader_name: str, *, num_processes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        grader_name: str,
+        *,
+        num_processes: int,
+        timeout_seconds: float,
+        first_timeout_seconds: float | None = None,
+        num_arguments: int | None = None,
+    ) -> None:
         self._grader_name = grader_name
-        self._timeout_seconds = timeout_seconds
+        self._limits = _Limits(timeout_seconds, max(first_timeout_seconds or 0.0, timeout_seconds))
+        self._num_arguments = num_arguments
+        self._slow_first_calls = 0
         self._failed_starts = 0
         self._processes: list[_Process] = []
         self._closed = False
@@ -135,7 +154,10 @@ class GraderPool:
         return any(process.state is _State.STARTING for process in self._processes)
 
     def _start_one(self) -> None:
-        self._processes.append(_Process(self._grader_name, self._timeout_seconds))
+        limits = self._limits
+        if self._slow_first_calls >= MAX_SLOW_FIRST_CALLS:
+            limits = _Limits(limits.call, limits.call)
+        self._processes.append(_Process(self._grader_name, limits, self._num_arguments))
 
     def _replace(self, process: "_Process") -> str:
         self._processes.remove(process)
@@ -148,7 +170,7 @@ class GraderPool:
             if process.state is _State.IDLE and batch.waiting:
                 index = batch.waiting.popleft()
                 try:
-                    process.send(index, batch.calls[index])
+                    process.send(index, batch.lines[index])
                 except OSError:
                     # Killed while it had nothing to do: no fault of this call.
                     batch.waiting.appendleft(index)
@@ -168,7 +190,7 @@ class GraderPool:
                 self._give_up(process, batch)
 
     def _receive(self, process: "_Process", batch: "_Calls") -> None:
-        starting, index = process.state is _State.STARTING, process.call
+        starting, index, first = process.state is _State.STARTING, process.call, process.calls == 1
         try:
             reply = process.receive()
         except OSError:
@@ -181,7 +203,9 @@ class GraderPool:
         if starting:
             self._failed_starts = 0
         elif index is not None:
-            batch.settle(index, Grade(0.0, Status.FAILED, reply.error) if reply.error else Grade(reply.score))
+            self._slow_first_calls = 0 if first else self._slow_first_calls
+            failed = Grade(0.0, Status.FAILED, reply.error, reply.trace)
+            batch.settle(index, failed if reply.error else Grade(reply.score, others=reply.details))
         if reply.is_last:
             self._replace(process)
 
@@ -196,11 +220,12 @@ class GraderPool:
 
     def _give_up(self, process: "_Process", batch: "_Calls") -> None:
         """A process passed its deadline."""
+        self._slow_first_calls += process.calls == 1
         self._replace(process)
         if process.state is _State.STARTING:
             self._count_failed_start("no sign of life")
         elif process.call is not None:
-            detail = f"no verdict after {self._timeout_seconds:g} s"
+            detail = f"no verdict after {process.limit:g} s"
             batch.settle(process.call, Grade(0.0, Status.TIMEOUT, detail))
 
     def _count_failed_start(self, how: str) -> None:
@@ -220,18 +245,28 @@ class _State(Enum):
     BUSY = "busy"
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """Seconds for a call, and for the first one of a process."""
+
+    call: float
+    first: float
+
+
 class _Process:
     """A grader process as its parent sees it, in a session of its own so that killing it takes its children along."""
 
-    def __init__(self, grader_name: str, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, grader_name: str, limits: _Limits, num_arguments: int | None) -> None:
+        self._limits = limits
         self._socket, child = socket.socketpair()
-        self._socket.settimeout(timeout_seconds)
+        self._socket.settimeout(limits.call)
         self._received = b""
         arguments = {
             "descriptor": child.fileno(),
             "grader_name": grader_name,
-            "timeout_seconds": timeout_seconds,
+            "timeout_seconds": limits.call,
+            "first_timeout_seconds": limits.first,
+            "num_arguments": num_arguments,
             "path": sys.path,
         }
         with child:
@@ -245,17 +280,24 @@ class _Process:
         self.state = _State.STARTING
         self.call: int | None = None
         """Number of the call that it works on."""
+        self.calls = 0
+        """Calls that it was sent."""
         self.deadline = time.monotonic() + START_SECONDS
 
     def fileno(self) -> int:
         """The socket's descriptor, for waiting."""
         return self._socket.fileno()
 
-    def send(self, call: int, arguments: Arguments) -> None:
-        """Hands out a call to an idle process; OSError when it is dead, or takes nothing in for ``timeout_seconds``."""
-        self._socket.sendall(json.dumps(arguments).encode() + b"\n")
-        self.state, self.call = _State.BUSY, call
-        self.deadline = time.monotonic() + self._timeout_seconds
+    @property
+    def limit(self) -> float:
+        """Seconds for the call that it was sent last."""
+        return self._limits.first if self.calls == 1 else self._limits.call
+
+    def send(self, call: int, line: bytes) -> None:
+        """Hands out a call to an idle process; OSError when it is dead, or takes nothing in for as long as a call."""
+        self._socket.sendall(line)
+        self.state, self.call, self.calls = _State.BUSY, call, self.calls + 1
+        self.deadline = time.monotonic() + self.limit
 
     def receive(self) -> Reply | None:
         """A reply, after which the process is idle, or None while a part is missing; OSError when it is dead."""
@@ -283,14 +325,20 @@ class _Calls:
     """The calls of one batch: which wait, and what became of the others."""
 
     def __init__(self, calls: Sequence[Arguments]) -> None:
-        self.calls = calls
-        self.waiting = deque(range(len(calls)))
+        self.lines: dict[int, bytes] = {}
+        self._num_calls = len(calls)
         self._settled: dict[int, Grade] = {}
         self._tries = [0] * len(calls)
+        for index, arguments in enumerate(calls):
+            try:
+                self.lines[index] = _as_line(arguments)
+            except (TypeError, ValueError, RecursionError) as error:
+                self.settle(index, Grade(0.0, Status.FAILED, f"the arguments cannot be handed over as JSON: {error}"))
+        self.waiting = deque(self.lines)
 
     @property
     def finished(self) -> bool:
-        return len(self._settled) == len(self.calls)
+        return len(self._settled) == self._num_calls
 
     def settle(self, index: int, grade: Grade) -> None:
         self._settled[index] = grade
@@ -303,4 +351,21 @@ class _Calls:
             self.settle(index, Grade(0.0, Status.FAILED, f"{MAX_TRIES} reward processes ended on it, with {how}"))
 
     def grades(self) -> list[Grade]:
-        return [self._settled[index] for index in range(len(self.calls))]
+        return [self._settled[index] for index in range(self._num_calls)]
+
+
+def _as_line(arguments: Arguments) -> bytes:
+    return json.dumps(arguments, default=_in_json_words).encode() + b"\n"
+
+
+def _in_json_words(value: Any) -> object:
+    """Arrays and numbers of numpy and torch as lists and numbers, dates in ISO 8601, bytes as text, others by ``str``."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, set | frozenset):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -1,7 +1,5 @@
 """The reward worker, step 3 of the way of a batch: turns response tokens into text and text into rewards."""
 
-import logging
-
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -9,10 +7,7 @@ from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ModelConfig, RewardConfig
-from workers.reward.grader_pool import Grade, Status
-from workers.reward.scorers import Response, build_scorer
-
-logger = logging.getLogger(__name__)
+from workers.reward.scorers import Response, RewardSum
 
 
 class RewardWorker:
@@ -31,7 +26,8 @@ class RewardWorker:
     def __init__(self, context: WorkerContext, model: ModelConfig, reward: RewardConfig) -> None:
         self.context = context
         self._tokenizer = _load_tokenizer(model)
-        self._scorer = build_scorer(reward)
+        self._config = reward
+        self._rewards = RewardSum(reward)
 
     @dispatch(Dispatch.SPLIT_BY_DP, layout="reward")
     def score(self, batch: DataProto) -> DataProto:
@@ -42,21 +38,29 @@ class RewardWorker:
                 functions, ``extra``.
 
         Returns:
-            ``rewards`` [batch] float32. The metadata count this replica's responses that score 0 without a verdict,
-            ``reward/timeouts`` and ``reward/failures``, and for math ``reward/unboxed`` and
-            ``reward/left_to_math_verify``.
+            ``rewards`` [batch] float32, NaN where no reward has an opinion, and where the reward is a verdict ``verdicts``
+            [batch] float32, 1 for right. The metadata have ``counts`` of responses (``reward/timeouts``,
+            ``reward/failures``, of math ``reward/unboxed`` and ``reward/left_to_math_verify``, of functions
+            ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and ``failures`` of functions as
+            [calls, failed calls, the first failure].
         """
         extras = batch["extra"] if "extra" in batch else [{}] * len(batch)
-        rows = zip(batch["problem"], self._texts(batch), batch["ground_truth"], extras, strict=True)
-        scores = self._scorer.score(
+        marked = self._texts(batch, special_tokens=True) if self._config.special_tokens else [None] * len(batch)
+        rows = zip(batch["problem"], self._texts(batch), batch["ground_truth"], extras, marked, strict=True)
+        scored = self._rewards.score(
             [
-                Response(problem=str(problem), text=text, ground_truth=str(truth), extra=extra)
-                for problem, text, truth, extra in rows
+                Response(problem=str(problem), text=text, ground_truth=str(truth), extra=extra, marked_text=marked_text)
+                for problem, text, truth, extra, marked_text in rows
             ]
         )
-        _log_first_failure(scores.grades)
-        rewards = torch.tensor([grade.score for grade in scores.grades], dtype=torch.float32)
-        return DataProto({"rewards": rewards}, meta=scores.counts)
+        columns = {"rewards": torch.tensor(scored.totals, dtype=torch.float32)}
+        if self._config.right_from is not None:
+            firsts = torch.tensor(scored.firsts, dtype=torch.float32)
+            columns["verdicts"] = torch.where(firsts.isnan(), firsts, (firsts >= self._config.right_from).float())
+        means = {name: list(pair) for name, pair in scored.means.items()}
+        failures = {label: list(found) for label, found in scored.failures.items()}
+        meta = {"counts": dict(scored.counts), "means": means, "failures": failures}
+        return DataProto(columns, meta=meta)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")
     def decode(self, batch: DataProto) -> list[str]:
@@ -65,14 +69,14 @@ class RewardWorker:
 
     def close(self) -> None:
         """Ends the grader processes."""
-        self._scorer.close()
+        self._rewards.close()
 
-    def _texts(self, batch: DataProto) -> list[str]:
+    def _texts(self, batch: DataProto, *, special_tokens: bool = False) -> list[str]:
         tokens = batch["responses"].tolist()
         lengths = batch["response_lengths"].tolist()
         real = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         # The tokenizer below transformers' own: twice as fast, and it leaves the spaces as they are.
-        return self._tokenizer.backend_tokenizer.decode_batch(real, skip_special_tokens=True)
+        return self._tokenizer.backend_tokenizer.decode_batch(real, skip_special_tokens=not special_tokens)
 
 
 def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
@@ -88,15 +92,3 @@ def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
             f"(tokenizer.json beside the weights)"
         )
     return tokenizer
-
-
-def _log_first_failure(grades: list[Grade]) -> None:
-    failed = [grade for grade in grades if grade.status is not Status.SCORED]
-    if failed:
-        logger.warning(
-            "%d of %d responses score 0 because they could not be scored; the first: %s (%s)",
-            len(failed),
-            len(grades),
-            failed[0].detail,
-            failed[0].status.value,
-        )

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from cfpo_hybrid.algorithms.kl import KlController
+from cfpo_hybrid.errors import RewardError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig, TrainerConfig
 from trainer.rollout.rollout import assign_mini_batches, chosen_rows, greedy_rewards, prompts_to_draw, sample_rollout
 from trainer.run.metrics import StageTimer
+from trainer.run.reward_failures import RewardFailures
 from trainer.session import Session
 from workers.config import AlgorithmConfig, RolloutConfig
 from workers.hybrid_worker import HybridWorker
@@ -43,31 +45,39 @@ class FakePrompts:
 class FakeWorkers:
     """Generates and scores: ``teaches`` says which prompts' two responses earn 1 and 0 rather than twice the same."""
 
-    def __init__(self, teaches) -> None:
-        self.teaches, self.calls = teaches, []
+    def __init__(self, teaches, silent=lambda number: False) -> None:
+        self.teaches, self.silent, self.calls = teaches, silent, []
+        self.failures: dict[str, list] = {}
 
     def run(self, method, batch, sampling=None):
         self.calls.append((method, len(batch), sampling))
         if method is HybridWorker.generate:
             rows = len(batch)
             lengths = torch.full((rows,), 9 if sampling.greedy else 4)
-            return DataProto({"responses": torch.zeros(rows, WIDTH, dtype=torch.int64), "response_lengths": lengths})
+            return DataProto(
+                {
+                    "responses": torch.zeros(rows, WIDTH, dtype=torch.int64),
+                    "response_lengths": lengths,
+                    "response_mask": torch.ones(rows, WIDTH, dtype=torch.bool),
+                }
+            )
         assert method is RewardWorker.score
         prompt = batch["prompts"][:, 0]
         right = torch.tensor([self.teaches(int(number)) for number in prompt])
-        return DataProto(
-            {"rewards": (right & (batch["sample_ids"] == 0)).float()}, meta={"replicas": [{"reward/n": 1}]}
-        )
+        rewards = (right & (batch["sample_ids"] == 0)).float()
+        rewards[torch.tensor([self.silent(int(number)) for number in prompt])] = float("nan")
+        meta = {"counts": {"reward/n": 1}, "failures": self.failures}
+        return DataProto({"rewards": rewards}, meta={"replicas": [meta]})
 
 
-def session_of(teaches, *, rounds: int = 1, **algorithm) -> Session:
+def session_of(teaches, *, rounds: int = 1, silent=lambda number: False, **algorithm) -> Session:
     config = Config(
         data=DataConfig(train_files=["x"], train_batch_size=4, max_response_length=WIDTH),
         rollout=RolloutConfig(group_size=2, generation_rounds=rounds),
         algorithm=AlgorithmConfig(**algorithm),
         trainer=TrainerConfig(num_workers=1),
     )
-    workers = FakeWorkers(teaches)
+    workers = FakeWorkers(teaches, silent)
     parts = SimpleNamespace(actors=workers, graders=workers, prompts=FakePrompts())
     return Session(config=config, timer=StageTimer(), kl=KlController(coef=0.0), **vars(parts))  # type: ignore[arg-type]
 
@@ -93,7 +103,7 @@ def test_groups_without_signal_are_replaced_by_the_next_prompts():
     assert session.prompts.draws == [(0, 4, 7, 0), (4, 4, 7, 4)]
     assert prompts_of(rollout.batch) == [0, 2, 4, 6]
     assert rollout.batch["group_ids"].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
-    assert rollout.reward_meta == [{"reward/n": 1}] * 2
+    assert rollout.reward_meta == [{"counts": {"reward/n": 1}, "failures": {}}] * 2
     assert rollout.metrics == {
         "data/prompts_consumed": 8.0,
         "sampling/rounds": 2.0,
@@ -130,10 +140,41 @@ def test_how_many_prompts_are_drawn():
     assert prompts_to_draw(16, 16, 0) == 16
 
 
-def test_a_reward_that_is_no_number_is_not_dropped():
-    rewards = torch.tensor([1.0, 1.0, float("nan"), float("nan"), 0.0, 1.0])
-    kept = chosen_rows(rewards, torch.tensor([7, 7, 8, 8, 9, 9]), 2)
-    assert kept.tolist() == [False, False, True, True, True, True]
+def test_a_group_without_two_rewards_teaches_nothing():
+    nan = float("nan")
+    rewards = torch.tensor([nan, nan, 1.0, nan, 0.0, 1.0, 0.0, 1.0, nan])
+    kept = chosen_rows(rewards, torch.tensor([6, 6, 7, 7, 8, 8, 9, 9, 9]), 2)
+    assert kept.tolist() == [False] * 4 + [True] * 5
+
+
+def test_responses_without_an_opinion_are_left_out_of_the_loss():
+    session = session_of(lambda number: number % 2 == 0, silent=lambda number: number == 2)
+    batch = sample_rollout(session, 0).batch
+    assert batch["rewards"].isnan().tolist() == [False] * 4 + [True] * 2 + [False] * 2
+    counted = batch["response_mask"].any(dim=1).tolist()
+    assert counted == [True] * 4 + [False] * 2 + [True] * 2
+
+
+def test_a_step_whose_reward_function_always_fails_stops_before_the_update(tmp_path):
+    told: list[str] = []
+    session = session_of(lambda number: False)
+    session.graders.failures = {"score": [8, 8, "f.py:score: ValueError: no\nTraceback: here"]}
+    session.reward_failures = RewardFailures(tmp_path / "failures.txt", told.append)
+    with pytest.raises(
+        RewardError, match=r"failed on all of 8 responses: f.py:score: ValueError: no.*all_failed_action=warn"
+    ):
+        sample_rollout(session, 0)
+    assert len(told) == 1
+    assert "8 of 8 responses score 0" in told[0]
+    assert (tmp_path / "failures.txt").read_text() == "f.py:score: ValueError: no\nTraceback: here\n\n"
+    session.reward_failures = RewardFailures(None, told.append, "warn")
+    for _ in range(2):
+        sample_rollout(session, 0)
+    assert len(told) == 2  # the first failure of a run alone
+    session.graders.failures = {"score": [8, 7, "f.py:score: ValueError: no"]}
+    session.reward_failures = RewardFailures(None, told.append)
+    sample_rollout(session, 0)
+    assert len(told) == 3
 
 
 def test_greedy_responses_are_generated_once_a_prompt_and_only_when_needed():

@@ -157,10 +157,25 @@ BROKEN = {
     "data columns": (["data.problem_key=question"], ["question"]),
     "rows for a batch": (["data.train_batch_size=20", "algorithm.batch_ratio=1"], ["16 rows, fewer than one batch"]),
     "reward": (["reward.name=maths"], ["did you mean 'math'"]),
+    "further reward": (["reward.further=[maths]"], ["reward.further is 'maths'", "did you mean 'math'"]),
+    "two rewards of one name": (["reward.further=[math]"], ["reward/math names two rewards"]),
+    "weights": (["reward.weights=[1,2]"], ["reward.weights=[1.0, 2.0] must be as many as the rewards, 1"]),
+    "bounds of math": (["reward.lowest=0"], ["reward.lowest is for functions of your own"]),
+    "failed action": (["reward.all_failed_action=halt"], ["all_failed_action", "halt", "warn"]),
     "reward file": (["reward.name=nowhere.py:score"], ["there is no file", "nowhere.py"]),
     "resume": (["trainer.resume=latest"], ["neither 'auto' nor 'never'"]),
     "model": (["model.path=/no/such/folder"], ["model.path=/no/such/folder: there is no such folder"]),
 }
+
+
+def test_a_reward_function_of_other_arguments_is_a_mistake_of_the_configuration(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("def score(response, truth):\n    return 1.0\n")
+    words = [f"reward.name={tmp_path}/mine.py:score", "reward.lowest=1", "reward.highest=0"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_recipe(tmp_path), words)
+    arity, bounds = caught.value.problems
+    assert "takes 2 arguments (response, truth), not 4; it is called as score(problem, response" in arity
+    assert "reward.lowest=1.0 must be below reward.highest=0.0" in bounds
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -8,8 +8,8 @@ from trainer.run.collapse_watch import CollapseWatch
 from workers.config import WatchConfig
 
 
-def line(entropy=1.0, length=100.0, all_wrong=0.0):
-    return {"actor/entropy": entropy, "response_length/mean": length, "reward/groups_all_wrong": all_wrong}
+def line(entropy=1.0, length=100.0, best=1.0):
+    return {"actor/entropy": entropy, "response_length/mean": length, "reward/max": best}
 
 
 def trips(limits, lines):
@@ -19,7 +19,7 @@ def trips(limits, lines):
 
 
 def test_nothing_is_watched_by_default():
-    assert trips(WatchConfig(), [line(entropy=-step, length=step, all_wrong=1.0) for step in range(30)]) == [[]] * 30
+    assert trips(WatchConfig(), [line(entropy=-step, length=step, best=0.0) for step in range(30)]) == [[]] * 30
 
 
 def test_entropy_that_falls_too_fast():
@@ -39,18 +39,18 @@ def test_lengths_that_drift_either_way():
 
 
 def test_rewards_that_stay_away():
-    shares = [1.0, 1.0, 0.9, 1.0, 1.0, 1.0]
-    found = trips(WatchConfig(zero_reward_streak=3), [line(all_wrong=share) for share in shares])
+    rewards = [0.0, -2.0, 0.1, 0.0, -1.0, 0.0]
+    found = trips(WatchConfig(zero_reward_streak=3), [line(best=reward) for reward in rewards])
     assert found == [[], [], [], [], [], ["zero_reward_streak"]]
 
 
 def test_a_resumed_run_remembers():
     limits = WatchConfig(zero_reward_streak=3, window=2)
-    history = [{"val/accuracy": 0.5}, line(all_wrong=0.0), line(all_wrong=1.0), line(all_wrong=1.0)]
-    (trip,) = CollapseWatch(limits, history).look(line(all_wrong=1.0))
+    history = [{"val/accuracy": 0.5}, line(best=1.0), line(best=0.0), line(best=0.0)]
+    (trip,) = CollapseWatch(limits, history).look(line(best=0.0))
     assert trip.action == "stop"
     assert trip.finding == "no response has earned a reward above 0 for 3 rollout steps"
-    assert CollapseWatch(limits).look(line(all_wrong=1.0)) == []
+    assert CollapseWatch(limits).look(line(best=0.0)) == []
 
 
 @pytest.mark.parametrize("gap", [None, math.nan])

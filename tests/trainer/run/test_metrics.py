@@ -29,17 +29,37 @@ def test_rewards_of_interleaved_groups_of_unequal_size():
     # groups: 7 -> {1, 1}, 3 -> {0, 0, 0}, 5 -> {1, 0}, 9 -> {0.5, 0.5}: one right, one wrong, three without signal
     group_ids = torch.tensor([7, 3, 5, 3, 7, 3, 5, 9, 9])
     rewards = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.5, 0.5])
-    metrics = reward_metrics(rewards, group_ids)
+    metrics = reward_metrics(rewards, group_ids, verdicts=rewards)
     # mean 4/9; E[x^2] = 3.5/9; variance = 3.5/9 - 16/81 = 15.5/81
     assert metrics == pytest.approx(
         {
             "reward/mean": 4 / 9,
             "reward/std": math.sqrt(15.5) / 9,
+            "reward/min": 0.0,
+            "reward/max": 1.0,
             "reward/groups_all_right": 1 / 4,
             "reward/groups_all_wrong": 1 / 4,
             "reward/groups_without_signal": 3 / 4,
         }
     )
+
+
+def test_responses_without_a_reward_count_nowhere():
+    nan = math.nan
+    rewards, group_ids = torch.tensor([-3.0, nan, -1.0, nan, nan, -1.0]), torch.tensor([0, 0, 0, 1, 1, 2])
+    assert reward_metrics(rewards, group_ids) == pytest.approx(
+        {
+            "reward/mean": -5 / 3,
+            "reward/std": math.sqrt(8) / 3,
+            "reward/min": -3.0,
+            "reward/max": -1.0,
+            "reward/groups_without_signal": 2 / 3,
+        }
+    )
+    assert reward_metrics(torch.tensor([nan, nan]), torch.tensor([0, 1])) == {"reward/groups_without_signal": 1.0}
+    # A group that nobody judged is neither right nor wrong.
+    judged = reward_metrics(rewards, group_ids, verdicts=torch.tensor([0.0, nan, 0.0, nan, nan, 1.0]))
+    assert judged["reward/groups_all_right"] == judged["reward/groups_all_wrong"] == pytest.approx(1 / 3)
 
 
 def test_a_single_response_has_no_spread_rather_than_nan():

@@ -26,7 +26,7 @@ def test_off_a_terminal_each_step_is_one_unwrapped_line():
     console, text = plain_console()
     clock = Clock()
     with RunProgress(4, console=console, clock=clock) as progress:
-        progress.step(0, {"val/accuracy": 0.315})
+        progress.step(0, {"val/accuracy": 0.315, "val/reward": 0.315})
         clock.now += 10.0
         progress.stage("generate")
         progress.step(
@@ -44,6 +44,13 @@ def test_off_a_terminal_each_step_is_one_unwrapped_line():
         "step 1/4  reward 0.250  clipped 1.23%  length 61.2  tokens/s 12,346  0:00:30 left",
         "saved checkpoints/step_000001 [bold]",
     ]
+
+
+def test_a_reward_that_is_no_verdict_is_shown_as_a_reward():
+    console, text = plain_console()
+    with RunProgress(1, console=console) as progress:
+        progress.step(0, {"val/reward": -2.3})
+    assert text.getvalue().splitlines() == ["step 0/1  validation reward -2.300"]
 
 
 def test_the_time_left_follows_the_last_steps():

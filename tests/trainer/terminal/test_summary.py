@@ -57,3 +57,17 @@ def test_the_tables_name_what_exists_and_paths_stay_whole(tmp_path):
         assert str(path) in shown
     assert f"cfpo eval {run.export}" in shown
     assert str(run.plots) not in shown  # nothing in it
+
+
+def test_a_reward_that_is_no_verdict_is_shown_as_a_reward(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.start({})
+    write_jsonl(
+        run.metrics_file, [{"step": 0, "val/reward": -2.3}, {"step": 1, "reward/mean": -2.0, "val/reward": -1.5}]
+    )
+    text = io.StringIO()
+    print_summary(Console(file=text, width=90), run)
+    for part in ("validation reward", "-2.300", "-1.500", "+0.800", "training reward"):
+        assert part in text.getvalue()
+    assert "accuracy" not in text.getvalue()
+    assert "%" not in text.getvalue()

@@ -4,16 +4,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cfpo_hybrid.errors import RewardError
 from workers.reward.grader import MATH_RECYCLE_BYTES, MATH_VERIFY, START_SECONDS
-from workers.reward.grader_pool import Grade, GraderPool, Status
+from workers.reward.grader_pool import MAX_SLOW_FIRST_CALLS, Grade, GraderPool, Status
 
 FUNCTIONS = """
-import os, subprocess, sys, time
+import decimal, fractions, os, subprocess, sys, time
 
 CALLS = 0
 
@@ -44,7 +47,32 @@ def misbehave(how):
     if how == "print":
         print("noise")
         return 0.5
-    return {"nan": float("nan"), "inf": float("inf"), "none": None, "text": "1.0", "bool": True, "int": 2}[how]
+    if how == "numpy":
+        import numpy
+        return numpy.bool_(True)
+    if how == "array":
+        import numpy
+        return numpy.array(0.25)
+    if how == "vector":
+        import numpy
+        return numpy.array([0.25])
+    return {
+        "nan": float("nan"), "inf": float("inf"), "huge": 1e300, "none": None, "text": "1.0", "bool": True, "int": 2,
+        "fraction": fractions.Fraction(1, 4), "decimal": decimal.Decimal("0.5"), "complex": 1j,
+        "dict": {"score": 0.5, "tone": fractions.Fraction(1, 2), "why": "short"},
+        "silent dict": {"score": None, "tone": 2}, "no score": {"reward": 1.0}, "bad dict": {"score": 1, "tone": float("inf")},
+    }[how]
+
+def echo(value):
+    return {"score": 1.0, "same": float(value == {"day": "2024-02-03", "n": [1, 2], "x": 0.5, "raw": "ab", "k": "1/2"})}
+
+FIRST = True
+
+def slow_at_first(seconds):
+    global FIRST
+    time.sleep(seconds if FIRST else 0)
+    FIRST = False
+    return 1.0
 """
 
 
@@ -59,9 +87,10 @@ def file(tmp_path: Path) -> Path:
 def make_pool(file: Path) -> Iterator[Callable[..., GraderPool]]:
     pools = []
 
-    def make(function: str, num_processes: int = 1, timeout_seconds: float = 20.0) -> GraderPool:
-        pools.append(GraderPool(f"{file}:{function}", num_processes=num_processes, timeout_seconds=timeout_seconds))
-        return pools[-1]
+    def make(function: str, num_processes: int = 1, timeout_seconds: float = 20.0, **limits: float) -> GraderPool:
+        pool = GraderPool(f"{file}:{function}", num_processes=num_processes, timeout_seconds=timeout_seconds, **limits)
+        pools.append(pool)
+        return pool
 
     yield make
     for pool in pools:
@@ -87,13 +116,31 @@ def test_grades_come_in_the_order_of_the_calls(make_pool: Callable[..., GraderPo
 
 def test_what_is_no_finite_number_is_a_failure_with_its_reason(make_pool: Callable[..., GraderPool]):
     pool = make_pool("misbehave")
-    hows = ["nan", "inf", "none", "text", "raise", "exit", "bool", "int", "print"]
+    hows = [
+        "nan",
+        "inf",
+        "huge",
+        "text",
+        "complex",
+        "vector",
+        "no score",
+        "bad dict",
+        "raise",
+        "exit",
+        "bool",
+        "int",
+        "print",
+    ]
     found = dict(zip(hows, pool.run([(how,) for how in hows]), strict=True))
     assert (found["bool"], found["int"], found["print"]) == (Grade(1.0), Grade(2.0), Grade(0.5))
     for how, reason in [
         ("nan", "not finite"),
         ("inf", "not finite"),
-        ("none", "returned None, which is no number"),
+        ("huge", "returned 1e+300, which is beyond float32"),
+        ("complex", "returned 1j, which is no number"),
+        ("vector", "which is no number"),
+        ("no score", "without 'score'; its keys: 'reward'"),
+        ("bad dict", "under 'tone', returned inf, which is not finite"),
         ("text", "returned '1.0'"),
         ("raise", "ValueError: no such answer"),
         ("exit", "SystemExit: 3"),
@@ -101,6 +148,54 @@ def test_what_is_no_finite_number_is_a_failure_with_its_reason(make_pool: Callab
         assert found[how].status is Status.FAILED
         assert found[how].score == 0.0
         assert reason in found[how].detail
+
+
+def test_numbers_of_other_kinds_none_and_dicts(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("misbehave")
+    hows = ["numpy", "array", "fraction", "decimal", "none", "dict", "silent dict"]
+    found = dict(zip(hows, pool.run([(how,) for how in hows]), strict=True))
+    assert [found[how] for how in hows[:5]] == [Grade(1.0), Grade(0.25), Grade(0.25), Grade(0.5), Grade(None)]
+    assert found["dict"] == Grade(0.5, others={"tone": 0.5})
+    assert found["silent dict"] == Grade(None, others={"tone": 2.0})
+
+
+def test_a_failure_comes_with_the_users_part_of_the_traceback(make_pool: Callable[..., GraderPool], file: Path):
+    (grade,) = make_pool("misbehave").run([("raise",)])
+    assert f'File "{file}"' in grade.trace
+    assert "in misbehave" in grade.trace
+    assert "grader.py" not in grade.trace
+
+
+def test_values_that_json_has_no_word_for_do_not_end_the_pool(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("echo")
+    strange = {"day": date(2024, 2, 3), "n": np.array([1, 2]), "x": np.float32(0.5), "raw": b"ab", "k": Fraction(1, 2)}
+    endless: list[object] = []
+    endless.append(endless)
+    grades = pool.run([(strange,), ({(1, 2): "a key"},), (endless,), (object(),), (strange,)])
+    assert [grade.score for grade in grades] == [1.0, 0.0, 0.0, 1.0, 1.0]
+    assert grades[0].others == grades[4].others == {"same": 1.0}
+    for grade in grades[1:3]:
+        assert grade.status is Status.FAILED
+        assert "cannot be handed over as JSON" in grade.detail
+
+
+def test_the_first_call_of_a_process_has_a_longer_limit(make_pool: Callable[..., GraderPool]):
+    pool = make_pool("slow_at_first", timeout_seconds=0.4, first_timeout_seconds=20.0)
+    assert pool.run([(1.0,)] * 3) == [Grade(1.0)] * 3
+    # The limit is one of each process, and after some that used it up no process gets more than any call.
+    pool = make_pool("slow_at_first", timeout_seconds=0.2, first_timeout_seconds=0.6)
+    grades = pool.run([(1000,)] * (MAX_SLOW_FIRST_CALLS + 1))
+    assert [grade.detail for grade in grades] == ["no verdict after 0.6 s"] * MAX_SLOW_FIRST_CALLS + [
+        "no verdict after 0.2 s"
+    ]
+
+
+def test_a_function_of_other_arguments_is_told_when_it_is_loaded(tmp_path: Path):
+    path = tmp_path / "wrapped.py"
+    path.write_text("import functools\n@functools.cache\ndef score(response):\n    return 1.0\n")
+    pool = GraderPool(f"{path}:score", num_processes=1, timeout_seconds=20.0, num_arguments=4)
+    with pytest.raises(RewardError, match=r"score\(response\) is called with 4 arguments .problem, response"):
+        pool.wait_until_ready()
 
 
 def test_a_slow_call_times_out_and_its_process_is_replaced(make_pool: Callable[..., GraderPool]):

@@ -1,5 +1,5 @@
-import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -50,7 +50,8 @@ def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model_with_toke
         assert scored["rewards"].dtype == torch.float32
         replicas = scored.meta["replicas"]
         assert isinstance(replicas, list)
-        totals = {name: sum(counts[name] for counts in replicas) for name in replicas[0]}
+        assert scored["verdicts"].tolist() == scored["rewards"].tolist()
+        totals = {name: sum(meta["counts"][name] for meta in replicas) for name in replicas[0]["counts"]}
         assert totals == {
             "reward/unboxed": 1,
             "reward/left_to_math_verify": 1,
@@ -60,21 +61,81 @@ def test_scores_keep_the_order_of_the_rows_and_counts_come_along(model_with_toke
         assert group.run(RewardWorker.decode, batch) == texts
 
 
-def test_a_custom_function_gets_all_four_arguments(
-    model_with_tokenizer: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_custom_function_gets_all_four_arguments(model_with_tokenizer: ModelConfig, tmp_path: Path):
     path = tmp_path / "custom.py"
     path.write_text(CUSTOM)
     batch = batch_of(["abc", "ab", "bad"], ["t", "f", "t"], extra=[{"bonus": 10}, {"bonus": 20}, {"bonus": 0}])
-    with (
-        group_of(model_with_tokenizer, RewardConfig(name=f"{path}:score", num_processes=1)) as group,
-        caplog.at_level(logging.WARNING),
-    ):
+    with group_of(model_with_tokenizer, RewardConfig(name=f"{path}:score", num_processes=1)) as group:
         scored = group.run(RewardWorker.score, batch)
     assert scored["rewards"].tolist() == [113.0, 22.5, 0.0]
-    assert scored.meta["replicas"] == [{"reward/timeouts": 0, "reward/failures": 1}]
-    assert "1 of 3 responses score 0" in caplog.text
-    assert "ValueError: cannot score this" in caplog.text
+    assert "verdicts" not in scored
+    (meta,) = cast(list[dict[str, Any]], scored.meta["replicas"])
+    assert meta["counts"] == {
+        "reward/timeouts": 0,
+        "reward/failures": 1,
+        "reward/no_opinion": 0,
+        "reward/clipped": 0,
+    }
+    calls, failed, first = meta["failures"]["score"]
+    assert (calls, failed) == (3, 1)
+    for part in ("ValueError: cannot score this", "response: 'bad'", f'File "{path}", line', "Traceback"):
+        assert part in first
+
+
+def test_several_rewards_are_weighed_and_each_is_logged(model_with_tokenizer: ModelConfig, tmp_path: Path):
+    path = tmp_path / "custom.py"
+    path.write_text(
+        "def tone(problem, response, truth, extra):\n"
+        "    return None if 'q' in response else {'score': len(response), 'words': 2 * len(response), 'note': 'n'}\n"
+        "def ends(problem, response, truth, extra):\n"
+        "    return float(response.endswith('<end>'))\n"
+    )
+    texts = [r"\boxed{1}", r"\boxed{q}", "no"]
+    reward = RewardConfig(
+        further=[f"{path}:tone", f"{path}:ends"],
+        weights=[1.0, -0.5, 10.0],
+        highest=5.0,
+        special_tokens=True,
+        num_processes=1,
+        timeout_seconds=30.0,
+    )
+    with group_of(model_with_tokenizer, reward) as group:
+        scored = group.run(RewardWorker.score, batch_of(texts, ["1"] * 3))
+    # With "<end>" the texts have 14 and 7 characters, lowered to 5; one that has a q gets no opinion of "tone".
+    assert scored["rewards"].tolist() == [1 - 2.5 + 10, 10.0, 0 - 2.5 + 10]
+    assert scored["verdicts"].tolist() == [1.0, 0.0, 0.0]
+    (meta,) = cast(list[dict[str, Any]], scored.meta["replicas"])
+    assert meta["means"] == {
+        "reward/math": [1.0, 3],
+        "reward/tone": [10.0, 2],
+        "reward/tone/words": [42.0, 2],
+        "reward/ends": [3.0, 3],
+    }
+    assert meta["counts"]["reward/clipped"] == 2
+    assert meta["counts"]["reward/no_opinion"] == 0
+    assert meta["failures"] == {}
+
+
+def test_no_opinion_is_no_reward_and_no_verdict(model_with_tokenizer: ModelConfig, tmp_path: Path):
+    path = tmp_path / "custom.py"
+    path.write_text(
+        "def score(problem, response, truth, extra):\n"
+        "    if response == 'mean':\n"
+        "        return {'score': 1.0, 'mean': 2.0}\n"
+        "    return None if response == 'none' else {'score': len(response), 'length': len(response)}\n"
+    )
+    reward = RewardConfig(name=f"{path}:score", pass_threshold=3.0, num_processes=1)
+    with group_of(model_with_tokenizer, reward) as group:
+        scored = group.run(RewardWorker.score, batch_of(["none", "abc", "ab", "mean"], [""] * 4))
+    rewards, verdicts = scored["rewards"], scored["verdicts"]
+    assert rewards.isnan().tolist() == verdicts.isnan().tolist() == [True, False, False, False]
+    assert rewards[1:].tolist() == [3.0, 2.0, 0.0]
+    assert verdicts[1:].tolist() == [1.0, 0.0, 0.0]
+    (meta,) = cast(list[dict[str, Any]], scored.meta["replicas"])
+    assert meta["counts"]["reward/no_opinion"] == 1
+    assert meta["means"] == {"reward/length": [5.0, 2]}
+    # "reward/mean" is the run's own.
+    assert "under 'mean', a name that the run uses itself" in meta["failures"]["score"][2]
 
 
 def test_grader_processes_end_with_their_workers(model_with_tokenizer: ModelConfig, tmp_path: Path):

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 from math_verify import parse, verify
+from reward_verdicts import PAIRS
 
 from workers.config import RewardConfig
 from workers.reward.grader_pool import GraderPool, Status
@@ -73,6 +74,10 @@ CORRECTED = [
 ]
 
 
+TOWER = "10^{10^{10}}"
+"""Beside another number it costs a process all of its time: see the test of it."""
+
+
 def response(truth: str, answer: str) -> Response:
     return Response(problem="", text=rf"It is $\boxed{{{answer}}}$.", ground_truth=truth)
 
@@ -104,6 +109,16 @@ def test_right_where_math_verify_is_wrong(scorer: MathScorer):
     ours = rewards(scorer.score([response(truth, answer) for truth, answer, _ in CORRECTED]))
     wrong = [case for case, score in zip(CORRECTED, ours, strict=True) if (score == 1.0) is not case[2]]
     assert not wrong
+
+
+def test_final_verdicts_of_the_table(scorer: MathScorer):
+    assert len(PAIRS) >= 150
+    assert sum(not right for *_, right in PAIRS) >= len(PAIRS) / 2
+    for swapped in (False, True):
+        cases = [(answer, truth, right) if swapped else (truth, answer, right) for truth, answer, right in PAIRS]
+        cases = [case for case in cases if TOWER not in case]
+        ours = rewards(scorer.score([response(truth, answer) for truth, answer, _ in cases]))
+        assert [case for case, score in zip(cases, ours, strict=True) if (score == 1.0) is not case[2]] == []
 
 
 def test_reference_is_a_solution_or_a_bare_answer(scorer: MathScorer):

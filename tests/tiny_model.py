@@ -1,5 +1,6 @@
 """Random Hugging Face models of a few thousand parameters for tests."""
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ def tiny_model(family: str = "qwen2", seed: int = 0, **sizes: Any) -> "PreTraine
     """A random model in fp32 whose biases and norms are random too, so that a forgotten one shows."""
     from transformers import AutoConfig, AutoModelForCausalLM  # seconds; not every process that sees this file needs it
 
-    config = AutoConfig.for_model(family, **SIZES | OF_FAMILY.get(family, {}) | sizes)
+    # A copy: transformers writes the rotary base into the mapping that it is given.
+    config = AutoConfig.for_model(family, **copy.deepcopy(SIZES | OF_FAMILY.get(family, {}) | sizes))
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():

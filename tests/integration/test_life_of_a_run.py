@@ -193,7 +193,8 @@ def greedy_answers(folder: Path, problems: list[str]) -> list[str]:
 def evaluate_run(world: Path, name: str, **options: object) -> tuple[dict[str, float], list[dict]]:
     output = world / name
     scores = evaluate(
-        EvaluationOptions(pass_threshold=1.0, 
+        EvaluationOptions(
+            pass_threshold=1.0,
             model=str(world / "whole"),
             files=(str(world / "val.jsonl"),),
             output=str(output),

@@ -23,7 +23,8 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
     else:
         yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
         yield from _inspect_levels(config)
-    yield from _inspect("data.val_files", config.val_files or [], config, 0)
+    for name, files in config.validation_sets.items():
+        yield from _inspect(f"data.val_sets.{name}" if name else "data.val_files", files, config, 0)
 
 
 def _inspect(key: str, files: Sequence[str], config: DataConfig, rows_needed: int) -> Iterator[Problem]:

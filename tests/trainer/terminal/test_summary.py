@@ -20,7 +20,7 @@ LINES = [
 def test_the_summary_adds_up():
     summary = summarise(LINES)
     assert summary.steps == 3
-    assert summary.accuracy == (0.31, 0.62)
+    assert summary.validations == {"val/accuracy": (0.31, 0.62)}
     assert summary.reward == (0.4, 0.7)
     # 100 x 5 + 300 x 15 = 5000 tokens in 20 s
     assert summary.tokens_per_second == pytest.approx(250.0)
@@ -39,7 +39,7 @@ def test_the_pace_leaves_validation_out():
 
 def test_a_run_without_steps_has_an_empty_summary():
     summary = summarise([])
-    assert (summary.steps, summary.accuracy, summary.reward, summary.tokens_per_second) == (0, None, None, None)
+    assert (summary.steps, summary.validations, summary.reward, summary.tokens_per_second) == (0, {}, None, None)
 
 
 def test_the_tables_name_what_exists_and_paths_stay_whole(tmp_path):

@@ -70,7 +70,7 @@ def validation(config: Config) -> Iterator[Problem]:
     if trainer.val_every > 0 and not config.data.validation_sets:
         yield Problem(
             ("trainer.val_every", VAL_FILES, VAL_SETS),
-            f"trainer.val_every={trainer.val_every}, but {VAL_FILES} names no problems, and nor does {VAL_SETS}; name a "
+            f"trainer.val_every={trainer.val_every}, but {VAL_FILES} names no problems and {VAL_SETS} has no set; name a "
             f"file or set it to 0",
         )
     if trainer.val_samples > 1 and trainer.val_temperature == 0:

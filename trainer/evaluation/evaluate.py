@@ -175,4 +175,5 @@ def _error(name: str, scores: dict[str, float]) -> str:
 def _overlong(scores: dict[str, float]) -> str:
     """What became of prompts that are too long; `cfpo eval` never cuts them."""
     wrong = "count as wrong" if "accuracy" in scores else "are in no mean"
-    return f"{scores['overlong']:g} of {scores['problems']:g} problems are over --max-prompt-length, have no response and {wrong}"
+    number, problems = scores["overlong"], scores["problems"]
+    return f"{number:g} of {problems:g} problems are over --max-prompt-length, have no response and {wrong}"

@@ -71,3 +71,18 @@ def test_a_reward_that_is_no_verdict_is_shown_as_a_reward(tmp_path):
         assert part in text.getvalue()
     assert "accuracy" not in text.getvalue()
     assert "%" not in text.getvalue()
+
+
+def test_every_validation_set_has_a_row(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.start({})
+    before = {"step": 0, "val/math/accuracy": 0.2, "val/accuracy": 0.4}
+    write_jsonl(run.metrics_file, [before, {"step": 1, "val/math/accuracy": 0.3, "val/accuracy": 0.6}])
+    text = io.StringIO()
+    print_summary(Console(file=text, width=90), run)
+    lines = text.getvalue().splitlines()
+    of_all, of_math = (
+        next(line for line in lines if label in line) for label in ("validation accuracy ", "accuracy, math")
+    )
+    assert "+20.0 points" in of_all
+    assert "+10.0 points" in of_math

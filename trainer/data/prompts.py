@@ -23,7 +23,7 @@ from trainer.data.order import (
     level_ranks,
     stable_hash,
 )
-from trainer.data.records import Record, read_records
+from trainer.data.records import Message, Record, read_records
 from workers.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -98,15 +98,15 @@ def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
         raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
 
 
-def encode_problems(
-    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[str], config: DataConfig
+def encode_chats(
+    tokenizer: "PreTrainedTokenizerBase", chats: Sequence[list[Message]], config: DataConfig
 ) -> list[list[int]]:
-    """The token ids of each problem as a chat that the assistant answers next.
+    """The token ids of each chat, which the assistant answers next.
 
     Args:
         tokenizer: with a chat template, unless ``config`` brings one.
-        problems: questions, each the user's message.
-        config: of the system prompt and the chat template.
+        chats: whole, each ends with a user's message.
+        config: of the chat template.
 
     Raises:
         DataError: no chat template, or one that refuses the chat.
@@ -119,10 +119,10 @@ def encode_problems(
             f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
             "e.g. one with the line {{ messages[-1].content }}"
         )
-    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
-    chats = [[*system, {"role": "user", "content": problem}] for problem in problems]
     try:
-        texts = tokenizer.apply_chat_template(chats, chat_template=template, add_generation_prompt=True, tokenize=False)
+        texts = tokenizer.apply_chat_template(
+            list(chats), chat_template=template, add_generation_prompt=True, tokenize=False
+        )
     except TemplateError as error:
         raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
     return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
@@ -139,7 +139,7 @@ def load_prompts(
         DataError: files that cannot be used, or no prompt short enough.
     """
     records = read_records(files, config, limit)
-    tokens = encode_problems(tokenizer, [record.problem for record in records], config)
+    tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
     overlong = fits.count(False)

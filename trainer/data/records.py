@@ -23,6 +23,9 @@ _HUB_FORM = "hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT, e.g. hub:openai/gsm8k:main
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, for messages, and its values by column."""
 
+Message = dict[str, str]
+"""One turn of a chat: its ``role`` and its ``content``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -32,11 +35,13 @@ class Record:
         problem: the question.
         ground_truth: its answer, or else its worked solution.
         extra: the row's other columns as JSON values, e.g. ``{"level": "Level 3", "type": "Algebra"}``.
+        messages: the whole chat that is answered, system message included; it ends with a user's message.
     """
 
     problem: str
     ground_truth: str
     extra: dict[str, JsonValue]
+    messages: list[Message]
 
 
 def read_records(files: Sequence[str], config: DataConfig, limit: int | None = None) -> list[Record]:
@@ -200,7 +205,13 @@ def _record(row: Row, config: DataConfig) -> Record:
     if isinstance(truth, bool) or not isinstance(truth, str | int | float) or not str(truth).strip():
         raise DataError(f"{place}: column '{key}' must be a text or a number, it is {truth!r}")
     used = (config.problem_key, key)
-    return Record(problem, str(truth), {name: _json(value) for name, value in values.items() if name not in used})
+    extra = {name: _json(value) for name, value in values.items() if name not in used}
+    return Record(problem, str(truth), extra, _chat([{"role": "user", "content": problem}], config))
+
+
+def _chat(messages: Sequence[Message], config: DataConfig) -> list[Message]:
+    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
+    return [*system, *messages]
 
 
 def _json(value: Any) -> JsonValue:

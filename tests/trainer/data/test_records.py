@@ -10,6 +10,10 @@ from trainer.data.records import HubSplit, Record, open_source, read_records
 DATA = DataConfig(train_files=[])
 
 
+def record(problem, ground_truth, extra):
+    return Record(problem, ground_truth, extra, [{"role": "user", "content": problem}])
+
+
 def write_parquet(path, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return str(path)
@@ -19,7 +23,7 @@ def test_jsonl_and_parquet_and_a_data_set_give_the_same_records(tmp_path):
     rows = numbered_rows(5)
     jsonl = write_rows(tmp_path / "train.jsonl", rows)
     parquet = write_parquet(tmp_path / "train.parquet", rows)
-    expected = [Record(r["problem"], r["solution"], {"level": r["level"], "type": r["type"]}) for r in rows]
+    expected = [record(r["problem"], r["solution"], {"level": r["level"], "type": r["type"]}) for r in rows]
     assert read_records([jsonl], DATA) == expected
     assert read_records([parquet], DATA) == expected
     assert read_records([jsonl, parquet], DATA) == expected * 2
@@ -87,21 +91,21 @@ def test_both_missing_columns_are_named_at_once(tmp_path):
     ):
         read_records([path], DATA)
     renamed = DataConfig(train_files=[], problem_key="question", answer_key="reply")
-    assert read_records([path], renamed) == [Record("1+1", "2", {})]
+    assert read_records([path], renamed) == [record("1+1", "2", {})]
 
 
 def test_the_answer_is_preferred_and_the_solution_stays_in_extra(tmp_path):
     rows = [{"problem": "1+1", "solution": "\\boxed{2}", "answer": 2}, {"problem": "1+2", "solution": "\\boxed{3}"}]
     records = read_records([write_rows(tmp_path / "train.jsonl", rows)], DATA)
-    assert records == [Record("1+1", "2", {"solution": "\\boxed{2}"}), Record("1+2", "\\boxed{3}", {})]
+    assert records == [record("1+1", "2", {"solution": "\\boxed{2}"}), record("1+2", "\\boxed{3}", {})]
 
 
 def test_extra_holds_json_values_only(tmp_path):
     from datetime import date
 
     row = {"problem": "1+1", "answer": "2", "day": date(2024, 1, 2), "tags": ["a", None], "score": float("nan")}
-    (record,) = read_records([write_parquet(tmp_path / "train.parquet", [row])], DATA)
-    assert record.extra == {"day": "2024-01-02", "tags": ["a", None], "score": None}
+    (only,) = read_records([write_parquet(tmp_path / "train.parquet", [row])], DATA)
+    assert only.extra == {"day": "2024-01-02", "tags": ["a", None], "score": None}
 
 
 def test_empty_and_broken_files(tmp_path):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
     VALIDATION,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+NORMALISED = 4
+"""Characters of a text that a tokenizer may make one of, before it looks for tokens."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,19 @@ def encode_chats(
         )
     except TemplateError as error:
         raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
-    return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    longest = longest_text(tokenizer, config.max_prompt_length)
+    ends = [str(text)[-longest:] for text in texts]
+    return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
+    """Characters that are over ``max_tokens`` tokens for certain; of a longer text so many at its end tell that it is.
+
+    A token stands for no more characters than it has, and a tokenizer may compose or drop some before (NFC makes one of
+    up to three), so this is a margin over the longest token. Without it, a text of 18 MB takes gigabytes.
+    """
+    longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+    return NORMALISED * longest_token * (max_tokens + 1)
 
 
 def load_prompts(
@@ -154,7 +170,7 @@ def load_prompts(
     if not records:
         raise DataError(
             f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
-            "template and system prompt included); raise it, or set data.overlong=cut"
+            "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
     return PromptSet(records, tokens, overlong)
 
@@ -203,7 +219,7 @@ class TrainPrompts:
 def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptOrder:
     if data.curriculum == "none":
         return EpochByEpoch(len(prompts), seed)
-    levels = level_ranks((record.extra.get(data.level_key) for record in prompts.records), data.level_key)
+    levels = level_ranks((value_at(record.extra, data.level_key) for record in prompts.records), data.level_key)
     if data.curriculum == "order":
         return EpochByEpoch(len(prompts), seed, levels)
     easiest = int((levels == 0).sum())

@@ -5,7 +5,8 @@ from data_world import numbered_rows, write_rows
 
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
-from trainer.data.records import HubSplit, Record, open_source, read_records
+from trainer.data.files import HubSplit, open_source
+from trainer.data.records import Record, read_records
 
 DATA = DataConfig(train_files=[])
 

@@ -73,7 +73,7 @@ def recognise(place: str, names: list[str], has: Callable[[str], bool], config: 
         questions = dict.fromkeys(f"'{candidate.question}'" for candidate in candidates)
         raise DataError(
             f"{place} has no column of the question: none of {', '.join(questions)} has values; {there}; "
-            "name the column in data.problem_key"
+            "name the columns in data.problem_key and data.answer_key"
         )
     if not asked:
         raise DataError(f"{place} lacks the column '{config.problem_key}' (data.problem_key); {there}")

@@ -60,13 +60,18 @@ def read_records(files: Sequence[str], config: DataConfig, limit: int | None = N
             if limit is not None and len(records) >= limit:
                 return records
             columns = columns or columns_of_row(*row, config)
-            records.append(_record(row, columns, config))
+            records.append(record_of(row, columns, config))
         if len(records) == before:
             raise DataError(f"data file '{file}' has no rows")
     return records
 
 
-def _record(row: Row, columns: Columns, config: DataConfig) -> Record:
+def record_of(row: Row, columns: Columns, config: DataConfig) -> Record:
+    """The record of a row.
+
+    Raises:
+        DataError: no question or no answer that can be trained on; the message names the row and the column.
+    """
     place, values = row
     question = value_at(values, columns.question)
     if question is None and columns.question not in values:

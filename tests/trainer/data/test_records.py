@@ -73,9 +73,6 @@ def test_an_unknown_extension_lists_the_known_ones(tmp_path):
         ('["1+1", "2"]', "line 4 is not a JSON object but a list"),
         ('{"question": "1+1", "answer": "2"}', r"line 4 lacks the column 'problem' .*; it has question, answer"),
         ('{"problem": "1+1"}', r"line 4 lacks the column 'answer' .* or 'solution' .*; it has problem"),
-        ('{"problem": 3, "answer": "2"}', "line 4: column 'problem' must be a text, it is 3"),
-        ('{"problem": "1+1", "answer": null}', "line 4: column 'solution' must be a text or a number, it is None"),
-        ('{"problem": "1+1", "answer": " "}', "line 4: column 'answer' must be a text or a number, it is ' '"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
@@ -86,12 +83,10 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 
 
 def test_both_missing_columns_are_named_at_once(tmp_path):
-    path = write_rows(tmp_path / "train.jsonl", [{"question": "1+1", "reply": "2"}])
-    with pytest.raises(
-        DataError, match=r"'problem' \(data\.problem_key\) and the column 'answer' \(data\.answer_key\)"
-    ):
+    path = write_rows(tmp_path / "train.jsonl", [{"query": "1+1", "reply": "2"}])
+    with pytest.raises(DataError, match=r"name the columns in data\.problem_key and data\.answer_key"):
         read_records([path], DATA)
-    renamed = DataConfig(train_files=[], problem_key="question", answer_key="reply")
+    renamed = DataConfig(train_files=[], problem_key="query", answer_key="reply")
     assert read_records([path], renamed) == [record("1+1", "2", {})]
 
 
@@ -117,7 +112,7 @@ def test_empty_and_broken_files(tmp_path):
         read_records([str(tmp_path / "empty.jsonl")], DATA)
     with pytest.raises(DataError, match="cannot be read as parquet"):
         read_records([str(tmp_path / "broken.parquet")], DATA)
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         read_records([str(tmp_path / "latin.jsonl")], DATA)
 
 

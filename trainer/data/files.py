@@ -140,8 +140,12 @@ class HubSplit:
         except (DatasetsError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"{place} cannot be loaded: {reason[0]}; the form is {_HUB_FORM}") from error
-        for number, values in enumerate(dataset, start=1):
-            yield f"{place} row {number}", dict(values)
+        number = 0
+        try:
+            for number, values in enumerate(dataset, start=1):
+                yield f"{place} row {number}", dict(values)
+        except (ValueError, ArithmeticError, OSError) as error:
+            raise DataError(f"{place} row {number + 1} cannot be read: {error}") from error
 
 
 _READERS: dict[str, Callable[[Path], RowSource]] = {".jsonl": JsonLines, ".parquet": Parquet}

@@ -1,21 +1,24 @@
 """Files of every accepted form, with and without keys, and headers that are refused as training would refuse the rows."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from data_world import write_rows
+from data_world import char_tokenizer, run_config, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
-from trainer.data import inspect_files
+from trainer.data import TrainPrompts, inspect_files
 from trainer.data.columns import columns_of_row
 from trainer.data.inspect import describe_files
 from trainer.data.records import read_records, record_of
+from workers.reward.answers import last_boxed
 
 DATA = DataConfig(train_files=[], train_batch_size=1)
 USER = {"role": "user", "content": "1+1?"}
@@ -229,3 +232,17 @@ def test_a_level_in_a_nested_column(tmp_path):
     assert list(inspect_files(config)) == []
     (problem,) = inspect_files(replace(config, level_key="extra_info.level"))
     assert "goes by the column 'extra_info.level'" in problem.message
+
+
+def test_the_rows_of_the_page_are_accepted_and_reach_a_reward_function(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in page.splitlines() if line.startswith('    {"')]
+    assert len(rows) == 6
+    files = [write_rows(tmp_path / f"{number}.jsonl", [row]) for number, row in enumerate(rows)]
+    config = run_config(replace(DATA, train_files=files, train_batch_size=6, shuffle=False), group_size=1)
+    assert list(inspect_files(config.data)) == []
+    batch = TrainPrompts(config, char_tokenizer()).draw(0, 6, step=0)
+    assert set(batch["problem"]) == {"What is 1+1?"}
+    assert [last_boxed(truth) or truth for truth in batch["ground_truth"]] == ["2"] * 6
+    verl = rows[-1]
+    assert batch["extra"][5] == {key: verl[key] for key in ("data_source", "reward_model", "extra_info")}

@@ -86,6 +86,39 @@ def test_any_text_comes_through_unchanged(tmp_path_factory, problem, escaped, en
     ] * 2
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "text", "type", "ground_truth", "a.b"]), inner, max_size=3
+        )
+        | st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": inner})
+    ),
+    max_leaves=12,
+)
+NAMES = st.sampled_from(["problem", "prompt", "question", "messages", "answer", "solution", "reward_model", "x"])
+
+
+@given(
+    good=st.sampled_from([{}, {"problem": "1+1", "answer": "2"}, {"prompt": "1+1", "reward_model": {"ground_truth": 2}}]),
+    row=st.dictionaries(NAMES, VALUES, max_size=3),
+)
+def test_any_row_is_read_or_named(tmp_path_factory, good, row):
+    row = good | row
+    path = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = list(inspect_files(DataConfig(train_files=[str(path)], train_batch_size=1)))
+    try:
+        (record,) = read_records([str(path)], DATA)
+    except DataError as error:
+        assert "rows.jsonl line 1" in str(error) and "\n" not in str(error) and len(found) == 1
+        return
+    assert not found and record.problem.strip() and record.ground_truth.strip()
+    assert record.messages[-1] == {"role": "user", "content": record.problem}
+    json.dumps(record.extra, allow_nan=False).encode()
+
+
 def parquet(path, **columns):
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     return str(path)
@@ -168,6 +201,15 @@ def test_rows_of_parquet_that_cannot_be_read(tmp_path):
     times = pyarrow.array([0, 9 * 10**18], pyarrow.timestamp("us"))
     file = parquet(tmp_path / "times.parquet", problem=["a", "b"], answer=["1", "2"], time=times)
     with pytest.raises(DataError, match=r"times\.parquet row 2: column 'time' cannot be read: date value out of range"):
+        read_records([file], DATA)
+
+
+def test_a_damaged_parquet_file(tmp_path):
+    file = parquet(tmp_path / "train.parquet", problem=[f"problem {n}" for n in range(5000)], answer=["1"] * 5000)
+    content = bytearray((tmp_path / "train.parquet").read_bytes())
+    content[200:2000] = bytes(1800)
+    (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.parquet (cannot be read as parquet|row \d+)"):
         read_records([file], DATA)
 
 

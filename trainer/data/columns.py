@@ -9,6 +9,7 @@ from pyarrow import types
 
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
+from trainer.config.schema import USUAL_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Columns:
 
 
 FORMS = (
-    Columns("problem", "answer", "solution"),
+    Columns(*USUAL_COLUMNS.values()),
     Columns("prompt", "reward_model.ground_truth", "solution"),  # verl
     Columns("question", "answer", "solution"),  # GSM8K
     Columns("prompt", "answer", "solution"),

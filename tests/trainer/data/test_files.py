@@ -101,7 +101,9 @@ NAMES = st.sampled_from(["problem", "prompt", "question", "messages", "answer", 
 
 
 @given(
-    good=st.sampled_from([{}, {"problem": "1+1", "answer": "2"}, {"prompt": "1+1", "reward_model": {"ground_truth": 2}}]),
+    good=st.sampled_from(
+        [{}, {"problem": "1+1", "answer": "2"}, {"prompt": "1+1", "reward_model": {"ground_truth": 2}}]
+    ),
     row=st.dictionaries(NAMES, VALUES, max_size=3),
 )
 def test_any_row_is_read_or_named(tmp_path_factory, good, row):

@@ -10,6 +10,7 @@ import numpy as np
 
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.data.columns import value_at
 from trainer.data.order import VALIDATION, stable_hash
 from trainer.data.prompts import PromptSet, load_prompts
 from trainer.data.records import Record
@@ -122,7 +123,7 @@ def _parts(sets: Mapping[str, PromptSet], config: DataConfig) -> dict[str, Part]
 
 
 def _source(record: Record, config: DataConfig) -> str:
-    value = record.extra.get(config.source_key)
+    value = value_at(record.extra, config.source_key)
     return "" if value is None else str(value)
 
 

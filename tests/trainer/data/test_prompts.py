@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import DataError, ModelError
 from trainer.config import DataConfig
-from trainer.data import TrainPrompts, open_tokenizer
+from trainer.data import TrainPrompts, load_validation, open_tokenizer
 from workers.config import ModelConfig
 
 
@@ -166,7 +166,8 @@ def test_examples_come_before_each_problem(tokenizer, data):
     batch = TrainPrompts(run_config(data), tokenizer).draw(0, 4, step=0)
     assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
     assert batch["problem"][0] == "p0"
-    validation = validation_of(run_config(data), tokenizer)
+    validation = load_validation(run_config(replace(data, val_files=data.train_files)), tokenizer)
+    assert validation is not None
     assert prompt_texts(tokenizer, next(iter(validation.batches())))[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
     with pytest.raises(
         DataError, match=r"max_prompt_length=20 tokens \(chat template, system prompt and examples included"

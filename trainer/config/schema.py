@@ -66,6 +66,8 @@ class DataConfig:
     """Becomes the chat's system message."""
     chat_template: str | None = None
     """A Jinja file to use in the place of the tokenizer's own chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is told besides the chat, e.g. ``{enable_thinking: false}``; it must know each by its name."""
     problem_key: str = "problem"
     """Column of the question."""
     answer_key: str = "answer"

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from trainer.config import Config, resolved
-from workers.megatron.hf_companions import CHAT_TEMPLATE, MODEL_CARD
+from workers.megatron.hf_companions import MODEL_CARD
+from workers.tokenizer import CHAT_TEMPLATE
 
 FIGURES = ("val/", "reward/mean")
 """How the names of metrics begin that a card shows."""

@@ -8,8 +8,9 @@ from data_world import char_tokenizer, numbered_rows, run_config, text_of, write
 from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import DataConfig
-from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, load_validation
 from workers.config import ModelConfig
+from workers.tokenizer import open_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,10 @@ TINY_MODEL = {
 }
 WORDS = {
     "version": "1.0",
-    "added_tokens": [{"id": 1, "content": "<end>", "special": True}],
+    "added_tokens": [
+        {"id": 1, "content": "<end>", "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    ],
     "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<end>": 1, "1": 2, "+": 3}, "unk_token": "<unk>"},
 }
 TEMPLATE = "{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}" + (

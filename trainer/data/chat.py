@@ -63,7 +63,7 @@ class ChatTemplate:
         _check_arguments(config.chat_template_kwargs, names)
 
     def prompt(self, *, header: bool = True, answer: str | None = None) -> str:
-        """A chat of the system prompt and a small question.
+        """A chat of the system prompt, the examples and a small question.
 
         Args:
             header: end with the header of the assistant's turn.
@@ -74,7 +74,7 @@ class ChatTemplate:
         """
         system = self._config.system_prompt
         chat = [{"role": "system", "content": system}] if system else []
-        chat.append({"role": "user", "content": QUESTION})
+        chat += [*(self._config.examples or []), {"role": "user", "content": QUESTION}]
         if answer is not None:
             chat.append({"role": "assistant", "content": answer})
         told = {**self._special_tokens, **self._config.chat_template_kwargs}

@@ -16,6 +16,7 @@ from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
 from trainer.config.model import whole_model
 from trainer.data.chat import RENDER_ERRORS, ChatTemplate, prompt_warnings, refused_chat, template_source
+from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
     VALIDATION,
@@ -25,7 +26,7 @@ from trainer.data.order import (
     level_ranks,
     stable_hash,
 )
-from trainer.data.records import Record, read_records
+from trainer.data.records import Message, Record, read_records
 from workers.config import ModelConfig, RolloutConfig
 from workers.tokenizer import DEFAULT_TEMPLATE, check_vocabulary, open_tokenizer
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+NORMALISED = 4
+"""Characters of a text that a tokenizer may make one of, before it looks for tokens."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,15 @@ def run_tokenizer(model: ModelConfig, data: DataConfig, rollout: RolloutConfig) 
     return tokenizer
 
 
-def encode_problems(
-    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[str], config: DataConfig
+def encode_chats(
+    tokenizer: "PreTrainedTokenizerBase", chats: Sequence[list[Message]], config: DataConfig
 ) -> list[list[int]]:
-    """The token ids of each problem as a chat that the assistant answers next.
+    """The token ids of each chat, which the assistant answers next.
 
     Args:
         tokenizer: with a chat template, unless ``config`` brings one.
-        problems: questions, each the user's message.
-        config: of the system prompt and the chat template.
+        chats: whole, each ends with a user's message.
+        config: of the chat template.
 
     Raises:
         DataError: no chat template, or one that refuses the chat or lacks an argument that is set.
@@ -125,16 +129,26 @@ def encode_problems(
         adds_bos=_adds_bos(tokenizer),
     )
     ChatTemplate(source, config, tokenizer.special_tokens_map)  # refuses arguments that do nothing
-    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
-    chats = [[*system, {"role": "user", "content": problem}] for problem in problems]
     told = config.chat_template_kwargs
     try:
         texts = tokenizer.apply_chat_template(
-            chats, chat_template=source, add_generation_prompt=True, tokenize=False, **told
+            list(chats), chat_template=source, add_generation_prompt=True, tokenize=False, **told
         )
     except RENDER_ERRORS as error:
         raise refused_chat(config, error) from error
-    return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    longest = longest_text(tokenizer, config.max_prompt_length)
+    ends = [str(text)[-longest:] for text in texts]
+    return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
+    """Characters that are over ``max_tokens`` tokens for certain; of a longer text so many at its end tell that it is.
+
+    A token stands for no more characters than it has, and a tokenizer may compose or drop some before (NFC makes one of
+    up to three), so this is a margin over the longest token. Without it, a text of 18 MB takes gigabytes.
+    """
+    longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+    return NORMALISED * longest_token * (max_tokens + 1)
 
 
 def load_prompts(
@@ -148,7 +162,7 @@ def load_prompts(
         DataError: files that cannot be used, or no prompt short enough.
     """
     records = read_records(files, config, limit)
-    tokens = encode_problems(tokenizer, [record.problem for record in records], config)
+    tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
     overlong = fits.count(False)
@@ -163,7 +177,7 @@ def load_prompts(
     if not records:
         raise DataError(
             f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
-            "template and system prompt included); raise it, or set data.overlong=cut"
+            "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
     return PromptSet(records, tokens, overlong)
 
@@ -212,7 +226,7 @@ class TrainPrompts:
 def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptOrder:
     if data.curriculum == "none":
         return EpochByEpoch(len(prompts), seed)
-    levels = level_ranks((record.extra.get(data.level_key) for record in prompts.records), data.level_key)
+    levels = level_ranks((value_at(record.extra, data.level_key) for record in prompts.records), data.level_key)
     if data.curriculum == "order":
         return EpochByEpoch(len(prompts), seed, levels)
     easiest = int((levels == 0).sum())

@@ -1,20 +1,24 @@
 """Merges sources into a tree of dataclasses: every unknown key and every ill-typed value is found, not only the first."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException, ValidationError
 
 from cfpo_hybrid.errors import ConfigError
+from trainer.config.foreign import foreign_key
 from trainer.config.problem import Problem
 from trainer.config.sources import Source
 
 Root = TypeVar("Root")
+
+ESCAPE = "; ${key} takes the value of another setting, and \\${ stands for these two characters"
+"""The end of messages about interpolations."""
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
@@ -29,6 +33,8 @@ class Draft(Generic[Root]):
         problems: every mistake, in the order of the sources.
         origins: where each dotted key was written last.
         extras: settings under the open section, e.g. the knobs of a loss, by name.
+        texts: how extras and the entries of mappings were written, by dotted key: whether one of them is a text is known
+            to what they are the knobs of.
         doubtful: keys whose values are not what the user meant; checks of these would only repeat a mistake.
     """
 
@@ -36,6 +42,7 @@ class Draft(Generic[Root]):
     problems: list[Problem] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
     extras: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     doubtful: set[str] = field(default_factory=set)
 
     def checked(self, found: Iterable[Problem] = ()) -> Root:
@@ -53,8 +60,17 @@ class Draft(Generic[Root]):
         return self.value
 
 
-def merge(schema: type[Root], sources: Iterable[Source], *, open_section: str = "", closed: str = "") -> Draft[Root]:
+def merge(
+    schema: type[Root],
+    sources: Iterable[Source],
+    *,
+    open_section: str = "",
+    closed: str = "",
+    belongings: Mapping[str, str] | None = None,
+) -> Draft[Root]:
     """Sets the sources' values on a fresh ``schema``, later sources over earlier ones.
+
+    A mapping that is given whole takes the place of the one before, as a list does; null empties it.
 
     Args:
         schema: a dataclass of dataclasses, as OmegaConf takes.
@@ -62,24 +78,28 @@ def merge(schema: type[Root], sources: Iterable[Source], *, open_section: str = 
         open_section: a section that takes unknown keys too, as extras of what its ``name`` names. A later place that
             names something else drops the extras that earlier places wrote.
         closed: a key that no source may set.
+        belongings: by key, another that holds for its value alone, e.g. the knobs of what it names. A later place that
+            sets another value drops what earlier places wrote there.
     """
-    merger = _Merger(schema, open_section, closed)
+    merger = _Merger(schema, open_section, closed, belongings or {})
     for source in sources:
         merger.add(source.tree, "", source)
     return merger.draft()
 
 
 class _Merger:
-    def __init__(self, schema: type, open_section: str, closed: str) -> None:
+    def __init__(self, schema: type, open_section: str, closed: str, belongings: Mapping[str, str]) -> None:
         self._tree = OmegaConf.structured(schema)
         _make_writable(self._tree)
         self._sections = {""}
         self._types: dict[str, Any] = {}
         self._collect(schema, "")
         self._types.pop(closed, None)
+        self._schema = schema
         self._open = f"{open_section}." if open_section else None
+        self._belongings = belongings
         self._draft: Draft[Any] = Draft(value=None)
-        self._place_of_extra: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self._perhaps_meant: set[str] = set()
 
     def add(self, tree: Any, prefix: str, source: Source) -> None:
@@ -90,23 +110,26 @@ class _Merger:
                 self._add_section(key, value, source)
                 continue
             self._draft.origins[key] = source.origin(key)
+            mapping = self._mapping_above(key)
             if key in self._types:
-                self._set(key, value, source.name)
-            elif get_origin(self._types.get(key.rpartition(".")[0])) is dict:
-                OmegaConf.update(self._tree, key, value)
+                self._set(key, value, source)
+            elif mapping:
+                self._set_entry(mapping, key, value, source)
             elif self._open is not None and key.startswith(self._open):
                 self._draft.extras[key.removeprefix(self._open)] = value
-                self._place_of_extra[key.removeprefix(self._open)] = source.name
+                self._note(key, source)
             else:
-                self._unknown(key)
+                self._unknown(key, value, source)
 
     def draft(self) -> Draft[Any]:
         """The result; interpolations that lead nowhere and missing values are mistakes too."""
         for key in self._types:
             try:
-                OmegaConf.select(self._tree, key)
+                value = OmegaConf.select(self._tree, key)
+                if OmegaConf.is_config(value):
+                    OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
-                self._problem(key, f"{key}: {str(error).splitlines()[0]}")
+                self._problem(key, f"{key}: {str(error).splitlines()[0]}{ESCAPE}")
                 self._clear(key)
         for key in sorted(OmegaConf.missing_keys(self._tree)):
             if key not in self._draft.doubtful:
@@ -140,24 +163,92 @@ class _Merger:
             self._draft.origins[key] = source.origin(key)
             self._problem(key, f"{key}={value!r}: {key} is a section; set one of its keys: {', '.join(keys)}")
 
-    def _set(self, key: str, value: Any, place: str) -> None:
-        if self._open is not None and key == f"{self._open}name" and value != OmegaConf.select(self._tree, key):
-            for name in [name for name, written in self._place_of_extra.items() if written != place]:
-                del self._draft.extras[name], self._place_of_extra[name]
-        kind = self._types[key]
-        if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
-            value = [value]  # data.train_files=math.jsonl means a list of one
-        try:
-            if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-                raise ValidationError("nested list")
-            OmegaConf.update(self._tree, key, value)
-        except (ValidationError, OmegaConfBaseException):
-            self._problem(key, f"{key}={value!r} is not {_describe(kind)}")
+    def _mapping_above(self, key: str) -> str | None:
+        """The setting that holds a mapping, of which this key is an entry."""
+        parts = key.split(".")
+        above = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+        return next((name for name in above if get_origin(_bare(self._types.get(name))) is dict), None)
 
-    def _unknown(self, key: str) -> None:
+    def _set(self, key: str, value: Any, source: Source) -> None:
+        if value != OmegaConf.select(self._tree, key, throw_on_resolution_failure=False):
+            self._drop_belongings(key, source.name)
+        kind = self._types[key]
+        try:
+            value = as_written(kind, value, key, source.texts)
+            OmegaConf.update(self._tree, key, value, merge=False)
+        except (ValidationError, KeyValidationError):
+            quotes = "; put a text in quotes" if _bare(kind) is str else ""
+            self._problem(key, f"{key}={value!r} is not {_describe(kind)}{quotes}")
+        except OmegaConfBaseException as error:
+            self._problem(key, f"{key}={value!r} cannot be read: {str(error).splitlines()[0]}{ESCAPE}")
+        if isinstance(value, dict):
+            self._forget_below(key)
+            for name in value:
+                self._note(f"{key}.{name}", source)
+        self._places[key] = source.name
+
+    def _set_entry(self, mapping: str, key: str, value: Any, source: Source) -> None:
+        """Sets one entry of a mapping and leaves the others."""
+        inner = get_args(_bare(self._types[mapping]))[1]
+        try:
+            entry = {key.removeprefix(f"{mapping}."): as_written(inner, value, key, source.texts)}
+            before = OmegaConf.select(self._tree, mapping)
+            whole = {**(OmegaConf.to_container(before, resolve=False) if before is not None else {}), **entry}
+            OmegaConf.update(self._tree, mapping, whole, merge=False)
+        except OmegaConfBaseException:
+            self._problem(key, f"{key}={value!r} is not {_describe(inner)}")
+        self._note(key, source)
+
+    def _drop_belongings(self, key: str, place: str) -> None:
+        """Drops what earlier places wrote for the value that a key had."""
+        if self._open is not None and key == f"{self._open}name":
+            for name in [name for name in self._draft.extras if self._places[f"{self._open}{name}"] != place]:
+                del self._draft.extras[name]
+                self._forget(f"{self._open}{name}")
+        other = self._belongings.get(key)
+        if other is None:
+            return
+        value = OmegaConf.select(self._tree, other)
+        if isinstance(value, DictConfig):
+            kept = {name: value._get_node(name) for name in value if self._places.get(f"{other}.{name}") == place}
+            for name in value.keys() - kept.keys():
+                self._forget(f"{other}.{name}")
+            OmegaConf.update(self._tree, other, kept, merge=False)
+        elif other in self._places and self._places[other] != place:
+            OmegaConf.update(self._tree, other, _default(self._schema, other), merge=False)
+            self._forget(other)
+
+    def _note(self, key: str, source: Source) -> None:
+        """Where an extra or an entry was written last, and how."""
+        self._places[key] = source.name
+        self._draft.texts.pop(key, None)
+        if key in source.texts:
+            self._draft.texts[key] = source.texts[key]
+
+    def _forget(self, key: str) -> None:
+        for known in (self._places, self._draft.origins, self._draft.texts):
+            known.pop(key, None)
+
+    def _forget_below(self, key: str) -> None:
+        for name in [name for name in self._places if name.startswith(f"{key}.")]:
+            self._forget(name)
+
+    def _unknown(self, key: str, value: Any, source: Source) -> None:
         parent = key.rpartition(".")[0]
         if parent in self._types:
             self._problem(key, f"unknown key '{key}': {parent} holds {_describe(self._types[parent])}, no keys")
+            return
+        last_names = {name.rpartition(".")[2] for name in self._types}
+        inner = list(_leaves(value, f"{key}.")) if isinstance(value, dict) else []
+        if any(foreign_key(name, last_names) for name, _ in inner):
+            for name, each in inner:
+                self._draft.origins[name] = source.origin(name)
+                self._unknown(name, each, source)
+            return
+        foreign = foreign_key(key, last_names)
+        if foreign is not None:
+            self._perhaps_meant.update(foreign.keys)
+            self._problem(key, f"unknown key '{key}': {foreign.answer(value, source.texts.get(key))}")
             return
         near = nearest_keys(key, [*self._types, *self._sections])
         self._perhaps_meant.update(near)
@@ -168,6 +259,43 @@ class _Merger:
     def _problem(self, key: str, message: str) -> None:
         self._draft.problems.append(Problem((key,), message))
         self._draft.doubtful.add(key)
+
+
+def as_written(kind: Any, value: Any, key: str, texts: Mapping[str, str]) -> Any:
+    """A value as its type has it: a text is what was written, whatever YAML makes of it.
+
+    Null clears what may be null, and a mapping. One value for a list is a list of one.
+
+    Args:
+        kind: the type.
+        value: by YAML.
+        key: dotted; the items of a list are numbered below it.
+        texts: how scalars were written, by dotted key.
+
+    Raises:
+        ValidationError: a list or a mapping where there can be none.
+    """
+    bare = _bare(kind)
+    if bare is str:
+        text = texts.get(key)
+        if value is None and (bare is not kind or not (text or "").strip()):
+            return None
+        value = value if text is None else text
+    if get_origin(bare) is list and value is not None:
+        (item,) = get_args(bare)
+        if not isinstance(value, list):
+            if isinstance(value, str) and value.startswith("[") and key in texts:
+                raise ValidationError("a list that does not end")
+            return [as_written(item, value, key, texts)]
+        return [as_written(item, each, f"{key}.{number}", texts) for number, each in enumerate(value)]
+    if get_origin(bare) is dict and (value is not None or bare is kind):
+        if not isinstance(value, dict | NoneType):
+            raise ValidationError("no mapping")
+        inner = get_args(bare)[1]
+        return {str(name): as_written(inner, each, f"{key}.{name}", texts) for name, each in (value or {}).items()}
+    if bare in TYPE_NAMES and isinstance(value, dict | list):
+        raise ValidationError("no single value")
+    return value
 
 
 def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
@@ -186,6 +314,21 @@ def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
     if names:
         return [f"{head}.{names[0]}" if head else names[0]]
     return get_close_matches(key, [other for other in known if other], n=1, cutoff=0.5)
+
+
+def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The settings of a nested mapping by dotted key."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _default(schema: Any, key: str) -> Any:
+    """Of a dotted key."""
+    name, _, inner = key.partition(".")
+    return _default(get_type_hints(schema)[name], inner) if inner else getattr(schema(), name)
 
 
 def _make_writable(tree: DictConfig) -> None:

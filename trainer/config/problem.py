@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cfpo_hybrid.registry import nearest_name
+from cfpo_hybrid.registry import did_you_mean
+from trainer.config.foreign import name_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,11 @@ def with_section(section: str, argument: str, message: str) -> str:
 
 
 def one_of(key: str, value: str, allowed: Iterable[str]) -> list[Problem]:
-    """No problem when ``value`` is allowed; otherwise one that lists what is, nearest first named."""
+    """No problem when ``value`` is allowed; otherwise one that lists what is, and names what is meant."""
     names = tuple(allowed)
     if value in names:
         return []
-    nearest = nearest_name(value, names)
-    hint = f"; did you mean '{nearest}'?" if nearest else ""
+    hint = name_hint(key, value) or did_you_mean(value, names)
     return [Problem((key,), f"{key}='{value}' is unknown; known: {', '.join(names)}{hint}")]
 
 

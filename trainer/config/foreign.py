@@ -340,6 +340,9 @@ FOREIGN_VALUES: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 """By key: what others call a value, what it is here, and in which way it differs."""
 
+NO_CRITIC = "critic"
+"""A section of others that has nothing in common with ours, whatever its keys are called."""
+
 _BY_WORD = {word: row for row in FOREIGN for word in row.words}
 
 
@@ -351,6 +354,8 @@ def foreign_key(key: str, ours: Container[str]) -> Foreign | None:
         ours: the last names of our keys, which are misplaced rather than foreign unless a section tells them apart.
     """
     parts = key.split(".")
+    if parts[0] == NO_CRITIC:
+        return _BY_WORD[NO_CRITIC]
     for first in range(len(parts)):
         word = ".".join(parts[first:])
         if word in _BY_WORD and (first < len(parts) - 1 or word not in ours):

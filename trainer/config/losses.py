@@ -102,7 +102,6 @@ def read_knobs(name: str, words: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: words that set nothing, all of them at once.
-        RegistryError: no such loss.
     """
     section = "policy_loss"
     sources, problems = read_overrides([f"{section}.{word.removeprefix(f'{section}.')}" for word in words])
@@ -110,7 +109,7 @@ def read_knobs(name: str, words: Sequence[str]) -> dict[str, Any]:
         raise ConfigError([problem.replace(f"'{section}.", "'", 1) for problem in problems])
     values = {key.removeprefix(f"{section}."): value for source in sources for key, value in source.tree.items()}
     texts = {key: text for source in sources for key, text in source.texts.items()}
-    return knobs_as_written(POLICY_LOSSES.get(name), values, texts, section)
+    return knobs_as_written(POLICY_LOSSES.get(name), values, texts, section) if name in POLICY_LOSSES else values
 
 
 def knobs_as_written(

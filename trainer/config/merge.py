@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import KeyValidationError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import KeyValidationError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config.foreign import foreign_key
@@ -91,9 +91,7 @@ class _Merger:
     def __init__(self, schema: type, open_section: str, closed: str, belongings: Mapping[str, str]) -> None:
         self._tree = OmegaConf.structured(schema)
         _make_writable(self._tree)
-        self._sections = {""}
-        self._types: dict[str, Any] = {}
-        self._collect(schema, "")
+        self._types, self._sections = dict(setting_types(schema)), {"", *section_names(schema)}
         self._types.pop(closed, None)
         self._schema = schema
         self._open = f"{open_section}." if open_section else None
@@ -128,6 +126,10 @@ class _Merger:
                 value = OmegaConf.select(self._tree, key)
                 if OmegaConf.is_config(value):
                     OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+            except MissingMandatoryValue:
+                if key not in OmegaConf.missing_keys(self._tree):
+                    self._problem(key, f"{key}: '???' stands for a value that is not set, and can be none")
+                    self._clear(key)
             except OmegaConfBaseException as error:
                 self._problem(key, f"{key}: {str(error).splitlines()[0]}{ESCAPE}")
                 self._clear(key)
@@ -144,16 +146,6 @@ class _Merger:
         """An empty value of the right type, so that there is a config for the other rules to look at."""
         OmegaConf.update(self._tree, key, _empty(self._types[key]))
         self._draft.doubtful.add(key)
-
-    def _collect(self, schema: type, prefix: str) -> None:
-        hints = get_type_hints(schema)
-        for item in dataclasses.fields(schema):
-            key, kind = f"{prefix}{item.name}", hints[item.name]
-            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-                self._sections.add(key)
-                self._collect(kind, f"{key}.")
-            else:
-                self._types[key] = kind
 
     def _add_section(self, key: str, value: Any, source: Source) -> None:
         if isinstance(value, dict):
@@ -298,6 +290,26 @@ def as_written(kind: Any, value: Any, key: str, texts: Mapping[str, str]) -> Any
     return value
 
 
+def setting_types(schema: type, prefix: str = "") -> dict[str, Any]:
+    """The type of each setting of a dataclass of dataclasses, by dotted key."""
+    hints, found = get_type_hints(schema), {}
+    for item in dataclasses.fields(schema):
+        key, kind = f"{prefix}{item.name}", hints[item.name]
+        found |= setting_types(kind, f"{key}.") if _is_section(kind) else {key: kind}
+    return found
+
+
+def section_names(schema: type, prefix: str = "") -> list[str]:
+    """The sections of a dataclass of dataclasses, inner ones by their dotted keys."""
+    kinds = {f"{prefix}{name}": kind for name, kind in get_type_hints(schema).items() if _is_section(kind)}
+    return [*kinds, *(inner for key, kind in kinds.items() for inner in section_names(kind, f"{key}."))]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a setting of this type is a text, or null."""
+    return _bare(kind) is str
+
+
 def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
     """The known keys that a wrong one most likely means: the same last name elsewhere first, else the most similar.
 
@@ -314,6 +326,10 @@ def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
     if names:
         return [f"{head}.{names[0]}" if head else names[0]]
     return get_close_matches(key, [other for other in known if other], n=1, cutoff=0.5)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _leaves(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

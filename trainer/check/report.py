@@ -1,6 +1,5 @@
 """What ``cfpo check`` prints: the run in numbers, its memory, and what to change where it does not fit."""
 
-import math
 from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
@@ -97,7 +96,7 @@ def _length(config: Config) -> Iterator[Row]:
         "the run",
         f"{count(trainer.total_steps, 'rollout step')}, {count(config.total_updates, 'optimizer step')}, {drawn}",
     )
-    warmup = math.ceil(optimizer.warmup_ratio * config.total_updates)
+    warmup = optimizer.warmup_steps(config.total_updates)
     yield (
         "learning rate",
         f"{config.actor.lr:g}, {optimizer.schedule}, {count(warmup, 'optimizer step')} of warm-up",

@@ -244,13 +244,11 @@ def test_clip_cov_is_that_of_an_independent_reference(ratio: float):
     # Later some tokens are clipped: they keep the value of the clip, and nothing is dropped but what was drawn.
     new = old + 0.5 * torch.randn(100, generator=generator, dtype=torch.float64)
     found = loss(PolicyLossInputs(new, old, advantages, mask, statistics=statistics)).tolist()
-    kept, _ = independent_clip_cov(
-        old.tolist(), new.tolist(), advantages.tolist(), draws, **settings | {"low": 1e9, "high": 1e9}
-    )
-    clipped = [
-        -a * math.exp(n - o) < k
-        for a, n, o, k in zip(advantages.tolist(), new.tolist(), old.tolist(), kept, strict=True)
-    ]
+    none = settings | {"low": 1e9, "high": 2e9}
+    kept, _ = independent_clip_cov(old.tolist(), new.tolist(), advantages.tolist(), draws, **none)
+    surrogate = (-advantages * (new - old).exp()).tolist()
+    clipped = [plain < value for plain, value in zip(surrogate, kept, strict=True)]
+    assert any(clipped[token] for token in at_first) or ratio < 0.29
     assert found == pytest.approx([0.0 if t in at_first and not clipped[t] else kept[t] for t in range(100)])
 
 

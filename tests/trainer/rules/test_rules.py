@@ -144,8 +144,30 @@ BROKEN = {
     "advantage": (["algorithm.advantage=grpo_nostd"], ["did you mean 'grpo_no_std'"]),
     "aggregation": (["algorithm.loss_aggregation=token-mean"], ["did you mean 'token_mean'", "seq_mean_token_sum"]),
     "estimator": (["algorithm.kl_estimator=k4"], ["known: k1, k2, k3"]),
+    "estimator of verl": (["algorithm.kl_estimator=low_var_kl"], ["here 'low_var_kl' is algorithm.kl_estimator=k3"]),
+    "k1 as a term of the loss": (
+        ["algorithm.kl_estimator=k1", "algorithm.kl_coef=0.1"],
+        ["holds nothing back", "mean over sampled tokens is 0", "kl_estimator=k1+", "kl_in_reward=true"],
+    ),
+    "aggregation of gspo": (
+        ["policy_loss.name=gspo", "algorithm.loss_aggregation=token_mean"],
+        ["would make another loss of policy_loss.name=gspo", "set algorithm.loss_aggregation=seq_mean_token_mean"],
+    ),
+    "aggregation of gmpo": (
+        ["policy_loss.name=gmpo", "algorithm.loss_aggregation=seq_mean_token_sum"],
+        ["would make another loss of policy_loss.name=gmpo"],
+    ),
+    "a loss of verl": (["policy_loss.name=ppo"], ["here 'ppo' is policy_loss.name=clip", "dual_clip"]),
+    "a loss of trl": (
+        ["policy_loss.name=dapo"],
+        ["policy_loss.name=clip_higher (with algorithm.loss_aggregation=token_mean)"],
+    ),
+    "advantage of others": (["algorithm.advantage=gae"], ["there is no critic"]),
     "schedule": (["actor.optimizer.schedule=cosin"], ["did you mean 'cosine'"]),
-    "actor dtype": (["actor.dtype=bf16"], ["actor.dtype='bf16'", "known: auto, float32, bfloat16"]),
+    "actor dtype": (
+        ["actor.dtype=bf16"],
+        ["actor.dtype='bf16'", "known: auto, float32, bfloat16", "actor.dtype=bfloat16"],
+    ),
     "rollout dtype": (["rollout.dtype=half"], ["rollout.dtype='half'"]),
     "attention": (["actor.attention=flash"], ["did you mean 'flash_attn'"]),
     "load format": (["rollout.load_format=load_weight"], ["did you mean 'load_weights'"]),

@@ -70,7 +70,7 @@ def merge(
 ) -> Draft[Root]:
     """Sets the sources' values on a fresh ``schema``, later sources over earlier ones.
 
-    A mapping that is given whole takes the place of the one before, as a list does; null empties it.
+    The entries of a mapping are settings of their own; an empty mapping, or null, takes out those of earlier sources.
 
     Args:
         schema: a dataclass of dataclasses, as OmegaConf takes.
@@ -109,7 +109,11 @@ class _Merger:
                 continue
             self._draft.origins[key] = source.origin(key)
             mapping = self._mapping_above(key)
-            if key in self._types:
+            if key in self._types and isinstance(value, dict) and value and _is_mapping(self._types[key]):
+                for inner, each in value.items():
+                    self._draft.origins[f"{key}.{inner}"] = source.origin(f"{key}.{inner}")
+                    self._set_entry(key, f"{key}.{inner}", each, source)
+            elif key in self._types:
                 self._set(key, value, source)
             elif mapping:
                 self._set_entry(mapping, key, value, source)
@@ -159,7 +163,7 @@ class _Merger:
         """The setting that holds a mapping, of which this key is an entry."""
         parts = key.split(".")
         above = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-        return next((name for name in above if get_origin(_bare(self._types.get(name))) is dict), None)
+        return next((name for name in above if _is_mapping(self._types.get(name))), None)
 
     def _set(self, key: str, value: Any, source: Source) -> None:
         if value != OmegaConf.select(self._tree, key, throw_on_resolution_failure=False):
@@ -173,10 +177,9 @@ class _Merger:
             self._problem(key, f"{key}={value!r} is not {_describe(kind)}{quotes}")
         except OmegaConfBaseException as error:
             self._problem(key, f"{key}={value!r} cannot be read: {str(error).splitlines()[0]}{ESCAPE}")
-        if isinstance(value, dict):
-            self._forget_below(key)
-            for name in value:
-                self._note(f"{key}.{name}", source)
+        if _is_mapping(kind):
+            for name in [name for name in self._places if name.startswith(f"{key}.")]:
+                self._forget(name)
         self._places[key] = source.name
 
     def _set_entry(self, mapping: str, key: str, value: Any, source: Source) -> None:
@@ -220,10 +223,6 @@ class _Merger:
     def _forget(self, key: str) -> None:
         for known in (self._places, self._draft.origins, self._draft.texts):
             known.pop(key, None)
-
-    def _forget_below(self, key: str) -> None:
-        for name in [name for name in self._places if name.startswith(f"{key}.")]:
-            self._forget(name)
 
     def _unknown(self, key: str, value: Any, source: Source) -> None:
         parent = key.rpartition(".")[0]
@@ -326,6 +325,10 @@ def nearest_keys(key: str, known: Sequence[str]) -> list[str]:
     if names:
         return [f"{head}.{names[0]}" if head else names[0]]
     return get_close_matches(key, [other for other in known if other], n=1, cutoff=0.5)
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(_bare(kind)) is dict
 
 
 def _is_section(kind: Any) -> bool:

@@ -128,7 +128,8 @@ def _checked(
         try:
             model = find_model(config.model, known_models=known_models)
         except ModelError as error:
-            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}"))
+            hint = machine.made_by(config.model.path)
+            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}{hint}"))
     problems += [problem for rule in RULES if rule not in without for problem in rule(config)]
     if model is not None:
         of_model = [model_rule for model_rule in MODEL_RULES if model_rule not in without]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,12 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes of vLLM 0.32's attention on a CPU."""
 CPU_EXPERT_SIZE = 32
 """What the intermediate size of an expert on a rank must be a multiple of in vLLM 0.32 on a CPU."""
+
+SCRIPTS = {
+    "outputs/math": "examples/qwen2.5_math/prepare_math.py",
+    "outputs/quickstart/world": "examples/quickstart/make_world.py",
+}
+"""What makes the files of the examples, by the folder in which a recipe looks for them."""
 
 SEQUENCES_AT_A_TIME = 32
 """What a KV cache that is too small is advised to hold."""
@@ -84,7 +91,17 @@ def kv_cache(config: Config, shape: ModelShape) -> Iterator[Problem]:
 
 def data_files(config: Config) -> Iterator[Problem]:
     """Data files exist and have their columns, and there are problems enough for one batch."""
-    yield from inspect_files(config.data)
+    files = [*config.data.train_files, *(config.data.val_files or [])]
+    for problem in inspect_files(config.data):
+        missing = (file for file in files if file in problem.message and not Path(file).exists())
+        hint = next(map(made_by, missing), "")
+        yield replace(problem, message=f"{problem.message}{hint}")
+
+
+def made_by(path: str) -> str:
+    """The end of a message about a missing file: the script of the examples that makes it, where there is one."""
+    script = next((script for folder, script in SCRIPTS.items() if f"/{folder}/" in f"/{path}/"), None)
+    return f"; `python {script}` makes it" if script else ""
 
 
 def reward(config: Config) -> Iterator[Problem]:

@@ -188,8 +188,8 @@ class _Merger:
         try:
             entry = {key.removeprefix(f"{mapping}."): as_written(inner, value, key, source.texts)}
             before = OmegaConf.select(self._tree, mapping)
-            whole = {**(OmegaConf.to_container(before, resolve=False) if before is not None else {}), **entry}
-            OmegaConf.update(self._tree, mapping, whole, merge=False)
+            whole = before.copy() if isinstance(before, DictConfig) else {}
+            OmegaConf.update(self._tree, mapping, OmegaConf.merge(whole, entry), merge=False)
         except OmegaConfBaseException:
             self._problem(key, f"{key}={value!r} is not {_describe(inner)}")
         self._note(key, source)
@@ -354,7 +354,7 @@ def _make_writable(tree: DictConfig) -> None:
     """Frozen dataclasses become read-only nodes, which no value could be set on."""
     OmegaConf.set_readonly(tree, False)
     for name in tree:
-        if not OmegaConf.is_missing(tree, name) and isinstance(tree._get_node(name), DictConfig):
+        if not OmegaConf.is_missing(tree, name) and isinstance(tree[name], DictConfig):
             _make_writable(tree[name])
 
 

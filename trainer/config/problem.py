@@ -53,6 +53,12 @@ def nearest_multiples(number: int, step: int) -> list[int]:
     return [multiple for multiple in (below, below + step) if multiple > 0]
 
 
+def count(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``, ``2 processes``."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"
+
+
 def listing(values: Iterable[int]) -> str:
     """``1, 2, 4`` and so on."""
     return ", ".join(map(str, values))

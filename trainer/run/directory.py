@@ -24,6 +24,7 @@ from typing import Any
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.protocol import DataProto, save
 from trainer.config import changed_settings
+from trainer.config.problem import count
 from trainer.config.sources import settings_of, settings_text
 from trainer.run.files import keep_steps, make_folder, read_jsonl, write_atomically, write_jsonl
 
@@ -177,7 +178,7 @@ class RunDirectory:
         planned = self.config().get("trainer", {}).get("total_steps")
         if logged and planned is not None and logged[-1]["step"] >= planned:
             raise ConfigError(
-                f"trainer.run_dir '{self.path}' holds a run that has made all of its {planned} steps and saved no "
+                f"trainer.run_dir '{self.path}' holds a run that has made all of its {count(planned, 'step')} and saved no "
                 f"checkpoint to go on from; a fresh start would delete its logs; {advice}"
             )
 

@@ -83,7 +83,8 @@ def _batches(config: Config) -> Iterator[Row]:
     yield (
         "mini-batches",
         f"{ratio} of {count(prompts // ratio, 'prompt')} = {count(rows, 'response')}; about "
-        f"{_share(rows, config.train_layout.dp)} for each Megatron replica, in micro-batches of up to {micro_batch_tokens(config)} tokens",
+        f"{_share(rows, config.train_layout.dp)} for each Megatron replica, in "
+        f"micro-batches of up to {micro_batch_tokens(config)} tokens",
     )
     yield "off-policy", pressure_line(config.plan)
 

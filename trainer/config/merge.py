@@ -21,7 +21,12 @@ ESCAPE = "; ${key} takes the value of another setting, and \\${ stands for these
 """The end of messages about interpolations."""
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
+LIST_NAMES: dict[Any, str] = {
+    str: "a list of texts",
+    int: "a list of whole numbers",
+    float: "a list of numbers",
+    dict[str, str]: "a list of mappings of texts",
+}
 
 
 @dataclass(kw_only=True)

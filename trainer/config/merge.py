@@ -21,6 +21,8 @@ ESCAPE = "; ${key} takes the value of another setting, and \\${ stands for these
 """The end of messages about interpolations."""
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+NULL_WORDS = ("null", "Null", "NULL", "~")
+"""What YAML takes for nothing."""
 LIST_NAMES: dict[Any, str] = {
     str: "a list of texts",
     int: "a list of whole numbers",
@@ -274,7 +276,8 @@ def as_written(kind: Any, value: Any, key: str, texts: Mapping[str, str]) -> Any
     bare = _bare(kind)
     if bare is str:
         text = texts.get(key)
-        if value is None and (bare is not kind or not (text or "").strip()):
+        nothing = ("", *NULL_WORDS) if bare is not kind else ("",)
+        if value is None and (text or "").strip() in nothing:
             return None
         value = value if text is None else text
     if get_origin(bare) is list and value is not None:

@@ -126,17 +126,27 @@ class _Dumper(yaml.SafeDumper):
     """Puts quotes around what the loader would not read as a text."""
 
 
-FLOAT, TIMESTAMP = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
-NULL = "tag:yaml.org,2002:null"
+FLOAT, MERGE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"
+NO_VALUES = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+"""Which YAML takes for ends of lines, so that they must be written as escapes."""
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in NO_VALUES]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _class in (_Loader, _Dumper):
-    _class.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
     _class.add_implicit_resolver(
         FLOAT, re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"), list("-+.0123456789")
     )
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if LINE_ENDS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _write_text)
 
 
 class _Document:
@@ -167,7 +177,7 @@ class _Document:
         if isinstance(node, yaml.ScalarNode):
             if node.style is None:
                 self.texts[key] = node.value
-            return self._loader.construct_object(node)
+            return node.value if node.tag == MERGE else self._loader.construct_object(node)
         start = f"{key}." if key else ""
         if isinstance(node, yaml.SequenceNode):
             return [self._value(item, f"{start}{number}") for number, item in enumerate(node.value)]
@@ -184,7 +194,7 @@ class _Document:
         for name, item in node.value:
             if not isinstance(name, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key that is no word", name.start_mark)
-            if name.tag == "tag:yaml.org,2002:merge":
+            if name.tag == MERGE:
                 for other in item.value if isinstance(item, yaml.SequenceNode) else [item]:
                     if not isinstance(other, yaml.MappingNode):
                         raise yaml.constructor.ConstructorError(None, None, "<< takes mappings", other.start_mark)

@@ -117,10 +117,10 @@ class Knobs:
     mode: str = "a"
     tag: str | None = None
     scale: float = 1.0
-@register_policy_loss("texts_test_loss", config=Knobs)
+@register_policy_loss("LOSS", config=Knobs)
 def loss(inputs, config):
     return -inputs.ratio * inputs.advantages
-@register_advantage("texts_test_advantage", config=Knobs)
+@register_advantage("ADVANTAGE", config=Knobs)
 def advantage(groups, config):
     return groups.centred
 """
@@ -129,9 +129,10 @@ def advantage(groups, config):
 @pytest.mark.parametrize("word", ["1e3", "no", "0123", "null"])
 def test_knobs_that_are_texts(tmp_path: Path, word: str):
     plugin = tmp_path / "texts_plugin.py"
-    plugin.write_text(PLUGIN)
-    words = [f"policy_loss.plugins={plugin}", "policy_loss.name=texts_test_loss", "policy_loss.scale=2"]
-    words += [f"policy_loss.mode={word}", "algorithm.advantage=texts_test_advantage"]
+    loss, advantage = f"texts_test_loss_{word}", f"texts_test_advantage_{word}"
+    plugin.write_text(PLUGIN.replace("LOSS", loss).replace("ADVANTAGE", advantage))
+    words = [f"policy_loss.plugins={plugin}", f"policy_loss.name={loss}", "policy_loss.scale=2"]
+    words += [f"policy_loss.mode={word}", f"algorithm.advantage={advantage}"]
     words += [f"algorithm.advantage_knobs={{mode: {word}, tag: ~, scale: 3}}"]
     config = config_of(recipe_of(tmp_path), *words)
     assert config.policy_loss.knobs == {"mode": word, "tag": None, "scale": 2.0}
@@ -146,7 +147,7 @@ TEXT = st.text(max_size=12) | st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=20)
 @given(project=TEXT, prompt=TEXT | st.none(), files=st.lists(TEXT, min_size=1, max_size=3))
 def test_a_saved_config_is_read_as_it_was(tmp_path_factory: Any, project: str, prompt: str | None, files: list[str]):
     folder = tmp_path_factory.mktemp("saved")

@@ -105,3 +105,35 @@ def test_a_check_lists_the_runs_and_starts_nothing(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out" / "study.json").exists()
     assert cli.main(["study", str(path), "actor.lr=-1"]) == 2
     assert "every cell, all 8 runs: actor.lr=-1.0 must be above 0" in capsys.readouterr().err
+
+
+def test_a_recipe_is_found_here_or_beside_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    path = write_study_file(tmp_path, recipe="recipe.yaml")
+    monkeypatch.chdir(here)
+    assert read_study_file(path).recipe == tmp_path / "recipe.yaml"
+    assert len(plan_study(read_study_file(path))) == 8
+    (here / "recipe.yaml").write_text("")
+    assert read_study_file(path).recipe.resolve() == here / "recipe.yaml"  # as all paths, from the current folder first
+    with pytest.raises(ConfigError, match="there is no recipe 'nowhere.yaml'"):
+        plan(tmp_path, "study.recipe=nowhere.yaml")
+
+
+def test_texts_of_axes_and_cells_are_as_written(tmp_path: Path):
+    path = write_study_file(tmp_path)
+    lines = path.read_text().partition("axes:")[0]
+    path.write_text(
+        f"{lines}axes:\n  trainer.project: [012, 10, no]\n  trainer: [{{total_steps: 5}}, {{ray_address: 1e3}}]\n"
+        "cells:\n- when: {trainer.project: [012]}\n  set: {model.revision: 1e3}\n"
+        "settings: {trainer.num_workers: 1}\n".replace(
+            "trainer: [{total_steps: 5}, {ray_address: 1e3}]", "data.level_key: [1_0]"
+        )
+    )
+    runs = plan_study(read_study_file(path, ["data.answer_key=0x10"]))
+    assert [run.config.trainer.project for run in runs[:3]] == ["012", "10", "no"]
+    assert [run.config.model.revision for run in runs[:3]] == ["1e3", None, None]
+    assert {(run.config.data.level_key, run.config.data.answer_key) for run in runs} == {("1_0", "0x10")}
+    words = ["study.axes={policy_loss: [{name: clip}], model.revision: [1e3]}", "study.cells=[]", "study.seeds=[3]"]
+    (run,) = plan_study(read_study_file(path, words))
+    assert (run.config.model.revision, run.config.policy_loss.name) == ("1e3", "clip")

@@ -179,7 +179,7 @@ def test_a_loss_of_the_users_declares_its_aggregations(recipe: Path, tmp_path: P
     )
     words = [f"policy_loss.plugins={plugin}", "policy_loss.name=declared"]
     assert load_config(recipe, [*words, "algorithm.loss_aggregation=token_mean"]).policy_loss.name == "declared"
-    with pytest.raises(ConfigError, match="set algorithm.loss_aggregation=token_mean, or take another loss"):
+    with pytest.raises(ConfigError, match=r"set algorithm.loss_aggregation=token_mean, or take another loss"):
         load_config(recipe, words)
     with pytest.raises(
         ConfigError, match="with the aggregation token-mean, which is unknown; known: seq_mean_token_mean"

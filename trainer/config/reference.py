@@ -68,11 +68,11 @@ def _foreign() -> Iterator[str]:
     yield FOREIGN_HEADER
     for row in FOREIGN:
         theirs, ours = (", ".join(f"`{word}`" for word in words) for words in (row.words, row.keys))
-        yield f"| {theirs} | {ours} | {row.note} |"
+        yield f"| {theirs} | {ours} | {row.note}".rstrip() + " |"
     yield NAMES_HEADER
     for key, names in FOREIGN_VALUES.items():
         for theirs, (ours, note) in names.items():
-            yield f"| `{key}` | `{theirs}` | `{ours}` | {note} |"
+            yield f"| `{key}` | `{theirs}` | `{ours}` | {note}".rstrip() + " |"
     yield ""
 
 

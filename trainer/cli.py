@@ -1,11 +1,13 @@
 """The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | lab | losses | check-loss``.
 
 Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 3 a run that crossed a
-limit it declared and saved its state, 130 interrupted.
+limit it declared and saved its state, 130 interrupted, 141 nobody reads the output any more (as in ``cfpo losses | head``).
 """
 
 import argparse
 import logging
+import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,7 +32,7 @@ COMMANDS = {
 }
 """What each command does."""
 
-USER_MISTAKE, RUN_FAILED, WATCH_STOPPED, INTERRUPTED = 2, 1, 3, 130
+USER_MISTAKE, RUN_FAILED, WATCH_STOPPED, INTERRUPTED, READER_GONE = 2, 1, 3, 130, 141
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -39,7 +41,20 @@ def main(words: Sequence[str] | None = None) -> int:
     Args:
         words: the arguments; by default those of the process.
     """
-    arguments = parse(sys.argv[1:] if words is None else words)
+    try:
+        try:
+            return _run(sys.argv[1:] if words is None else words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return READER_GONE
+
+
+def _run(words: Sequence[str]) -> int:
+    arguments = parse(words)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -95,6 +110,13 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 def _add_verbose(parser: argparse.ArgumentParser, default: Any) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", default=default, help="log what happens")
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output leads nowhere, as behind ``| head`` once it has its lines."""
+    watcher = select.poll()
+    watcher.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in watcher.poll(0))
 
 
 def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:

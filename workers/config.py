@@ -4,7 +4,9 @@ the algorithm, and the collapse watch: limits that a run declares, and what foll
 Frozen dataclasses that OmegaConf can merge a recipe into; the rules between fields live in ``trainer/rules/``.
 """
 
+import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from cfpo_hybrid.algorithms.mismatch import RolloutCorrection
@@ -82,6 +84,12 @@ class OptimizerConfig:
     grad_cosine: bool = False
     """Measures actor/grad_cosine, the cosine of each gradient to that of the previous optimizer step; keeps an fp32 copy
     of the gradients (with the distributed optimizer of this rank's shard)."""
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """Optimizer steps of warm-up, rounded up. The ratio is taken as it is written: 0.07 of 100 steps are 7, where
+        the product of the floats is above 7.
+        """
+        return math.ceil(Fraction(str(self.warmup_ratio)) * total_steps)
 
 
 @dataclass(frozen=True)

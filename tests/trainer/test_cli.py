@@ -237,3 +237,37 @@ def test_plugins_are_found_from_the_current_folder(tmp_path: Path):
     command = [sys.executable, "-P", "-c", code, "losses", "--plugins", "plugin_of_a_user"]
     answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert answer.stdout.startswith("loaded\n"), answer.stderr
+
+
+@pytest.mark.parametrize("words", [["losses"], ["--help"], ["check", "RECIPE"]])
+def test_a_reader_that_leaves_ends_a_command_quietly(words: list[str], tmp_path: Path):
+    words = [str(write_recipe(tmp_path)) if word == "RECIPE" else word for word in words]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert "BrokenPipe" not in errors and "Traceback" not in errors
+    quiet = (0, cli.READER_GONE) if words == ["--help"] else (cli.READER_GONE,)  # argparse may overlook the closed pipe
+    assert process.wait() in quiet
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["algorithm.advantage=dr_grpo"], "is Dr. GRPO with algorithm.loss_aggregation=seq_mean_token_sum_norm alone"),
+        (["policy_loss.name=gspo", "policy_loss.clip_low=0.2"], "bound the ratio of a whole response"),
+        (["algorithm.iterations=1", "algorithm.batch_ratio=1"], "every ratio is 1"),
+        (["policy_loss.name=policy_gradient"], "takes samples of older weights for those of the policy in training"),
+    ],
+)
+def test_a_check_notes_what_makes_another_algorithm(
+    words: list[str], note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = str(write_recipe(tmp_path))
+    assert cli.main(["check", recipe, *words]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert note in line
+    assert cli.main(["check", recipe]) == 0
+    assert "note:" not in capsys.readouterr().out

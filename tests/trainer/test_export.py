@@ -49,7 +49,7 @@ def test_the_files_are_those_of_the_source_whatever_the_layout(
 
 def test_a_failed_check_names_the_first_tensors():
     lines = verdict(Path("m"), [f"tensor {number}: 1 of 2 numbers differ" for number in range(22)]).splitlines()
-    assert lines[0] == "check FAILED: 22 tensors are not those of m:"
+    assert lines[0] == "check FAILED: 22 tensors unlike those of m:"
     assert lines[20:] == ["  tensor 19: 1 of 2 numbers differ", "  ... and 2 more"]
     assert verdict(Path("m"), []) == "check passed: every tensor equals that of m bit for bit"
 

@@ -1,6 +1,5 @@
 """What ``cfpo check`` prints: the run in numbers, its memory, and what to change where it does not fit."""
 
-import math
 from collections.abc import Iterator
 
 from cfpo_hybrid.models import ModelShape
@@ -16,8 +15,9 @@ from trainer.check.memory import (
 )
 from trainer.config import Config
 from trainer.config.model import LoadedConfig
+from trainer.config.problem import count
 from trainer.data.inspect import describe_files
-from trainer.terminal.words import count, pressure_line, training_line
+from trainer.terminal.words import pressure_line, training_line
 
 LABEL_WIDTH = 20
 
@@ -77,15 +77,16 @@ def _batches(config: Config) -> Iterator[Row]:
     longest = longest_sequence(config)
     yield (
         "a rollout",
-        f"{prompts} prompts x {group} responses = {config.responses_per_step} responses of at most "
-        f"{data.max_prompt_length} + {data.max_response_length} = {longest} tokens; about "
+        f"{count(prompts, 'prompt')} x {count(group, 'response')} = {count(config.responses_per_step, 'response')} of at "
+        f"most {data.max_prompt_length} + {data.max_response_length} = {longest} tokens; about "
         f"{_share(config.responses_per_step, config.rollout_layout.dp)} for each vLLM replica",
     )
     ratio, rows = algorithm.batch_ratio, config.responses_per_step // algorithm.batch_ratio
     yield (
         "mini-batches",
-        f"{ratio} of {prompts // ratio} prompts = {rows} responses; about {_share(rows, config.train_layout.dp)} for each "
-        f"Megatron replica, in micro-batches of up to {micro_batch_tokens(config)} tokens",
+        f"{ratio} of {count(prompts // ratio, 'prompt')} = {count(rows, 'response')}; about "
+        f"{_share(rows, config.train_layout.dp)} for each Megatron replica, in "
+        f"micro-batches of up to {micro_batch_tokens(config)} tokens",
     )
     yield "off-policy", pressure_line(config.plan)
 
@@ -94,12 +95,12 @@ def _length(config: Config) -> Iterator[Row]:
     trainer, optimizer = config.trainer, config.actor.optimizer
     prompts = trainer.total_steps * config.data.train_batch_size
     rounds = config.rollout.generation_rounds
-    drawn = f"{prompts} prompts" if rounds == 1 else f"{prompts} to {prompts * rounds} prompts"
+    drawn = count(prompts, "prompt") if rounds == 1 else f"{prompts} to {prompts * rounds} prompts"
     yield (
         "the run",
         f"{count(trainer.total_steps, 'rollout step')}, {count(config.total_updates, 'optimizer step')}, {drawn}",
     )
-    warmup = math.ceil(optimizer.warmup_ratio * config.total_updates)
+    warmup = optimizer.warmup_steps(config.total_updates)
     yield (
         "learning rate",
         f"{config.actor.lr:g}, {optimizer.schedule}, {count(warmup, 'optimizer step')} of warm-up",

@@ -15,6 +15,7 @@ from cfpo_hybrid.resharding.traffic import PlanTraffic, RankTraffic, plan_traffi
 from trainer.check.fitting import device_of
 from trainer.check.memory import rollout_width
 from trainer.config.model import LoadedConfig
+from trainer.config.problem import count
 from trainer.terminal.words import training_line
 
 SMALL_WORLD = 16
@@ -52,8 +53,8 @@ def plan_reshard(loaded: LoadedConfig) -> tuple[ReshardPlan, str]:
     traffic = plan_traffic(plan, sources, destinations, rollout_width(config, device_of(config, None)))
     rollout = handover.rollout
     return plan, (
-        f"{training_line(handover.training, handover.cut)} -> vLLM {rollout.dp} replicas of tp {rollout.tp}; planned in "
-        f"{seconds:.2f} s, proved for {len(proved)} of {plan.world_size} ranks\n{_traffic_report(traffic)}"
+        f"{training_line(handover.training, handover.cut)} -> vLLM {count(rollout.dp, 'replica')} of tp {rollout.tp}; planned "
+        f"in {seconds:.2f} s, proved for {len(proved)} of {count(plan.world_size, 'rank')}\n{_traffic_report(traffic)}"
     )
 
 

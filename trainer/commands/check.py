@@ -27,6 +27,7 @@ def run(arguments: Namespace, say: Say) -> int:
     from trainer.check.fitting import device_of
     from trainer.check.report import fits, report
     from trainer.rules import find_layout_problems, load_and_inspect, machine
+    from trainer.rules.algorithm import remarks
 
     lacking = None
     try:
@@ -40,6 +41,8 @@ def run(arguments: Namespace, say: Say) -> int:
             raise mistakes from None
     device = device_of(loaded.config, arguments.gpu_memory)
     say(report(loaded, device, find_layout_problems))
+    for remark in remarks(loaded.config):
+        say(f"note: {remark}")
     if lacking is not None:
         raise lacking
     for warning in machine.warnings_of(loaded.config):

@@ -19,6 +19,6 @@ def run(arguments: Namespace, say: Say) -> int:
     from trainer.config.losses import read_knobs
 
     load_plugins(arguments.plugins)
-    results = check_policy_loss(arguments.name, **read_knobs(arguments.knobs))
+    results = check_policy_loss(arguments.name, **read_knobs(arguments.name, arguments.knobs))
     say(format_check_results(arguments.name, results))
     return 0 if all(result.passed for result in results) else 1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.commands.arguments import Say, add_overrides
+from trainer.config.problem import count
 
 NAMED = 20
 """Tensors that are listed when they differ."""
@@ -42,8 +43,8 @@ def run(arguments: Namespace, say: Say) -> int:
     report = export(arguments.model, Path(arguments.output), arguments.overrides, check=arguments.check)
     layout = report.layout
     say(
-        f"{report.num_tensors} tensors in {report.dtype} written to {arguments.output} by {layout.world_size} "
-        f"processes (tp={layout.tp}, pp={layout.pp}, ep={layout.ep})"
+        f"{count(report.num_tensors, 'tensor')} in {report.dtype} written to {arguments.output} by "
+        f"{count(layout.world_size, 'process')} (tp={layout.tp}, pp={layout.pp}, ep={layout.ep})"
     )
     if report.differences is not None:
         say(verdict(report.source, report.differences))
@@ -59,5 +60,9 @@ def verdict(source: Path, differences: Sequence[str]) -> str:
     if not differences:
         return f"check passed: every tensor equals that of {source} bit for bit"
     further = [f"... and {len(differences) - NAMED} more"] if len(differences) > NAMED else []
-    lines = [f"check FAILED: {len(differences)} tensors are not those of {source}:", *differences[:NAMED], *further]
+    lines = [
+        f"check FAILED: {count(len(differences), 'tensor')} unlike those of {source}:",
+        *differences[:NAMED],
+        *further,
+    ]
     return "\n  ".join(lines)

@@ -27,5 +27,6 @@ def run(arguments: Namespace, say: Say) -> int:
 def _describe(loss: "LossEntry") -> str:
     knobs = [f"    policy_loss.{name}: {kind} = {default}" for name, kind, default in loss.knobs]
     needed = [*sorted(loss.needs), *(["statistics of the mini-batch"] if loss.statistics is not None else [])]
+    means = [f"    only with algorithm.loss_aggregation={' or '.join(loss.aggregations)}"] if loss.aggregations else []
     needs = [f"    needs {', '.join(needed)}"] if needed else []
-    return "\n".join([f"{loss.name}    {loss.summary}", *knobs, *needs, f"    {loss.source}"])
+    return "\n".join([f"{loss.name}    {loss.summary}", *knobs, *needs, *means, f"    {loss.source}"])

@@ -16,6 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, say: Say) -> int:
     """Checks every cell, then does the runs; 1 when any of them failed."""
+    from trainer.config.problem import count
     from trainer.study.display import StudyDisplay
     from trainer.study.lanes import do_runs
     from trainer.study.plan import longest_first, new_study, plan_study
@@ -26,11 +27,11 @@ def run(arguments: Namespace, say: Say) -> int:
     file = read_study_file(arguments.study, arguments.overrides)
     runs = plan_study(file)
     to_do = longest_first([one for one in runs if not one.is_done])
-    say(f"{len(runs)} runs, {len(runs) - len(to_do)} of them done: {file.output}")
+    say(f"{count(len(runs), 'run')}, {len(runs) - len(to_do)} of them done: {file.output}")
     if arguments.check:
         for one in runs:
             state, steps = "done" if one.is_done else "to do", one.config.trainer.total_steps
-            say(f"{one.name}  {state}  {steps} rollout steps; {pressure_line(one.config.plan)}")
+            say(f"{one.name}  {state}  {count(steps, 'rollout step')}; {pressure_line(one.config.plan)}")
         return 0
     write_study(new_study(file, runs))
     failed: list[str] = []
@@ -38,6 +39,8 @@ def run(arguments: Namespace, say: Say) -> int:
         with StudyDisplay(runs, to_do) as display:
             failed = do_runs(to_do, file.keys.parallel, display)
     if failed:
-        say(f"{len(failed)} of {len(runs)} runs failed, the same command tries them again: {', '.join(failed)}")
+        say(
+            f"{len(failed)} of {count(len(runs), 'run')} failed, the same command tries them again: {', '.join(failed)}"
+        )
     say(f"results: {file.output}; draw them with `cfpo plot {file.output}`")
     return 1 if failed else 0

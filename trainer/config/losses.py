@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
-from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES, PolicyLoss, build_policy_loss
+from omegaconf.errors import ValidationError
+
+from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES, LossEntry, PolicyLoss, build_policy_loss
 from cfpo_hybrid.errors import ConfigError, RegistryError, UserError
 from cfpo_hybrid.plugins import load_plugins, resolve_plugins
+from cfpo_hybrid.registry import FunctionEntry
+from trainer.config.foreign import foreign_key, name_hint
+from trainer.config.merge import as_written
 from trainer.config.problem import Problem, with_section
 from trainer.config.sources import read_overrides
 from workers.config import PolicyLossConfig
@@ -14,12 +19,15 @@ from workers.config import PolicyLossConfig
 ALL = "all"
 
 
-def fill_knobs(section: PolicyLossConfig, extras: Mapping[str, Any]) -> tuple[PolicyLossConfig, list[Problem]]:
+def fill_knobs(
+    section: PolicyLossConfig, extras: Mapping[str, Any], texts: Mapping[str, str]
+) -> tuple[PolicyLossConfig, list[Problem]]:
     """The section with absolute plugin paths and every knob of the loss, defaults included; and what is wrong with it.
 
     Args:
         section: ``policy_loss`` without knobs.
         extras: the other keys that the recipe wrote there, by name.
+        texts: how each was written, by dotted key.
     """
     try:
         plugins = resolve_plugins(section.plugins)
@@ -29,11 +37,16 @@ def fill_knobs(section: PolicyLossConfig, extras: Mapping[str, Any]) -> tuple[Po
     try:
         loss = POLICY_LOSSES.get(section.name)
     except RegistryError as error:
-        return section, [Problem(("policy_loss.name",), f"policy_loss.name: {error}")]
+        hint = name_hint("policy_loss.name", section.name)
+        return section, [Problem(("policy_loss.name",), f"policy_loss.name: {_without_guess(error, hint)}{hint}")]
+    extras = knobs_as_written(loss, extras, texts, "policy_loss")
     mistakes = loss.problems(extras)
     if mistakes:
         return section, [
-            Problem((f"policy_loss.{knob if knob in extras else 'name'}",), with_section("policy_loss", knob, message))
+            Problem(
+                (f"policy_loss.{knob if knob in extras else 'name'}",),
+                f"{with_section('policy_loss', knob, message)}{_foreign_hint(loss, knob, extras)}",
+            )
             for knob, message in mistakes
         ]
     config = loss.configure(extras)
@@ -70,7 +83,7 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
     for word in filter(None, (part.strip() for part in words.split(","))):
         name, *settings = word.split(":")
         try:
-            chosen.append(build_policy_loss(name, **read_knobs(settings)))
+            chosen.append(build_policy_loss(name, **read_knobs(name, settings)))
         except UserError as error:
             problems.append(str(error))
     if not chosen and not problems:
@@ -80,16 +93,59 @@ def choose_losses(words: str, plugins: Sequence[str] = ()) -> list[PolicyLoss]:
     return distinct(chosen)
 
 
-def read_knobs(words: Sequence[str]) -> dict[str, Any]:
+def read_knobs(name: str, words: Sequence[str]) -> dict[str, Any]:
     """The knobs that ``knob=value`` words set; the section's name may stand before them.
+
+    Args:
+        name: of the loss.
+        words: e.g. ``["epsilon=0.1"]``.
 
     Raises:
         ConfigError: words that set nothing, all of them at once.
     """
-    sources, problems = read_overrides(words)
+    section = "policy_loss"
+    sources, problems = read_overrides([f"{section}.{word.removeprefix(f'{section}.')}" for word in words])
     if problems:
-        raise ConfigError(problems)
-    return {str(key).removeprefix("policy_loss."): value for source in sources for key, value in source.tree.items()}
+        raise ConfigError([problem.replace(f"'{section}.", "'", 1) for problem in problems])
+    values = {key.removeprefix(f"{section}."): value for source in sources for key, value in source.tree.items()}
+    texts = {key: text for source in sources for key, text in source.texts.items()}
+    return knobs_as_written(POLICY_LOSSES.get(name), values, texts, section) if name in POLICY_LOSSES else values
+
+
+def knobs_as_written(
+    entry: FunctionEntry, knobs: Mapping[str, Any], texts: Mapping[str, str], section: str
+) -> dict[str, Any]:
+    """Knobs as their types have them: a text is what was written, whatever YAML makes of it.
+
+    Args:
+        entry: whose knobs they are.
+        knobs: by name, the values by YAML.
+        texts: how they were written, by dotted key.
+        section: under which they stand, e.g. ``algorithm.advantage_knobs``.
+    """
+    kinds = get_type_hints(entry.config)
+    found = dict(knobs)
+    for knob in found.keys() & kinds.keys():
+        if isinstance(found[knob], dict | list) and kinds[knob] is not str:
+            continue
+        try:
+            found[knob] = as_written(kinds[knob], found[knob], f"{section}.{knob}", texts)
+        except ValidationError:  # the entry says what is wrong with it
+            continue
+    return found
+
+
+def _foreign_hint(loss: LossEntry, knob: str, extras: Mapping[str, Any]) -> str:
+    """Ours for a key that other trainers have, where the loss has no knob of that name."""
+    foreign = (
+        foreign_key(knob, ()) if knob in extras and knob not in dict.fromkeys(name for name, *_ in loss.knobs) else None
+    )
+    return f"; {foreign.answer(extras[knob])}" if foreign else ""
+
+
+def _without_guess(error: RegistryError, hint: str) -> str:
+    """The message without its nearest name where a better one is known."""
+    return str(error).partition("; did you mean")[0] if hint else str(error)
 
 
 def distinct(losses: Iterable[PolicyLoss]) -> list[PolicyLoss]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cfpo_hybrid.registry import nearest_name
+from cfpo_hybrid.registry import did_you_mean
+from trainer.config.foreign import name_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,11 @@ def with_section(section: str, argument: str, message: str) -> str:
 
 
 def one_of(key: str, value: str, allowed: Iterable[str]) -> list[Problem]:
-    """No problem when ``value`` is allowed; otherwise one that lists what is, nearest first named."""
+    """No problem when ``value`` is allowed; otherwise one that lists what is, and names what is meant."""
     names = tuple(allowed)
     if value in names:
         return []
-    nearest = nearest_name(value, names)
-    hint = f"; did you mean '{nearest}'?" if nearest else ""
+    hint = name_hint(key, value) or did_you_mean(value, names)
     return [Problem((key,), f"{key}='{value}' is unknown; known: {', '.join(names)}{hint}")]
 
 
@@ -51,6 +51,12 @@ def nearest_multiples(number: int, step: int) -> list[int]:
     """The multiples of ``step`` just below and just above, without 0: 100 and 16 give 96 and 112."""
     below = number // step * step
     return [multiple for multiple in (below, below + step) if multiple > 0]
+
+
+def count(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``, ``2 processes``."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"
 
 
 def listing(values: Iterable[int]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
-from trainer.config.problem import Problem
+from trainer.config.problem import Problem, count
 from trainer.data.columns import columns_of_row, columns_of_schema, type_at, value_at
 from trainer.data.files import HubSplit, Parquet, open_source
 from trainer.data.order import level_of
@@ -67,7 +67,7 @@ def _inspect(key: str, files: Sequence[str], config: DataConfig, rows_needed: in
     if len(known) == len(files) and sum(known) < rows_needed:
         yield Problem(
             (key, "data.train_batch_size"),
-            f"{key} have {sum(known)} rows, fewer than one batch of data.train_batch_size={rows_needed}; "
+            f"{key} have {count(sum(known), 'row')}, fewer than one batch of data.train_batch_size={rows_needed}; "
             "add files or take a smaller batch",
         )
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from trainer.config.losses import loss_label
+from trainer.config.problem import count
 from trainer.figures.drawing import COLORS, INK, legend_below, panel_grid, save_png, style_axes
 from trainer.lab.gradients import RatioBins, WeightCurve
 from trainer.lab.lab import LabResult
@@ -75,13 +76,13 @@ def _facts(result: LabResult) -> list[str]:
     log_ratio = inputs.unclamped_log_ratio.detach()[inputs.mask]
     smallest, largest = (math.exp(min(float(end), 700.0)) for end in log_ratio.aminmax())
     lines = [
-        f"{rollout.path}: {len(rollout.batch)} responses, {int(inputs.num_counted)} tokens that count",
+        f"{rollout.path}: {count(len(rollout.batch), 'response')}, {count(int(inputs.num_counted), 'counted token')}",
         f"policies: {result.policies}",
         f"ratios: from {smallest:.3g} to {largest:.3g}, mean of |log r| {float(log_ratio.abs().mean()):.2g} nats",
         "cosine: to policy_gradient; corrective: the gradient moves the token against its advantage",
     ]
     if rollout.rows_left_out:
-        lines.append(f"{rollout.rows_left_out} responses with numbers that are not finite were left out")
+        lines.append(f"left out: {count(rollout.rows_left_out, 'response')} with numbers that are not finite")
     if float(log_ratio.abs().max()) < _UNMOVED:
         lines.append("both policies are nearly the same, so most losses agree; --drift 0.1 or --model moves them apart")
     return lines

@@ -8,10 +8,11 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.models import ModelShape
 from trainer.config import Config
-from trainer.config.losses import fill_knobs
+from trainer.config.losses import fill_knobs, knobs_as_written
 from trainer.config.merge import Draft, merge
 from trainer.config.model import LoadedConfig, find_model
 from trainer.config.problem import Problem
@@ -36,6 +37,9 @@ MODEL_RULES: tuple[ModelRule, ...] = (
     *machine.MODEL_RULES,
     *machine.MODEL_FILE_RULES,
 )
+
+BELONGINGS = {"algorithm.advantage": "algorithm.advantage_knobs", "reward.name": "reward.pass_threshold"}
+"""Settings that hold for one value of another alone, and are dropped where a later source sets another value."""
 
 LOSS_KEYS = {"policy_loss", "policy_loss.name", "policy_loss.plugins"}
 
@@ -97,11 +101,16 @@ def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Draft[Conf
 
 def merge_config(sources: Sequence[Source]) -> Draft[Config]:
     """The settings of any places, later ones over earlier ones, with every knob of the loss filled in."""
-    draft = merge(Config, sources, open_section="policy_loss", closed="policy_loss.knobs")
+    draft = merge(Config, sources, open_section="policy_loss", closed="policy_loss.knobs", belongings=BELONGINGS)
     if draft.doubtful.isdisjoint(LOSS_KEYS):
-        section, problems = fill_knobs(draft.value.policy_loss, draft.extras)
+        section, problems = fill_knobs(draft.value.policy_loss, draft.extras, draft.texts)
         draft.value = replace(draft.value, policy_loss=section)
         draft.problems += problems
+    settings = draft.value.algorithm
+    if settings.advantage in ADVANTAGES:  # plugins, which register some, are loaded
+        entry, key = ADVANTAGES.get(settings.advantage), "algorithm.advantage_knobs"
+        knobs = knobs_as_written(entry, settings.advantage_knobs, draft.texts, key)
+        draft.value = replace(draft.value, algorithm=replace(settings, advantage_knobs=knobs))
     return draft
 
 
@@ -119,7 +128,8 @@ def _checked(
         try:
             model = find_model(config.model, known_models=known_models)
         except ModelError as error:
-            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}"))
+            hint = machine.made_by(config.model.path)
+            problems.append(Problem(("model.path",), f"model.path={config.model.path}: {error}{hint}"))
     problems += [problem for rule in RULES if rule not in without for problem in rule(config)]
     if model is not None:
         of_model = [model_rule for model_rule in MODEL_RULES if model_rule not in without]

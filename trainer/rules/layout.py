@@ -7,7 +7,7 @@ from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, stage_sizes
 from cfpo_hybrid.models.engine_specs import check_divides, check_experts_divide, check_rollout_divides
 from trainer.config import Config
-from trainer.config.problem import Problem, divisors, listing, nearest_multiples
+from trainer.config.problem import Problem, count, divisors, listing, nearest_multiples
 
 TP = "actor.megatron.tensor_parallel_size"
 PP = "actor.megatron.pipeline_parallel_size"
@@ -51,11 +51,11 @@ def train_replicas(config: Config) -> Iterator[Problem]:
     if min(tp, pp, cp, world) < 1 or world % (tp * pp * cp) == 0:
         return
     fitting = [size for size in divisors(world) if world % (size * pp * cp) == 0]
-    advice = f"; with {world} workers {TP} can be {listing(fitting)}" if fitting else ""
+    advice = f"; with {count(world, 'worker')} {TP} can be {listing(fitting)}" if fitting else ""
     sizes = f"{TP}={tp} x {PP}={pp}" + (f" x {CP}={cp}" if cp > 1 else "")
     yield Problem(
         (WORLD, NODES, PER_NODE, TP, PP, CP),
-        f"{world} workers cannot be divided into model replicas of {sizes} = {tp * pp * cp} ranks; "
+        f"{count(world, 'worker')} cannot be divided into model replicas of {sizes} = {tp * pp * cp} ranks; "
         f"nearest numbers of workers: {listing(nearest_multiples(world, tp * pp * cp))}{advice}",
     )
 
@@ -67,8 +67,8 @@ def rollout_replicas(config: Config) -> Iterator[Problem]:
         return
     yield Problem(
         (WORLD, NODES, PER_NODE, ROLLOUT_TP),
-        f"{world} workers cannot be divided into vLLM replicas of {ROLLOUT_TP}={tp} ranks; "
-        f"with {world} workers it can be {listing(divisors(world))}",
+        f"{count(world, 'worker')} cannot be divided into vLLM replicas of {ROLLOUT_TP}={tp} ranks; "
+        f"with {count(world, 'worker')} it can be {listing(divisors(world))}",
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from trainer.config.model import check_tokenizer
 from trainer.config.problem import Problem, listing
 from trainer.data.chat import chat_template, prompt_warnings
 from trainer.data.inspect import inspect_files
+from trainer.rules.values import find_example_problems
 from workers.megatron.hf_files import check_weights
 from workers.reward.scorers import RESERVED, reward_label
 from workers.reward.user_function import MATH, find_reward
@@ -24,6 +26,12 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes of vLLM 0.32's attention on a CPU."""
 CPU_EXPERT_SIZE = 32
 """What the intermediate size of an expert on a rank must be a multiple of in vLLM 0.32 on a CPU."""
+
+SCRIPTS = {
+    "outputs/math": "examples/qwen2.5_math/prepare_math.py",
+    "outputs/quickstart/world": "examples/quickstart/make_world.py",
+}
+"""What makes the files of the examples, by the folder in which a recipe looks for them."""
 
 SEQUENCES_AT_A_TIME = 32
 """What a KV cache that is too small is advised to hold."""
@@ -87,7 +95,17 @@ def kv_cache(config: Config, shape: ModelShape) -> Iterator[Problem]:
 
 def data_files(config: Config) -> Iterator[Problem]:
     """Data files exist and have their columns, and there are problems enough for one batch."""
-    yield from inspect_files(config.data)
+    files = [*config.data.train_files, *(config.data.val_files or [])]
+    for problem in inspect_files(config.data):
+        missing = (file for file in files if file in problem.message and not Path(file).exists())
+        hint = next(map(made_by, missing), "")
+        yield replace(problem, message=f"{problem.message}{hint}")
+
+
+def made_by(path: str) -> str:
+    """The end of a message about a missing file: the script of the examples that makes it, where there is one."""
+    script = next((script for folder, script in SCRIPTS.items() if f"/{folder}/" in f"/{path}/"), None)
+    return f"; `python {script}` makes it" if script else ""
 
 
 def reward(config: Config) -> Iterator[Problem]:
@@ -151,6 +169,8 @@ def chats(config: Config, shape: ModelShape) -> Iterator[Problem]:
     folder, own = Path(config.model.path).expanduser(), config.data.chat_template
     if not folder.is_dir() or config.model.trust_remote_code or (own is not None and not Path(own).is_file()):
         return
+    if any(find_example_problems(config)):
+        return  # a template may stumble over them
     keys = ("model.path", "data.chat_template", "data.system_prompt", "data.chat_template_kwargs")
     try:
         chat_template(config.data, read_tokenizer(folder))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
 from trainer.config import Config
-from trainer.config.problem import Problem, with_section
+from trainer.config.problem import Problem, count, with_section
 
 OLD = "algorithm.old_log_probs"
 CORRECTION = "algorithm.rollout_correction"
@@ -92,8 +92,8 @@ def long_enough(config: Config) -> Iterator[Problem]:
         if limit is not None and steps > total > 0:
             yield Problem(
                 (f"watch.{name}", key, "trainer.total_steps"),
-                f"watch.{name}={limit:g} looks back on {steps} rollout steps, but trainer.total_steps={total}, so it could "
-                f"never be crossed; lower {key}, or leave watch.{name} out",
+                f"watch.{name}={limit:g} looks back on {count(steps, 'rollout step')}, but trainer.total_steps={total}, so it "
+                f"could never be crossed; lower {key}, or leave watch.{name} out",
             )
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from trainer.config.problem import count
 from workers.config import WatchConfig
 from workers.messages import Trip
 
@@ -59,7 +60,7 @@ class CollapseWatch:
             return
         best = self._last(BEST_REWARD, streak)
         if len(best) == streak and max(best) <= 0:
-            finding = f"no response has earned a reward above 0 for {streak} rollout steps"
+            finding = f"no response has earned a reward above 0 for {count(streak, 'rollout step')}"
             action = self._limits.zero_reward_streak_action
             yield Trip(limit="watch.zero_reward_streak", finding=finding, action=action)
 

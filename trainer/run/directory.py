@@ -21,11 +21,11 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.protocol import DataProto, save
 from trainer.config import changed_settings
+from trainer.config.problem import count
+from trainer.config.sources import settings_of, settings_text
 from trainer.run.files import keep_steps, make_folder, read_jsonl, write_atomically, write_jsonl
 
 logger = logging.getLogger(__name__)
@@ -105,13 +105,13 @@ class RunDirectory:
         for folder in (self.generations, self.checkpoints, self.plots, self.tensorboard):
             make_folder(folder, "trainer.run_dir")
         self._cut_back(-1 if resumed_step is None else resumed_step)
-        write_atomically(self.config_file, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_atomically(self.config_file, settings_text(config))
 
     def config(self) -> dict[str, Any]:
         """The settings the run was last started with; empty when there are none."""
         if not self.config_file.exists():
             return {}
-        return yaml.safe_load(self.config_file.read_text(encoding="utf-8")) or {}
+        return settings_of(self.config_file.read_text(encoding="utf-8"))
 
     def other_settings(self, config: Mapping[str, Any], may_differ: Container[str]) -> str:
         """The dotted keys, eight at most, by which the run was started otherwise; empty where there are none.
@@ -182,7 +182,7 @@ class RunDirectory:
         planned = self.config().get("trainer", {}).get("total_steps")
         if logged and planned is not None and logged[-1]["step"] >= planned:
             raise ConfigError(
-                f"trainer.run_dir '{self.path}' holds a run that has made all of its {planned} steps and saved no "
+                f"trainer.run_dir '{self.path}' holds a run that has made all of its {count(planned, 'step')} and saved no "
                 f"checkpoint to go on from; a fresh start would delete its logs; {advice}"
             )
 

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from trainer.config import Config, resolved
+from trainer.config.problem import count
+from trainer.config.sources import settings_text
 from workers.megatron.hf_companions import MODEL_CARD
 from workers.tokenizer import CHAT_TEMPLATE
 
@@ -41,8 +43,8 @@ def model_card(config: Config, metrics: Sequence[Mapping[str, Any]]) -> str:
     version = f" at revision `{revision}`" if revision else ""
     parts = [
         f"---\n{_yaml(front)}---",
-        f"# {Path(base).name} after {steps} steps of {config.policy_loss.name}",
-        f"Trained from {name}{version} with cfpo_hybrid: {steps} rollout steps, policy loss "
+        f"# {Path(base).name} after {count(steps, 'step')} of {config.policy_loss.name}",
+        f"Trained from {name}{version} with cfpo_hybrid: {count(steps, 'rollout step')}, policy loss "
         f"`{config.policy_loss.name}`, advantage `{config.algorithm.advantage}`, reward `{config.reward.name}`.",
         "## Figures",
         _figures(metrics),
@@ -55,7 +57,7 @@ def model_card(config: Config, metrics: Sequence[Mapping[str, Any]]) -> str:
         )
         + _told(config),
         "## Recipe",
-        _block(_yaml(resolved(config)), "yaml"),
+        _block(settings_text(resolved(config)), "yaml"),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -4,6 +4,7 @@ Beside its other results a run's folder gets ``done.json`` once it is done, and 
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -15,6 +16,8 @@ from trainer.run.directory import SAME_RESULTS, RunDirectory
 from trainer.run.files import write_atomically
 from trainer.study.study import Cell, Study, StudyRun, cell_name, cells_of, run_name
 from trainer.study.study_file import StudyFile
+
+NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
 
 RUNS = "runs"
 """Folder of the run directories, within that of the study."""
@@ -89,7 +92,7 @@ def plan_study(file: StudyFile) -> list[PlannedRun]:
         ConfigError: every mistake at once, with the cells that it is about; results of other settings in their folders.
     """
     cells = cells_of(file.axes)
-    recipe = read_recipe(file.keys.recipe)
+    recipe = read_recipe(file.recipe)
     configs: list[Config] = []
     problems: list[tuple[str, Cell]] = []
     for cell in cells:
@@ -98,7 +101,7 @@ def plan_study(file: StudyFile) -> list[PlannedRun]:
         except ConfigError as error:
             problems += [(problem, cell) for problem in error.problems]
     if problems:
-        raise ConfigError(_by_problem(problems, len(cells)))
+        raise ConfigError(_by_problem(problems, len(cells), len(file.keys.seeds)))
     runs = [
         _planned(file, cell, seed, config)
         for seed in file.keys.seeds
@@ -114,7 +117,7 @@ def new_study(file: StudyFile, runs: Sequence[PlannedRun]) -> Study:
     """The study of these runs before any of them has started."""
     return Study(
         path=file.output,
-        recipe=file.keys.recipe,
+        recipe=str(file.recipe),
         mode=file.keys.mode,
         axes=file.axes,
         seeds=file.keys.seeds,
@@ -153,18 +156,24 @@ def _planned(file: StudyFile, cell: Cell, seed: int, config: Config) -> PlannedR
     return PlannedRun(name=name, cell=cell, seed=seed, config=replace(config, trainer=own))
 
 
-def _by_problem(problems: Sequence[tuple[str, Cell]], num_cells: int) -> list[str]:
-    """Each mistake once, with the cells that have it."""
-    cells: dict[str, list[Cell]] = {}
+def _by_problem(problems: Sequence[tuple[str, Cell]], num_cells: int, num_seeds: int) -> list[str]:
+    """Each mistake once, with the cells that have it and the number of their runs; what differs by numbers alone is one."""
+    found: dict[str, tuple[str, list[Cell]]] = {}
     for problem, cell in problems:
-        cells.setdefault(problem, []).append(cell)
-    return [f"{_names(found, num_cells)}: {problem}" for problem, found in cells.items()]
+        _, cells = found.setdefault(NUMBER.sub("#", problem), (problem, []))
+        if cell not in cells:
+            cells.append(cell)
+    return [
+        f"{_names([cell_name(cell) for cell in cells], num_cells, num_seeds)}: {problem}"
+        for problem, cells in found.values()
+    ]
 
 
-def _names(cells: Sequence[Cell], num_cells: int) -> str:
+def _names(cells: Sequence[str], num_cells: int, num_seeds: int) -> str:
     if len(cells) == num_cells:
-        return "every cell" if num_cells > 1 else cell_name(cells[0]) or "the only cell"
-    return cell_name(cells[0]) if len(cells) == 1 else f"{cell_name(cells[0])} and {len(cells) - 1} more"
+        return f"every cell, all {num_cells * num_seeds} runs" if num_cells > 1 else cells[0] or "the only cell"
+    more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+    return f"{cells[0]}{more}, {len(cells) * num_seeds} of {num_cells * num_seeds} runs"
 
 
 def _doubled_names(runs: Sequence[PlannedRun]) -> Iterator[str]:
@@ -174,11 +183,16 @@ def _doubled_names(runs: Sequence[PlannedRun]) -> Iterator[str]:
 
 
 def _foreign_results(runs: Sequence[PlannedRun]) -> Iterator[str]:
-    """Runs whose folder has results under other settings."""
+    """Runs whose folder has results under other settings, by what is different."""
+    found: dict[str, list[PlannedRun]] = {}
     for run in runs:
         changed = run.directory.other_settings(resolved(run.config), SAME_RESULTS)
         if changed and run.directory.config_file.exists():
-            yield (
-                f"{run.name}: '{run.directory.path}' was begun with other settings (different: {changed}); take another "
-                "output, or move that folder away"
-            )
+            found.setdefault(changed, []).append(run)
+    for changed, those in found.items():
+        first, *others = those
+        more = f", and {len(others)} more of {len(runs)} runs" if others else ""
+        yield (
+            f"{first.name}{more}: '{first.directory.path}' was begun with other settings (different: {changed}); take "
+            f"another output, or move {'these folders' if others else 'that folder'} away"
+        )

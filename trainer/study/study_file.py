@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config.merge import merge
+from trainer.config import Config
+from trainer.config.merge import as_written, is_text, merge, setting_types
 from trainer.config.problem import one_of
 from trainer.config.schema import flat
 from trainer.config.sources import Source, read_overrides, read_recipe
@@ -63,12 +64,16 @@ class StudyFile:
     Args:
         keys: as they are written.
         name: of the file, for messages.
+        folder: of the file.
         settings: for every run, over the recipe's: the file's, then those of the command line.
+        texts: how scalars under ``axes`` and ``cells`` were written, by dotted key.
     """
 
     keys: StudyKeys
     name: str
+    folder: Path
     settings: tuple[Source, ...]
+    texts: Mapping[str, str]
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -82,9 +87,27 @@ class StudyFile:
 
     def sources_of(self, cell: Cell) -> list[Source]:
         """The settings of a cell over those of the recipe, in the order in which they count."""
-        own = [entry["set"] for entry in self.keys.cells if agrees(cell, entry["when"])]
-        of_axes = Source(tree=cell, name=f"{self.name} axes")
-        return [*self.settings, of_axes, *(Source(tree=tree, name=f"{self.name} cells") for tree in own)]
+        places = [f"axes.{key}.{self.axes[key].index(value)}" for key, value in cell.items()]
+        texts = {
+            f"{key}{name.removeprefix(place)}": text
+            for key, place in zip(cell, places, strict=True)
+            for name, text in self.texts.items()
+            if name.startswith(f"{place}.")
+        }
+        of_axes = Source(tree=cell, name=f"{self.name} axes", texts=texts)
+        everything = Source(tree={}, name=f"{self.name} cells", texts=self.texts)
+        own = [
+            everything.below(f"cells.{number}.set", entry["set"])
+            for number, entry in enumerate(self.keys.cells)
+            if agrees(cell, entry["when"])
+        ]
+        return [*self.settings, of_axes, *own]
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe: from the current folder, as all paths, or else from that of the study file."""
+        here, beside = Path(self.keys.recipe), self.folder / self.keys.recipe
+        return beside if beside.is_file() and not here.is_file() else here
 
 
 def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFile:
@@ -100,24 +123,23 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFil
     file = read_recipe(path, "study file")
     words, bad_words = read_overrides(overrides)
     of_study = [
-        replace(word, tree={key.removeprefix(PREFIX): value})
+        word.below(PREFIX.rstrip("."), {key.removeprefix(PREFIX): value})
         for word in words
         for key, value in word.tree.items()
         if key.startswith(PREFIX)
     ]
     of_runs = [word for word in words if not any(key.startswith(PREFIX) for key in word.tree)]
     draft = merge(StudyKeys, [_plain(source) for source in (file, *of_study)])
-    written = [(key, source.tree.get(key)) for source in (file, *of_study) for key in NESTED]
-    nested = {key: value for key, value in written if value is not None}
+    written = {key: one for one in (file, *of_study) for key in NESTED if one.tree.get(key) is not None}
+    texts = {name: text for key, one in written.items() for name, text in one.texts.items() if _is_below(name, key)}
+    nested = _with_texts({key: one.tree[key] for key, one in written.items()}, texts)
     problems = bad_words + [problem.located(draft.origins) for problem in draft.problems]
     problems += [*_wrong_values(draft.value), *_wrong_shapes(nested)]
     if problems:
         raise ConfigError(problems)
     keys = replace(draft.value, **nested)
-    start = "settings."
-    lines = {key.removeprefix(start): line for key, line in file.lines.items() if key.startswith(start)}
-    settings = Source(tree=keys.settings, name=file.name, lines=lines)
-    study = StudyFile(keys=keys, name=file.name, settings=(settings, *of_runs))
+    settings = written.get("settings", file).below("settings", keys.settings)
+    study = StudyFile(keys=keys, name=file.name, folder=Path(path).parent, settings=(settings, *of_runs), texts=texts)
     problems = [*_wrong_places(study), *_wrong_cells(study)]
     if problems:
         raise ConfigError(problems)
@@ -126,6 +148,37 @@ def read_study_file(path: str | Path, overrides: Sequence[str] = ()) -> StudyFil
 
 def _plain(source: Source) -> Source:
     return replace(source, tree={key: value for key, value in source.tree.items() if key not in NESTED})
+
+
+def _is_below(name: str, key: str) -> bool:
+    return name.startswith(f"{key}.")
+
+
+def _with_texts(nested: dict[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values of axes, and those that cells name, are texts as they were written where the setting is a text."""
+    kinds = setting_types(Config)
+
+    def typed(values: Any, place: str) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        for key in [key for key in values if key in kinds and is_text(kinds[key])]:
+            where = f"{place}.{key}"
+            if isinstance(values[key], list):
+                found[key] = [as_written(kinds[key], each, f"{where}.{i}", texts) for i, each in enumerate(values[key])]
+            elif not isinstance(values[key], dict):
+                found[key] = as_written(kinds[key], values[key], where, texts)
+        return found
+
+    result = dict(nested)
+    if "axes" in nested:
+        result["axes"] = typed(nested["axes"], "axes")
+    if isinstance(nested.get("cells"), list):
+        result["cells"] = [
+            {**cell, "when": typed(cell.get("when"), f"cells.{number}.when")} if isinstance(cell, dict) else cell
+            for number, cell in enumerate(nested["cells"])
+        ]
+    return result
 
 
 def _wrong_values(keys: StudyKeys) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from trainer.config.problem import count
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import rollout_step_seconds, stage_totals
 from trainer.run.validation_names import results_by_set
@@ -71,7 +72,7 @@ def print_summary(console: Console, run: RunDirectory, next_commands: Sequence[s
 
 
 def _result_table(summary: RunSummary) -> Table:
-    table = Table(title=f"{summary.steps} steps in {duration(summary.seconds)}", title_justify="left")
+    table = Table(title=f"{count(summary.steps, 'step')} in {duration(summary.seconds)}", title_justify="left")
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "" else "right")
     for set_name, metric in results_by_set(summary.validations).items():

@@ -4,12 +4,8 @@ from datetime import timedelta
 
 from cfpo_hybrid.models import PipelineCut
 from cfpo_hybrid.parallel_layout import ParallelLayout
+from trainer.config.problem import count
 from workers.step_plan import StepPlan
-
-
-def count(number: int, noun: str) -> str:
-    """``1 node``, ``2 nodes``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -43,7 +43,7 @@ class LearningRate:
 
     def at(self, step: int) -> float:
         """Of the optimizer step with this number, from 0. The first step of a warm-up is not wasted on 0."""
-        warmup = math.ceil(self.config.warmup_ratio * self.total_steps)
+        warmup = self.config.warmup_steps(self.total_steps)
         if step < warmup:
             return self.peak * (step + 1) / warmup
         if self.config.schedule == "constant":

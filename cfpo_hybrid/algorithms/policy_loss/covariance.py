@@ -12,9 +12,10 @@ micro-batch instead, and so changes with the way a mini-batch is cut.
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from cfpo_hybrid.algorithms.policy_loss.clip import ClipConfig, clip
@@ -73,9 +74,8 @@ class KlCovStatistics:
 def kl_cov_statistics(tokens: MiniBatchTokens, config: KlCovConfig) -> KlCovStatistics:
     """The threshold is the covariance of rank ``ratio`` x tokens; collective over the ranks of the mini-batch."""
     means = CovarianceMeans.of(tokens)
-    chosen = max(1, int(config.ratio * tokens.count()))
     covariance = means.covariance(tokens.old_log_probs, tokens.advantages)
-    return KlCovStatistics(means=means, threshold=tokens.nth_largest(covariance, chosen))
+    return KlCovStatistics(means=means, threshold=tokens.nth_largest(covariance, chosen_of(config.ratio, tokens)))
 
 
 @register_policy_loss("kl_cov", config=KlCovConfig, statistics=kl_cov_statistics)
@@ -98,7 +98,7 @@ class ClipCovConfig(ClipConfig):
     """Knobs of ``clip_cov``: those of ``clip``, and which tokens are left out."""
 
     ratio: float = 2e-4
-    """Share of the mini-batch's tokens that are left out, as far as the band holds so many."""
+    """Share of the mini-batch's tokens that are left out, as far as the band holds so many; one token at least."""
     covariance_low: float = 1.0
     """Tokens of a covariance above this ..."""
     covariance_high: float = 5.0
@@ -106,8 +106,8 @@ class ClipCovConfig(ClipConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio={self.ratio} must lie in [0, 1]: it is a share of the tokens")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio} must lie in (0, 1]: it is a share of the tokens; 'clip' drops none")
         if not 0 <= self.covariance_low < self.covariance_high:
             raise ValueError(
                 f"covariance_low={self.covariance_low} must be 0 or more, and below "
@@ -121,17 +121,18 @@ class ClipCovConfig(ClipConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCovStatistics:
-    """Of a mini-batch: the means, and the share of the band's tokens that is left out."""
+    """Of a mini-batch: the means, and the largest draw of a token that is left out; infinite for the whole band."""
 
     means: CovarianceMeans
-    share: float
+    largest_draw: float
 
 
 def clip_cov_statistics(tokens: MiniBatchTokens, config: ClipCovConfig) -> ClipCovStatistics:
-    """The share is ``ratio`` x tokens over the tokens in the band; collective over the ranks of the mini-batch."""
+    """The draw of rank ``ratio`` x tokens in the band; collective over the ranks of the mini-batch."""
     means = CovarianceMeans.of(tokens)
-    candidates = tokens.count(config.in_band(means.covariance(tokens.old_log_probs, tokens.advantages)))
-    return ClipCovStatistics(means=means, share=config.ratio * tokens.count() / max(candidates, 1))
+    in_band = config.in_band(means.covariance(tokens.old_log_probs, tokens.advantages))
+    draws = token_draw(tokens.old_log_probs[in_band], tokens.advantages[in_band])
+    return ClipCovStatistics(means=means, largest_draw=-tokens.nth_largest(-draws, chosen_of(config.ratio, tokens)))
 
 
 @register_policy_loss(
@@ -144,25 +145,41 @@ def clip_cov_statistics(tokens: MiniBatchTokens, config: ClipCovConfig) -> ClipC
 def clip_cov(inputs: PolicyLossInputs, config: ClipCovConfig) -> PerToken:
     """The loss of ``clip``, and 0 on a random few tokens in a band of the covariance of log-prob and advantage.
 
-    Cui et al., 2025 (arXiv 2505.22617), Clip-Cov; share and band are verl's. Which tokens is drawn by a hash
-    of the token itself (``token_draw``), so that the number of tokens left out is ``ratio`` x tokens on average, and
-    the same ones are left out however the mini-batch is cut. The selection is global.
+    Cui et al., 2025 (arXiv 2505.22617), Clip-Cov; share and band are verl's, and so is the least number, one token. Of
+    the band's tokens those are left out whose draw by a hash of the token itself (``token_draw``) is smallest: the same
+    ones however the mini-batch is cut. The selection is global, and made before the update. A token that the clip
+    already holds is not left out as well: it has no gradient either way. The authors' code looks for other tokens in its
+    place, which would need the policy in training on the whole mini-batch; at the first optimizer step of a rollout no
+    token is clipped, and the selection has the same distribution.
     """
     statistics: ClipCovStatistics = inputs.statistics
     in_band = config.in_band(statistics.means.covariance(inputs.old_log_probs, inputs.advantages))
-    dropped = in_band & (token_draw(inputs) < statistics.share)
-    return torch.where(dropped, 0.0, clip(inputs, config))
+    drawn = token_draw(inputs.old_log_probs, inputs.advantages) <= statistics.largest_draw
+    bound = torch.where(
+        inputs.advantages > 0, inputs.ratio - (1 + config.clip_high), 1 - config.clip_low - inputs.ratio
+    )
+    return torch.where(in_band & drawn & (bound <= 0), 0.0, clip(inputs, config))
 
 
-def token_draw(inputs: PolicyLossInputs) -> Float64[Tensor, "*tokens"]:
+def chosen_of(ratio: float, tokens: MiniBatchTokens) -> int:
+    """How many tokens a share of the mini-batch's is: rounded down, one at least; collective over its ranks.
+
+    The share is taken as it is written: 0.29 of 100 tokens are 29, where the product of the floats is below 29.
+    """
+    return max(1, math.floor(Fraction(str(ratio)) * tokens.count()))
+
+
+def token_draw(
+    old_log_probs: Float[Tensor, "*tokens"], advantages: Float[Tensor, "*tokens"]
+) -> Float64[Tensor, "*tokens"]:
     """A number in [0, 1) for each token that looks random and is a function of the token alone.
 
     The bits of the old log-prob and the advantage are hashed: the draw is the same on every rank, in every micro-batch
     and in each pass over the rollout. Old log-probs that another layout recomputes differ in their last bits, and draw
-    other tokens.
+    other tokens. Tokens that are equal in both are drawn together.
     """
-    mixed = torch.zeros(inputs.log_probs.shape, dtype=torch.int64, device=inputs.log_probs.device)
-    for values in (inputs.old_log_probs, inputs.advantages):
+    mixed = torch.zeros(old_log_probs.shape, dtype=torch.int64, device=old_log_probs.device)
+    for values in (old_log_probs, advantages):
         bits = values.detach().float().contiguous().view(torch.int32).to(torch.int64) & 0xFFFFFFFF
         mixed = ((mixed ^ bits) * MULTIPLIER) & 0xFFFFFFFF
         mixed = ((mixed ^ (mixed >> 15)) * MULTIPLIER) & 0xFFFFFFFF

@@ -28,7 +28,13 @@ class GmpoConfig:
         return TrustRegion(low=-math.expm1(-self.log_clip_low), high=math.expm1(self.log_clip_high))
 
 
-@register_policy_loss("gmpo", config=GmpoConfig, trust_region=lambda config: config.trust_region, stops_gradient=True)
+@register_policy_loss(
+    "gmpo",
+    config=GmpoConfig,
+    trust_region=lambda config: config.trust_region,
+    stops_gradient=True,
+    aggregations=["seq_mean_token_mean"],
+)
 def gmpo(inputs: PolicyLossInputs, config: GmpoConfig) -> PerToken:
     """The loss -s A at each token, s = exp(mean of the clipped log r over the response).
 

@@ -17,7 +17,7 @@ class GspoConfig(ClipConfig):
     """Responses whose ratio is above 1 + clip_high are clipped."""
 
 
-@register_policy_loss("gspo", config=GspoConfig, stops_gradient=True)
+@register_policy_loss("gspo", config=GspoConfig, stops_gradient=True, aggregations=["seq_mean_token_mean"])
 def gspo(inputs: PolicyLossInputs, config: GspoConfig) -> PerToken:
     """The loss -min(s A, clipped s A) at each token, s = exp(mean of log r over the response).
 

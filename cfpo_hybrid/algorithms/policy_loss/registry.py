@@ -41,6 +41,7 @@ class LossEntry(FunctionEntry):
     statistics: StatisticsFunction | None = None
     stops_gradient: bool = False
     drops_tokens: bool = False
+    aggregations: tuple[str, ...] = ()
 
 
 POLICY_LOSSES: FunctionRegistry[LossEntry] = FunctionRegistry(LossEntry)
@@ -55,6 +56,7 @@ def register_policy_loss(
     statistics: StatisticsFunction | None = None,
     stops_gradient: bool = False,
     drops_tokens: bool = False,
+    aggregations: Collection[str] = (),
 ) -> Callable[[LossFunction], LossFunction]:
     """Registers ``function(inputs, config) -> per-token loss`` under a name.
 
@@ -67,6 +69,8 @@ def register_policy_loss(
         statistics: ``function(tokens, config)``, called once a mini-batch; ``inputs.statistics`` holds what it returned.
         stops_gradient: the loss detaches a part of itself on purpose, so finite differences cannot check its gradient.
         drops_tokens: the loss leaves some tokens out on purpose, so their gradient is 0 even at r = 1.
+        aggregations: the values of ``algorithm.loss_aggregation`` under which it is the loss it is called; a recipe with
+            another one is refused. By default it may be any.
 
     Example::
 
@@ -86,6 +90,7 @@ def register_policy_loss(
         statistics=statistics,
         stops_gradient=stops_gradient,
         drops_tokens=drops_tokens,
+        aggregations=tuple(aggregations),
     )
 
 

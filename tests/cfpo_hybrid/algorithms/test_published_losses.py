@@ -197,27 +197,72 @@ def test_clip_cov_leaves_out_a_share_of_its_band():
     # The band (0.1, 1) holds two tokens of five; ratio 0.2 is one of them: each is left out with probability 1/2.
     knobs = {"ratio": 0.2, "covariance_low": 0.1, "covariance_high": 1.0, "clip_high": 1.0}
     inputs = statistics_inputs("clip_cov", **knobs)
-    assert inputs.statistics.share == pytest.approx(0.5)
-    draws = token_draw(inputs)
+    draws = token_draw(inputs.old_log_probs, inputs.advantages)
+    dropped = 1 if draws[1] < draws[3] else 3
+    assert inputs.statistics.largest_draw == float(draws[dropped])
     _, gradient = evaluate("clip_cov", inputs, **knobs)
     expected = [-1.5, -0.75, 0.0, 0.75, 1.5]
-    for token in (1, 3):
-        expected[token] *= float(draws[token] >= 0.5)
+    expected[dropped] = 0.0
     assert gradient == pytest.approx(expected)
+    # One token at least, and never more than the band holds.
+    for ratio, number in ((1e-6, 1), (0.4, 2), (1.0, 2)):
+        few = statistics_inputs("clip_cov", **knobs | {"ratio": ratio})
+        _, gradient = evaluate("clip_cov", few, **knobs | {"ratio": ratio})
+        assert sum(value == 0 for value in gradient) == number + 1  # and the one of A = 0
+
+
+def independent_clip_cov(old, new, advantages, draws, *, ratio, low, high, clip):
+    """Clip-Cov token by token, as the authors' code has it but for its random numbers: the losses, and who is dropped."""
+    count, mean_log_prob, mean_advantage = len(old), sum(old) / len(old), sum(advantages) / len(old)
+    losses, candidates = [], []
+    for token, (before, after, advantage) in enumerate(zip(old, new, advantages, strict=True)):
+        r = math.exp(after - before)
+        plain, bounded = -advantage * r, -advantage * min(max(r, 1 - clip), 1 + clip)
+        losses.append(max(plain, bounded))
+        if low < (before - mean_log_prob) * (advantage - mean_advantage) < high and not bounded > plain:
+            candidates.append(token)
+    dropped = sorted(candidates, key=lambda token: draws[token])[: max(int(ratio * count + 1e-9), 1)]
+    return [0.0 if token in dropped else loss for token, loss in enumerate(losses)], dropped
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 0.02, 0.29, 1.0])
+def test_clip_cov_is_that_of_an_independent_reference(ratio: float):
+    generator = torch.Generator().manual_seed(3)
+    old = -3 * torch.rand(100, generator=generator, dtype=torch.float64)
+    advantages = torch.randn(100, generator=generator, dtype=torch.float64)
+    knobs = {"ratio": ratio, "covariance_low": 0.2, "covariance_high": 2.0}
+    loss = build_policy_loss("clip_cov", **knobs)
+    mask = torch.ones(100, dtype=torch.bool)
+    statistics = loss.statistics(MiniBatchTokens.of(old, advantages, mask))
+    draws = token_draw(old, advantages).tolist()
+    settings = {"ratio": ratio, "low": 0.2, "high": 2.0, "clip": 0.2}
+
+    found = loss(PolicyLossInputs(old.clone(), old, advantages, mask, statistics=statistics)).tolist()
+    expected, at_first = independent_clip_cov(old.tolist(), old.tolist(), advantages.tolist(), draws, **settings)
+    assert found == pytest.approx(expected)
+
+    # Later some tokens are clipped: they keep the value of the clip, and nothing is dropped but what was drawn.
+    new = old + 0.5 * torch.randn(100, generator=generator, dtype=torch.float64)
+    found = loss(PolicyLossInputs(new, old, advantages, mask, statistics=statistics)).tolist()
+    none = settings | {"low": 1e9, "high": 2e9}
+    kept, _ = independent_clip_cov(old.tolist(), new.tolist(), advantages.tolist(), draws, **none)
+    surrogate = (-advantages * (new - old).exp()).tolist()
+    clipped = [plain < value for plain, value in zip(surrogate, kept, strict=True)]
+    assert any(clipped[token] for token in at_first) or ratio < 0.29
+    assert found == pytest.approx([0.0 if t in at_first and not clipped[t] else kept[t] for t in range(100)])
 
 
 def test_the_draws_of_tokens_look_uniform_and_are_their_own():
     generator = torch.Generator().manual_seed(0)
     old = -torch.rand(20_000, generator=generator)
-    mask = torch.ones(20_000, dtype=torch.bool)
-    draws = token_draw(PolicyLossInputs(old, old, torch.ones(20_000), mask))
+    draws = token_draw(old, torch.ones(20_000))
     assert float(draws.min()) >= 0 and float(draws.max()) < 1
     # The standard deviation of a mean of 20 000 uniform draws is 0.002, of a count of one tenth 42.
     assert float(draws.mean()) == pytest.approx(0.5, abs=0.01)
     counts = torch.histc(draws, bins=10, min=0, max=1)
     assert (counts - 2000).abs().max() < 200
     some = torch.tensor([7, 19_999, 3])
-    again = token_draw(PolicyLossInputs(old[some], old[some], torch.ones(3), mask[some]))
+    again = token_draw(old[some], torch.ones(3))
     assert torch.equal(again, draws[some])
 
 

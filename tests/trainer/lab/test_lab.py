@@ -102,7 +102,7 @@ def test_every_registered_loss_is_compared_and_chosen_ones_are_written(
     with (folder / "losses.csv").open() as file:
         found = [line["name"] for line in csv.DictReader(file)]
     assert found == ["policy_gradient", "cfpo", "clip clip_high=0.3"]
-    assert "4 tokens that count" in out
+    assert "4 counted tokens" in out
     assert str(folder / "losses.csv") in out
 
 
@@ -151,7 +151,7 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path: Path):
     file = save_batch(tmp_path / "b.batch", advantages=torch.tensor([1.0, math.nan]))
     result = lab(file, losses="clip")
     assert result.rollout.rows_left_out == 1
-    assert "1 responses with numbers that are not finite" in text(result)
+    assert "left out: 1 response with numbers that are not finite" in text(result)
 
 
 def test_batches_that_cannot_be_used_are_mistakes_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

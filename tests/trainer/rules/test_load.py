@@ -7,7 +7,7 @@ from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import changed_settings, resolved
-from trainer.rules import load_and_inspect, load_config, read_config
+from trainer.rules import load_and_inspect, load_config, machine, read_config
 
 
 @pytest.fixture
@@ -167,3 +167,67 @@ def test_the_model_comes_with_its_source(recipe: Path):
     loaded = load_and_inspect(recipe)
     assert loaded.model.source == "config.json"
     assert loaded.model.shape.num_layers == 4
+
+
+def test_knobs_of_the_advantage_can_be_cleared_and_go_with_it(recipe: Path):
+    with recipe.open("a") as file:
+        file.write("algorithm.advantage: pass_at_k\nalgorithm.advantage_knobs: {k: 3}\n")
+
+    def knobs(*words: str) -> dict[str, object]:
+        return load_config(recipe, words).algorithm.advantage_knobs
+
+    assert knobs() == {"k": 3}
+    assert knobs("algorithm.advantage_knobs={}") == knobs("algorithm.advantage_knobs=null") == {}
+    assert knobs("algorithm.advantage=grpo") == {}
+    assert knobs("algorithm.advantage=pass_at_k") == {"k": 3}  # the recipe's own
+    words = ["algorithm.advantage_knobs.std_floor=1e-3", "algorithm.advantage=grpo"]
+    assert knobs(*words) == knobs(*reversed(words)) == {"std_floor": 1e-3}
+    with pytest.raises(ConfigError, match=r"advantage_knobs.k=2: 'grpo' has no such knob"):
+        knobs("algorithm.advantage=grpo", "algorithm.advantage_knobs.k=2")
+
+
+def test_the_threshold_of_a_reward_goes_with_it(recipe: Path, tmp_path: Path):
+    (tmp_path / "mine.py").write_text("def score(problem, response, ground_truth, extra):\n    return 1.0\n")
+    with recipe.open("a") as file:
+        file.write(f"reward: {{name: '{tmp_path}/mine.py:score', pass_threshold: 0.5}}\n")
+    assert load_config(recipe).reward.pass_threshold == 0.5
+    assert load_config(recipe, ["reward.name=math"]).reward.pass_threshold is None
+    assert load_config(recipe, ["reward.name=math", "reward.pass_threshold=0.7"]).reward.pass_threshold == 0.7
+
+
+def test_a_loss_of_the_users_declares_its_aggregations(recipe: Path, tmp_path: Path):
+    plugin = tmp_path / "declared.py"
+    plugin.write_text(
+        "from cfpo_hybrid import register_policy_loss\n"
+        "from cfpo_hybrid.algorithms.policy_loss.policy_gradient import PolicyGradientConfig\n"
+        "for name, own in (('declared', ['token_mean']), ('declared_wrongly', ['token-mean'])):\n"
+        "    @register_policy_loss(name, config=PolicyGradientConfig, aggregations=own)\n"
+        "    def loss(inputs, config):\n"
+        "        return -inputs.advantages * inputs.log_probs\n"
+    )
+    words = [f"policy_loss.plugins={plugin}", "policy_loss.name=declared"]
+    assert load_config(recipe, [*words, "algorithm.loss_aggregation=token_mean"]).policy_loss.name == "declared"
+    with pytest.raises(ConfigError, match=r"set algorithm.loss_aggregation=token_mean, or take another loss"):
+        load_config(recipe, words)
+    with pytest.raises(
+        ConfigError, match="with the aggregation token-mean, which is unknown; known: seq_mean_token_mean"
+    ):
+        load_config(recipe, [*words, "policy_loss.name=declared_wrongly"])
+
+
+def test_missing_files_of_the_examples_name_their_script(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for folder, script in machine.SCRIPTS.items():
+        source = (Path(__file__).parents[3] / script).read_text()
+        assert folder in source
+        words = [
+            f"data.train_files={folder}/train.jsonl",
+            f"data.val_files={folder}/v.jsonl",
+            f"model.path={folder}/model",
+        ]
+        with pytest.raises(ConfigError) as caught:
+            load_config(recipe, words)
+        assert sum(f"`python {script}` makes it" in problem for problem in caught.value.problems) == 3
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe, ["data.train_files=mine.jsonl"])
+    assert "makes it" not in str(caught.value)

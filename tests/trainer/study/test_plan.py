@@ -63,14 +63,14 @@ def test_mistakes_of_all_cells_come_together(tmp_path: Path):
     one_cell = {"policy_loss.name": "clip", "algorithm.iterations": 4, "algorithm.batch_ratio": 1}
     cells = [{"when": one_cell, "set": {"actor.lrr": 1}}]
     found = mistakes(tmp_path, "rollout.group_size=0", axes=axes, cells=cells)
-    assert any(one.startswith("every cell: rollout.group_size=0 must be at least 1") for one in found)
-    assert any(one.startswith("clip-iterations1-batch_ratio3 and 3 more: ") for one in found)
-    assert any(one.startswith("clip-iterations4-batch_ratio1: unknown key 'actor.lrr'") for one in found)
+    assert any(one.startswith("every cell, all 16 runs: rollout.group_size=0 must be at least 1") for one in found)
+    assert any(one.startswith("clip-iterations1-batch_ratio3 and 3 more, 8 of 16 runs: ") for one in found)
+    assert any(one.startswith("clip-iterations4-batch_ratio1, 2 of 16 runs: unknown key 'actor.lrr'") for one in found)
 
 
 def test_iso_compute_needs_steps_that_can_be_divided(tmp_path: Path):
     (found,) = mistakes(tmp_path, "trainer.total_steps=6", mode="iso_compute")
-    assert found.startswith("clip-iterations4 and 1 more: trainer.total_steps=6 is no multiple of")
+    assert found.startswith("clip-iterations4 and 1 more, 4 of 8 runs: trainer.total_steps=6 is no multiple of")
 
 
 def test_results_of_other_settings_are_not_taken_for_this_studys(tmp_path: Path):
@@ -78,9 +78,9 @@ def test_results_of_other_settings_are_not_taken_for_this_studys(tmp_path: Path)
     for run in (first, second):
         run.directory.start(resolved(run.config))
     assert len(plan(tmp_path, "trainer.trackers=[]")) == 8
-    found = mistakes(tmp_path, "actor.lr=0.7")
-    assert [one.partition(":")[0] for one in found] == [first.name, second.name]
-    assert "(different: actor.lr)" in found[0]
+    (found,) = mistakes(tmp_path, "actor.lr=0.7")
+    assert found.startswith(f"{first.name}, and 1 more of 8 runs: ")
+    assert "(different: actor.lr)" in found
 
 
 def test_a_failure_is_recorded_until_the_run_is_done(tmp_path: Path):
@@ -104,4 +104,33 @@ def test_a_check_lists_the_runs_and_starts_nothing(tmp_path: Path, capsys: pytes
     assert lines[2].startswith("clip-iterations4-seed1  to do")
     assert not (tmp_path / "out" / "study.json").exists()
     assert cli.main(["study", str(path), "actor.lr=-1"]) == 2
-    assert "every cell: actor.lr=-1.0 must be above 0" in capsys.readouterr().err
+    assert "every cell, all 8 runs: actor.lr=-1.0 must be above 0" in capsys.readouterr().err
+
+
+def test_a_recipe_is_found_here_or_beside_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    path = write_study_file(tmp_path, recipe="recipe.yaml")
+    monkeypatch.chdir(here)
+    assert read_study_file(path).recipe == tmp_path / "recipe.yaml"
+    assert len(plan_study(read_study_file(path))) == 8
+    (here / "recipe.yaml").write_text("")
+    assert read_study_file(path).recipe.resolve() == here / "recipe.yaml"  # as all paths, from the current folder first
+    with pytest.raises(ConfigError, match=r"there is no recipe 'nowhere.yaml'"):
+        plan(tmp_path, "study.recipe=nowhere.yaml")
+
+
+def test_texts_of_axes_and_cells_are_as_written(tmp_path: Path):
+    path = write_study_file(tmp_path)
+    lines = path.read_text().partition("axes:")[0]
+    path.write_text(
+        f"{lines}axes:\n  trainer.project: [012, 10, no]\n  data.level_key: [1_0]\n"
+        "cells:\n- when: {trainer.project: [012]}\n  set: {model.revision: 1e3}\n"
+    )
+    runs = plan_study(read_study_file(path, ["data.answer_key=0x10"]))
+    assert [run.config.trainer.project for run in runs[:3]] == ["012", "10", "no"]
+    assert [run.config.model.revision for run in runs[:3]] == ["1e3", None, None]
+    assert {(run.config.data.level_key, run.config.data.answer_key) for run in runs} == {("1_0", "0x10")}
+    words = ["study.axes={policy_loss: [{name: clip}], model.revision: [1e3]}", "study.cells=[]", "study.seeds=[3]"]
+    (run,) = plan_study(read_study_file(path, words))
+    assert (run.config.model.revision, run.config.policy_loss.name) == ("1e3", "clip")

@@ -22,6 +22,16 @@ def test_warm_up_wastes_no_step_and_reaches_the_peak() -> None:
     assert rates(warmup_ratio=0.4)[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "total", "steps"),
+    [(0.07, 100, 7), (0.29, 100, 29), (0.1, 30, 3), (0.07, 101, 8), (1.0, 7, 7), (0.0, 9, 0)],
+)
+def test_warm_up_is_counted_without_float_error(ratio: float, total: int, steps: int) -> None:
+    found = rates(total, warmup_ratio=ratio)
+    assert sum(rate < 2.0 for rate in found) == max(0, steps - 1)
+    assert OptimizerConfig(warmup_ratio=ratio).warmup_steps(total) == steps
+
+
 def test_cosine() -> None:
     # After 2 steps of warm-up, 8 steps of half a cosine from 2.0 towards 0.2; half-way (step 6) it is at their mean.
     found = rates(schedule="cosine", warmup_ratio=0.2, min_lr_ratio=0.1)

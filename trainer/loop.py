@@ -1,7 +1,8 @@
 """The one training loop: validate, step, record, save, until the last step."""
 
 from cfpo_hybrid.errors import WatchStop
-from trainer.config import Config, resolved
+from trainer.config import Config
+from trainer.config.paths import recorded
 from trainer.data import ValidationPrompts
 from trainer.evaluation.validation import generation_rows, validate
 from trainer.run.checkpoint import CheckpointStore, TrainerState
@@ -57,13 +58,15 @@ class TrainingLoop:
         trainer = self.config.trainer
         first_reshard = reshard_metrics(self.session.take_reshards())
         if first_step == 0:
+            if trainer.val_before_train and self.validation is not None:
+                self.progress.waits_for("the validation of the starting model")
             validation = self._validate(0) if trainer.val_before_train else {}
             self._log(0, validation | first_reshard | self.session.timer.collect())
         for step in range(first_step, trainer.total_steps):
             report = train_step(self.session, step)
             trips = self._record(report)
             stops = [trip for trip in trips if trip.action == "stop"]
-            if stops or is_due(trainer.save_every, step + 1):
+            if stops or is_due(trainer.save_every, step + 1, last=trainer.total_steps):
                 self._save(step + 1, report.policy_version)
             if stops:
                 raise WatchStop(self._farewell(step + 1, stops))
@@ -137,7 +140,8 @@ class TrainingLoop:
             prompts_consumed=self.session.prompts_consumed,
             seed=self.config.trainer.seed,
             layout=checkpoint_layout(self.config),
-            config=resolved(self.config),
+            config=recorded(self.config),
+            inputs=self.session.inputs,
             kl_coef=self.session.kl.coef if self.session.kl.target is not None else None,
         )
         with self.session.timed("save"), self.store.writing(state) as folder:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from cfpo_hybrid.algorithms.kl import KlController
@@ -68,6 +69,9 @@ class Log:
     def note(self, message):
         self.notes.append(message)
 
+    def waits_for(self, what):
+        self.notes.append(f"waits for {what}")
+
 
 def write_weights(method, directory, texts):
     """What the workers do when they are asked to save."""
@@ -76,7 +80,9 @@ def write_weights(method, directory, texts):
     (Path(directory) / "weights").write_text("1")
 
 
-def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) -> tuple[Log, RunDirectory]:
+def run_loop(
+    folder: Path, monkeypatch, script: list[tuple[str, ...]], save_every=0, **watch
+) -> tuple[Log, RunDirectory]:
     """Runs one step for each entry of the script, which lists the actions of the limits that it crosses."""
     config = Config(
         data=DataConfig(train_files=["x"]),
@@ -85,6 +91,7 @@ def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) 
             total_steps=len(script),
             generations_every=0,
             save_rollouts_every=2,
+            save_every=save_every,
             export_final=False,
             val_before_train=False,
         ),
@@ -143,6 +150,12 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
     assert (state.step, state.prompts_consumed) == (2, 77)
     for part in ("stopped after step 2 of 3", "actor/kl_k3 is 0.25", "checkpoints/step_000002", "trainer.resume=auto"):
         assert part in log.notes[-1]
+
+
+@pytest.mark.parametrize(("save_every", "saved"), [(0, []), (2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_the_last_step_is_saved_where_checkpoints_are_on(tmp_path, monkeypatch, save_every, saved):
+    _, run = run_loop(tmp_path, monkeypatch, [()] * 5, save_every=save_every)
+    assert files(run.checkpoints) == [f"step_00000{step}" for step in saved]
 
 
 def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):

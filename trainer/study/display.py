@@ -106,6 +106,10 @@ class RunView:
         if not any(self._values.values()):
             self._show(detail=name)
 
+    def waits_for(self, what: str) -> None:
+        """Shows what the start waits for, in the bar alone: a study has many starts."""
+        self._show(detail=f"waits for {what}")
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the step and its reward."""
         for name, values in self._values.items():

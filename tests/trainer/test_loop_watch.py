@@ -1,5 +1,6 @@
 """What the loop does about a limit that was crossed: it tells, saves the batch, and stops where that was declared."""
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,6 +157,28 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
 def test_the_last_step_is_saved_where_checkpoints_are_on(tmp_path, monkeypatch, save_every, saved):
     _, run = run_loop(tmp_path, monkeypatch, [()] * 5, save_every=save_every)
     assert files(run.checkpoints) == [f"step_00000{step}" for step in saved]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_after_its_step_and_saves_it(tmp_path, monkeypatch, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "step_metrics", lambda report, *_: signal.raise_signal(number) or {})
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=10)
+    assert files(tmp_path / "checkpoints") == ["step_000001"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.parametrize(("save_every", "interrupts"), [(10, 2), (0, 1)])
+def test_a_second_interrupt_and_one_without_checkpoints_end_at_once(tmp_path, monkeypatch, save_every, interrupts):
+    def interrupted(*_):
+        for _ in range(interrupts):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "step_metrics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=save_every)
+    assert files(tmp_path / "checkpoints") == []
 
 
 def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def test_a_resumed_run_begins_in_live_engines_where_its_checkpoint_was_saved(con
     assert (begin, of_begin[1:]) == ("begin_run", (str(run.checkpoints.absolute() / "step_000005"), 5))
     assert (sync, of_sync) == ("sync_weights", (True, False))
     assert waits == [
-        f"{run.checkpoints.absolute() / 'step_000005'} to be loaded into Megatron-core, and vLLM to start",
+        f"the checkpoint {run.checkpoints.absolute() / 'step_000005'} to be loaded into Megatron-core, and vLLM to start",
         "the first reshard of the weights into vLLM, and its probe",
     ]
     assert notes[0].startswith("goes on after step 5")

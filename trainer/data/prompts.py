@@ -1,7 +1,7 @@
-"""Batches of prompts: for training in a seeded order without end, for validation once through the files."""
+"""Problems become tokenised prompts, and those of training batches, in a seeded order without end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from trainer.config import Config, DataConfig
 from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
-    VALIDATION,
     EpochByEpoch,
     PromptOrder,
     Widening,
@@ -43,15 +42,20 @@ class PromptSet:
     Args:
         records: one a prompt.
         tokens: the token ids of each prompt.
-        overlong: how many prompts were too long and have been left out, or cut.
+        too_long: the records whose prompts were too long and have been left out, or cut.
     """
 
     records: list[Record]
     tokens: list[list[int]]
-    overlong: int
+    too_long: list[Record]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def overlong(self) -> int:
+        """How many prompts were too long."""
+        return len(self.too_long)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -145,11 +149,22 @@ def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
 
 
 def load_prompts(
-    files: Sequence[str], config: DataConfig, tokenizer: "PreTrainedTokenizerBase", limit: int | None = None
+    files: Sequence[str],
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    limit: int | None = None,
+    left_out: str = "were left out",
 ) -> PromptSet:
-    """Reads, encodes, and filters or cuts; over-long prompts are counted and logged.
+    """Reads, encodes, and filters or cuts; over-long prompts are kept apart and logged.
 
     Cutting keeps a prompt's last tokens, so that it still ends where the assistant begins.
+
+    Args:
+        files: of problems, joined.
+        config: columns, chat and lengths.
+        tokenizer: of the model.
+        limit: only the first so many problems.
+        left_out: what a user is told of prompts that are filtered.
 
     Raises:
         DataError: files that cannot be used, or no prompt short enough.
@@ -158,21 +173,21 @@ def load_prompts(
     tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
-    overlong = fits.count(False)
-    if overlong and config.overlong == "cut":
+    too_long = [record for record, short in zip(records, fits, strict=True) if not short]
+    if config.overlong == "cut":
         tokens = [ids[-longest:] for ids in tokens]
-    elif overlong:
+    else:
         records = [record for record, short in zip(records, fits, strict=True) if short]
         tokens = [ids for ids in tokens if len(ids) <= longest]
-    if overlong:
-        done = "cut" if config.overlong == "cut" else "left out"
-        logger.warning("%d of %d prompts are over %d tokens and were %s", overlong, len(fits), longest, done)
+    if too_long:
+        done = "were cut" if config.overlong == "cut" else left_out
+        logger.warning("%d of %d prompts are over %d tokens and %s", len(too_long), len(fits), longest, done)
     if not records:
         raise DataError(
-            f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
+            f"all {len(too_long)} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
             "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
-    return PromptSet(records, tokens, overlong)
+    return PromptSet(records, tokens, too_long)
 
 
 class TrainPrompts:
@@ -229,47 +244,6 @@ def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptO
             f"data.train_batch_size={data.train_batch_size}; take a smaller batch, or data.curriculum=order"
         )
     return Widening(levels, seed, data.curriculum_steps * data.train_batch_size)
-
-
-class ValidationPrompts:
-    """Validation prompts: every problem once through, in the order of the files.
-
-    Group ids number the problems over all batches; seeds do not depend on the step, so that validations of one run
-    differ by their policy alone.
-
-    Args:
-        config: files, columns and lengths.
-        tokenizer: of the model.
-        samples: responses a problem.
-        seed: of their sampling.
-
-    Raises:
-        DataError: files that cannot be used.
-    """
-
-    def __init__(
-        self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, samples: int = 1, seed: int = 0
-    ) -> None:
-        self.prompts = load_prompts(config.val_files or [], config, tokenizer, config.val_limit)
-        self.samples = samples
-        self._batch_size, self._seed = config.val_batch_size or len(self.prompts), seed
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def batches(self) -> Iterator[DataProto]:
-        """All problems, ``val_batch_size`` at a time, each ``samples`` times in succession."""
-        for start in range(0, len(self.prompts), self._batch_size):
-            chosen = np.arange(start, min(start + self._batch_size, len(self.prompts)))
-            seeds = stable_hash(VALIDATION, self._seed, chosen[:, None], np.arange(self.samples))
-            yield self.prompts.batch(chosen, chosen, seeds)
-
-
-def load_validation(config: Config, tokenizer: "PreTrainedTokenizerBase") -> ValidationPrompts | None:
-    """The validation prompts of a run; None when it has no validation files."""
-    if not config.data.val_files:
-        return None
-    return ValidationPrompts(config.data, tokenizer, samples=config.trainer.val_samples, seed=config.trainer.seed)
 
 
 def _template(config: DataConfig) -> str | None:

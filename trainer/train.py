@@ -173,7 +173,7 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         checkpoint = str(run.checkpoint.absolute()) if run.checkpoint else None
         version = state.policy_version if state else 0
         with session.timed("start"):
-            source = f"the checkpoint {checkpoint}" if checkpoint else f"the model {config.model.path}"
+            source = f"the checkpoint {checkpoint}" if checkpoint else f"the model '{config.model.path}'"
             progress.waits_for(f"{source} to be loaded into Megatron-core, and vLLM to start")
             session.actors.run(HybridWorker.begin_run, hybrid_settings(config), checkpoint, version)
             progress.waits_for("the first reshard of the weights into vLLM, and its probe")

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
+from cfpo_hybrid.models import model_folder
 from trainer.config import Config, TrainerConfig
-from trainer.config.model import whole_model
 from trainer.config.paths import recorded
-from trainer.data import TrainPrompts, ValidationPrompts, fingerprint, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, ValidationPrompts, fingerprint, load_validation, run_tokenizer
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
@@ -128,10 +128,9 @@ def prepare_run(config: Config) -> PreparedRun:
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
     checkpoint = store.resolve(config.trainer.resume)
     state = _resumed_state(checkpoint, config) if checkpoint else None
-    model = whole_model(config.model)
-    tokenizer = open_tokenizer(config.model)
+    tokenizer = run_tokenizer(config.model, config.data, config.rollout)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
-    inputs = fingerprint(model, prompts.prompts)
+    inputs = fingerprint(model_folder(config.model.path, config.model.revision), prompts.prompts)
     if state:
         check_inputs(state, inputs, recorded(config))
     prepared = PreparedRun(

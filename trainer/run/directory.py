@@ -220,7 +220,7 @@ def set_aside(folder: Path) -> Path:
         number += 1
         aside = folder.with_name(f"{folder.name}.superseded{number}")
     folder.rename(aside)
-    logger.warning("%s is superseded: this run goes on from an earlier step; it is kept as %s", folder, aside.name)
+    logger.warning("%s is superseded by what this run is about to make; it is kept as %s", folder, aside.name)
     return aside
 
 

@@ -1,12 +1,14 @@
 """The one training loop: validate, step, record, save, until the last step."""
 
 from cfpo_hybrid.errors import WatchStop
-from trainer.config import Config, resolved
+from trainer.config import Config
+from trainer.config.paths import recorded
 from trainer.data import ValidationPrompts
 from trainer.evaluation.validation import generation_rows, validate
 from trainer.run.checkpoint import CheckpointStore, TrainerState
 from trainer.run.collapse_watch import CollapseWatch
 from trainer.run.directory import RunDirectory, step_name
+from trainer.run.interrupt import Interrupt
 from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run.model_card import export_texts
 from trainer.session import Session, checkpoint_layout, is_due
@@ -51,22 +53,33 @@ class TrainingLoop:
     def run_from(self, first_step: int) -> None:
         """Trains from the state after ``first_step`` steps to the last step, then exports the model.
 
+        Where checkpoints are on, an interrupt ends the run after the step that is under way.
+
         Raises:
             WatchStop: a limit whose action is "stop" was crossed; the state after that step is saved.
+            KeyboardInterrupt: the run was interrupted; so it is.
         """
         trainer = self.config.trainer
         first_reshard = reshard_metrics(self.session.take_reshards())
         if first_step == 0:
+            if trainer.val_before_train and self.validation is not None:
+                self.progress.waits_for("the validation of the starting model")
             validation = self._validate(0) if trainer.val_before_train else {}
             self._log(0, validation | first_reshard | self.session.timer.collect())
-        for step in range(first_step, trainer.total_steps):
-            report = train_step(self.session, step)
-            trips = self._record(report)
-            stops = [trip for trip in trips if trip.action == "stop"]
-            if stops or is_due(trainer.save_every, step + 1):
-                self._save(step + 1, report.policy_version)
-            if stops:
-                raise WatchStop(self._farewell(step + 1, stops))
+        with Interrupt(on=trainer.save_every > 0) as interrupt:
+            for step in range(first_step, trainer.total_steps):
+                report = train_step(self.session, step)
+                trips = self._record(report)
+                stops = [trip for trip in trips if trip.action == "stop"]
+                if stops or interrupt.asked or is_due(trainer.save_every, step + 1, last=trainer.total_steps):
+                    self._save(step + 1, report.policy_version)
+                if stops:
+                    raise WatchStop(self._farewell(step + 1, stops))
+                if interrupt.asked:
+                    self.progress.note(
+                        f"interrupted after step {step + 1}, whose state is saved; trainer.resume=auto goes on"
+                    )
+                    raise KeyboardInterrupt
         if trainer.export_final:
             self.progress.stage("export")
             texts = export_texts(self.config, self.run.metrics())
@@ -137,7 +150,8 @@ class TrainingLoop:
             prompts_consumed=self.session.prompts_consumed,
             seed=self.config.trainer.seed,
             layout=checkpoint_layout(self.config),
-            config=resolved(self.config),
+            config=recorded(self.config),
+            inputs=self.session.inputs,
             kl_coef=self.session.kl.coef if self.session.kl.target is not None else None,
         )
         with self.session.timed("save"), self.store.writing(state) as folder:

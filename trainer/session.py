@@ -37,6 +37,7 @@ class Session:
         rollout_lag: rollout steps by which the weights in vLLM are older than the policy in training.
         reshards: reports that are not recorded yet, the oldest first.
         reward_failures: looks at calls of reward functions that failed.
+        inputs: fingerprint of the starting model and the prompts, for checkpoints.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class Session:
     rollout_lag: int = 0
     reshards: list[SyncReport] = field(default_factory=list)
     reward_failures: RewardFailures = field(default_factory=RewardFailures)
+    inputs: dict[str, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> StepPlan:
@@ -122,9 +124,15 @@ class Session:
         )
 
 
-def is_due(every: int, step: int) -> bool:
-    """Whether what happens every so many rollout steps happens after this one, counted from 1; 0 is never."""
-    return every > 0 and step % every == 0
+def is_due(every: int, step: int, *, last: int | None = None) -> bool:
+    """Whether what happens every so many rollout steps happens after this one, counted from 1; 0 is never.
+
+    Args:
+        every: that many.
+        step: the step.
+        last: of the run, where it happens after that one in any case.
+    """
+    return every > 0 and (step % every == 0 or step == last)
 
 
 def checkpoint_layout(config: Config) -> dict[str, int]:

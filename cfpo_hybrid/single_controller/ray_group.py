@@ -31,8 +31,29 @@ _GRACE_SECONDS = 2.0
 """How long other workers' failures are collected after the first one, to find the root."""
 _ROOT_GRACE_SECONDS = 10.0
 """The same while every failure seen is the echo of a lost peer, whose death Ray has yet to report."""
-_PATIENCE_SECONDS = 20.0
-"""How long resources that the cluster has may be in use by others before a pool gives up."""
+_LOOK_SECONDS = 1.0
+"""How often nodes that have yet to join are looked for, and how soon a wait is told of first."""
+_TELL_SECONDS = 30.0
+"""How often a wait that goes on is told of."""
+
+
+def _nobody(what: str) -> None:
+    """Where nobody is told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a group waits for what it books, and who is told of it.
+
+    Args:
+        nodes_seconds: for nodes that have yet to join the cluster; 0 where all are there.
+        busy_seconds: for resources that others use.
+        tell: is told what is missing, after a second and then every half minute.
+    """
+
+    nodes_seconds: float = 0.0
+    busy_seconds: float = 20.0
+    tell: Callable[[str], None] = _nobody
 
 
 class RayHost:
@@ -149,6 +170,7 @@ class RayWorkerGroup(WorkerGroup):
         worker_class: importable in the workers.
         args: what each worker gets after its context.
         pool: how many workers where.
+        patience: with nodes that are not there yet, and with others that use them.
         env: environment of the workers' processes, set before they import anything.
 
     Raises:
@@ -169,6 +191,7 @@ class RayWorkerGroup(WorkerGroup):
         role: str,
         env: Mapping[str, str] | None = None,
         placement: Mapping[str, Sequence[int]] | None = None,
+        patience: Patience = Patience(),
     ) -> None:
         super().__init__(worker_class, role=role, world_size=pool.world_size, layouts=layouts, placement=placement)
         self.hosts: list[Any] = []
@@ -178,7 +201,7 @@ class RayWorkerGroup(WorkerGroup):
         self._calls: list[_StartedCall] = []
         self._error: WorkerError | None = None
         try:
-            self._launch(pool, dict(env or {}))
+            self._launch(pool, dict(env or {}), patience)
             self._build(tuple(args))
         except BaseException:
             self._stop("it failed to start")
@@ -242,8 +265,8 @@ class RayWorkerGroup(WorkerGroup):
 
     # --- life
 
-    def _launch(self, pool: ResourcePool, env: dict[str, str]) -> None:
-        self._reservation = None if pool.books_nothing else _reserve(pool)
+    def _launch(self, pool: ResourcePool, env: dict[str, str], patience: Patience) -> None:
+        self._reservation = None if pool.books_nothing else _reserve(pool, patience)
         actor = ray.remote(num_cpus=pool.cpus_per_worker, num_gpus=pool.gpus_per_worker, runtime_env={"env_vars": env})(
             RayHost
         )
@@ -289,24 +312,52 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _reserve(pool: ResourcePool) -> PlacementGroup:
+def _await_nodes(pool: ResourcePool, patience: Patience) -> None:
+    """Waits until the cluster's nodes could hold the pool.
+
+    Raises:
+        ConfigError: they cannot when the time is over.
+    """
+    begin, told = time.monotonic(), -_TELL_SECONDS
+    while missing := pool.missing(_nodes()):
+        waited = time.monotonic() - begin
+        if waited >= patience.nodes_seconds:
+            pool.check(_nodes())
+            return
+        if waited - told >= _TELL_SECONDS:
+            patience.tell(f"{missing}; waited {waited:.0f} of {patience.nodes_seconds:.0f} s")
+            told = waited
+        time.sleep(min(_LOOK_SECONDS, patience.nodes_seconds - waited))
+
+
+def _reserve(pool: ResourcePool, patience: Patience) -> PlacementGroup:
     """Books the pool: bundle i of the placement group holds the workers of the i-th node, which so stay together.
 
     Raises:
         ConfigError: the cluster is too small, or others keep what is needed.
     """
-    pool.check(_nodes())
+    _await_nodes(pool, patience)
     strategy = "STRICT_PACK" if pool.num_nodes == 1 else "STRICT_SPREAD"
     reservation = placement_group([pool.node_bundle] * pool.num_nodes, strategy=strategy)
-    if reservation.wait(_PATIENCE_SECONDS):
-        return reservation
+    begin, pause = time.monotonic(), _LOOK_SECONDS
+    while (left := patience.busy_seconds - (time.monotonic() - begin)) > 0:
+        if reservation.wait(min(pause, left)):
+            return reservation
+        patience.tell(f"{pool.describe()}: others use the cluster; {_free()}; {max(0.0, left - pause):.0f} s are left")
+        pause = _TELL_SECONDS
     remove_placement_group(reservation)
-    free = {kind: amount for kind, amount in ray.available_resources().items() if kind in ("CPU", "GPU")}
     raise ConfigError(
-        f"the cluster could hold {pool.describe()}, but others use it: free are {free or 'no CPU or GPU'} of "
-        f"{ {kind: amount for kind, amount in ray.cluster_resources().items() if kind in ('CPU', 'GPU')} }. "
+        f"the cluster could hold {pool.describe()}, but others use it: {_free()}. Waited {patience.busy_seconds:.0f} s. "
         f"Stop the other jobs, or ask for less"
     )
+
+
+def _free() -> str:
+    """What nobody uses, of all there is."""
+    kinds = ("CPU", "GPU")
+    free = {kind: amount for kind, amount in ray.available_resources().items() if kind in kinds}
+    of_all = {kind: amount for kind, amount in ray.cluster_resources().items() if kind in kinds}
+    return f"free are {free or 'no CPU or GPU'} of {of_all}"
 
 
 def _node_of(

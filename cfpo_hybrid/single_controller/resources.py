@@ -71,13 +71,24 @@ class ResourcePool:
         Raises:
             ConfigError: too few; the message says what was asked and what each node has.
         """
-        fitting = sum(self._bundles_on(node) > 0 for node in nodes)
+        fitting = self._fitting(nodes)
         if fitting < self.num_nodes:
             raise ConfigError(
                 f"the cluster cannot hold {self.describe()}: {fitting} of its {len(nodes)} nodes could; the nodes have "
-                f"{'; '.join(_amounts(node) for node in nodes) or 'nothing'}. Ask for fewer workers per node, "
-                f"fewer CPUs per worker, or add nodes"
+                f"{_of_all(nodes)}. Ask for fewer workers per node, fewer CPUs per worker, or add nodes"
             )
+
+    def missing(self, nodes: Sequence[Mapping[str, float]]) -> str:
+        """What these nodes (as for :meth:`check`) lack, for who waits; empty where they lack nothing.
+
+        Example: ``1 more node of 8 CPU, 8 GPU or above; there are 2: 8 CPU, 8 GPU; 4 CPU``.
+        """
+        lacking = self.num_nodes - self._fitting(nodes)
+        if lacking <= 0:
+            return ""
+        plural = "" if lacking == 1 else "s"
+        there = f"there are {len(nodes)}: {_of_all(nodes)}" if nodes else "there are none"
+        return f"{lacking} more node{plural} of {_amounts(self.node_bundle)} or above; {there}"
 
     def copies_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """How many such pools the nodes (as for :meth:`check`) could hold side by side, were they idle."""
@@ -85,10 +96,19 @@ class ResourcePool:
 
     def describe(self) -> str:
         """For messages: ``2 nodes x 4 workers (each node: 4 CPU, 4 GPU)``."""
-        return f"{self.num_nodes} nodes x {self.workers_per_node} workers (each node: {_amounts(self.node_bundle)})"
+        nodes = f"{self.num_nodes} node{'' if self.num_nodes == 1 else 's'}"
+        workers = f"{self.workers_per_node} worker{'' if self.workers_per_node == 1 else 's'}"
+        return f"{nodes} x {workers} (each node: {_amounts(self.node_bundle)})"
+
+    def _fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        return sum(self._bundles_on(node) > 0 for node in nodes)
 
     def _bundles_on(self, node: Mapping[str, float]) -> int:
         return int(min(node.get(kind, 0.0) // need for kind, need in self.node_bundle.items() if need > 0))
+
+
+def _of_all(nodes: Sequence[Mapping[str, float]]) -> str:
+    return "; ".join(map(_amounts, nodes)) or "nothing"
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -1,9 +1,11 @@
 """What the loop does about a limit that was crossed: it tells, saves the batch, and stops where that was declared."""
 
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from cfpo_hybrid.algorithms.kl import KlController
@@ -68,6 +70,9 @@ class Log:
     def note(self, message):
         self.notes.append(message)
 
+    def waits_for(self, what):
+        self.notes.append(f"waits for {what}")
+
 
 def write_weights(method, directory, texts):
     """What the workers do when they are asked to save."""
@@ -76,7 +81,9 @@ def write_weights(method, directory, texts):
     (Path(directory) / "weights").write_text("1")
 
 
-def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) -> tuple[Log, RunDirectory]:
+def run_loop(
+    folder: Path, monkeypatch, script: list[tuple[str, ...]], save_every=0, **watch
+) -> tuple[Log, RunDirectory]:
     """Runs one step for each entry of the script, which lists the actions of the limits that it crosses."""
     config = Config(
         data=DataConfig(train_files=["x"]),
@@ -85,6 +92,7 @@ def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) 
             total_steps=len(script),
             generations_every=0,
             save_rollouts_every=2,
+            save_every=save_every,
             export_final=False,
             val_before_train=False,
         ),
@@ -143,6 +151,34 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
     assert (state.step, state.prompts_consumed) == (2, 77)
     for part in ("stopped after step 2 of 3", "actor/kl_k3 is 0.25", "checkpoints/step_000002", "trainer.resume=auto"):
         assert part in log.notes[-1]
+
+
+@pytest.mark.parametrize(("save_every", "saved"), [(0, []), (2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_the_last_step_is_saved_where_checkpoints_are_on(tmp_path, monkeypatch, save_every, saved):
+    _, run = run_loop(tmp_path, monkeypatch, [()] * 5, save_every=save_every)
+    assert files(run.checkpoints) == [f"step_00000{step}" for step in saved]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_after_its_step_and_saves_it(tmp_path, monkeypatch, number):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "step_metrics", lambda report, *_: signal.raise_signal(number) or {})
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=10)
+    assert files(tmp_path / "checkpoints") == ["step_000001"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+@pytest.mark.parametrize(("save_every", "interrupts"), [(10, 2), (0, 1)])
+def test_a_second_interrupt_and_one_without_checkpoints_end_at_once(tmp_path, monkeypatch, save_every, interrupts):
+    def interrupted(*_):
+        for _ in range(interrupts):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "step_metrics", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=save_every)
+    assert files(tmp_path / "checkpoints") == []
 
 
 def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):

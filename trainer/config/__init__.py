@@ -3,6 +3,7 @@
 schema.py      the dataclasses, the numbers that follow from them, and plain settings again
 sources.py     a recipe or an override -> a tree of settings with their lines
 merge.py       trees -> dataclasses, with every unknown key and wrong type
+paths.py       settings that name files, the same from any folder
 problem.py     a mistake, and the legal values near it
 losses.py      policy losses as recipes and command lines name them
 model.py       the model that a recipe names, and its shape

@@ -112,6 +112,8 @@ class TrainerConfig:
     """"cpu", "cuda" or "auto": cuda where a GPU is seen."""
     ray_address: str | None = None
     """A running cluster: "auto" or "host:port". Left out, a Ray of the run's own starts on this machine."""
+    cluster_wait_seconds: float = 300.0
+    """With ray_address: how long the start waits for nodes that have yet to join and for resources that others use."""
 
     total_steps: int = 100
     """Rollout steps: each generates, scores and trains on one batch of prompts."""

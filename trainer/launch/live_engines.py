@@ -1,14 +1,16 @@
 """The worker groups of a run while they live: started once, and used again by runs whose engines are the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+
+import ray
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool, WorkerGroup
-from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
-from trainer.config import Config
+from cfpo_hybrid.single_controller.ray_group import Patience, RayWorkerGroup
+from trainer.config import Config, TrainerConfig
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.session import absolute_model, absolute_reward, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
@@ -71,14 +73,31 @@ class LiveEngines:
     identity: EngineIdentity
 
 
+Tell = Callable[[str], None]
+"""Takes what is being waited for."""
+
+
+def _nobody(what: str) -> None:
+    """Where nobody is told."""
+
+
 @contextmanager
-def open_engines(config: Config) -> Iterator[LiveEngines]:
-    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened."""
-    with (
-        ray_cluster(config.trainer, resolve_device(config.trainer.device)),
-        start_graders(config.model, config.reward) as graders,
-        start_actors(config) as actors,
-    ):
+def open_engines(config: Config, tell: Tell = _nobody) -> Iterator[LiveEngines]:
+    """Starts Ray (or joins a cluster) and the worker groups; stops all of them at the end, whatever happened.
+
+    Args:
+        config: of the run.
+        tell: is told what is waited for.
+    """
+    address = config.trainer.ray_address
+    if not ray.is_initialized():
+        tell("Ray to start on this machine" if address is None else f"the Ray cluster at '{address}' to answer")
+    with ExitStack() as stack:
+        stack.enter_context(ray_cluster(config.trainer, resolve_device(config.trainer.device)))
+        tell("the reward worker to start")
+        graders = stack.enter_context(start_graders(config.model, config.reward))
+        tell(f"{hybrid_pool(config).describe()} to start")
+        actors = stack.enter_context(start_actors(config, tell))
         yield LiveEngines(actors=actors, graders=graders, identity=EngineIdentity.of(config))
 
 
@@ -93,8 +112,12 @@ def hybrid_pool(config: Config) -> ResourcePool:
     )
 
 
-def start_actors(config: Config) -> RayWorkerGroup:
+def start_actors(config: Config, tell: Tell = _nobody) -> RayWorkerGroup:
     """The hybrid workers; their engines are built when a run begins.
+
+    Args:
+        config: of the run.
+        tell: is told which nodes or resources are missing, while they are waited for.
 
     Raises:
         ConfigError: the cluster cannot hold them; the message names the keys that say how many there are.
@@ -106,9 +129,13 @@ def start_actors(config: Config) -> RayWorkerGroup:
             layouts={"train": config.train_layout, "rollout": config.rollout_layout},
             role="hybrid",
             env=worker_environment(resolve_device(config.trainer.device), max(1, config.trainer.cpus_per_worker)),
+            patience=_patience(config.trainer, tell),
         )
     except ConfigError as error:
-        keys = "trainer.num_workers, trainer.nodes, trainer.workers_per_node, trainer.cpus_per_worker"
+        keys = (
+            "trainer.num_workers, trainer.nodes, trainer.workers_per_node, trainer.cpus_per_worker, "
+            "trainer.cluster_wait_seconds"
+        )
         raise ConfigError(f"{error} ({keys})") from error
 
 
@@ -122,6 +149,14 @@ def start_graders(model: ModelConfig, reward: RewardConfig) -> RayWorkerGroup:
         role="reward",
         env=worker_environment("cpu", 1),
     )
+
+
+def _patience(trainer: TrainerConfig, tell: Tell) -> Patience:
+    """A Ray of the run's own has all its nodes when it has started; to a cluster more may join."""
+    if trainer.ray_address is None:
+        return Patience(tell=tell)
+    seconds = trainer.cluster_wait_seconds
+    return Patience(nodes_seconds=seconds, busy_seconds=seconds, tell=tell)
 
 
 def _of_engine(rollout: RolloutConfig) -> RolloutConfig:

@@ -4,7 +4,7 @@ A rule is a function from the config (and the model's shape, where it needs one)
 write it into the file of its subject and name it in that file's table.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from trainer.config import Config
 from trainer.config.losses import fill_knobs, knobs_as_written
 from trainer.config.merge import Draft, merge
 from trainer.config.model import LoadedConfig, find_model
+from trainer.config.paths import with_home
 from trainer.config.problem import Problem
 from trainer.config.sources import Source, read_overrides, read_recipe
 from trainer.rules import algorithm, batch, layout, machine, off_policy, values
+from trainer.run.directory import RunDirectory
 
 Rule = Callable[[Config], Iterable[Problem]]
 ModelRule = Callable[[Config, ModelShape], Iterable[Problem]]
@@ -96,12 +98,14 @@ def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Draft[Conf
     sources, bad_words = read_overrides(overrides)
     draft = merge_config([read_recipe(recipe), *sources])
     draft.problems += [Problem((), word) for word in bad_words]
+    draft.problems += _moved_run(Path(recipe), draft.value)
     return draft
 
 
 def merge_config(sources: Sequence[Source]) -> Draft[Config]:
     """The settings of any places, later ones over earlier ones, with every knob of the loss filled in."""
     draft = merge(Config, sources, open_section="policy_loss", closed="policy_loss.knobs", belongings=BELONGINGS)
+    draft.value = with_home(draft.value)
     if draft.doubtful.isdisjoint(LOSS_KEYS):
         section, problems = fill_knobs(draft.value.policy_loss, draft.extras, draft.texts)
         draft.value = replace(draft.value, policy_loss=section)
@@ -118,6 +122,17 @@ def find_layout_problems(config: Config, shape: ModelShape) -> list[Problem]:
     """What the rules about ranks alone have to say."""
     problems = [problem for rule in layout.RULES for problem in rule(config)]
     return problems + [problem for model_rule in layout.MODEL_RULES for problem in model_rule(config, shape)]
+
+
+def _moved_run(recipe: Path, config: Config) -> Iterator[Problem]:
+    """The settings of a run whose directory is elsewhere than they say would begin another run where it was."""
+    key, told, here = "trainer.run_dir", Path(config.trainer.run_dir), RunDirectory(recipe.parent)
+    if recipe.name == here.config_file.name and here.metrics_file.is_file() and not told.exists():
+        yield Problem(
+            (key,),
+            f"{key}={told} is not there, and {recipe} lies in the directory of its run, which has been moved: give "
+            f"{key}={recipe.parent} to go on in it, or another {key} for a run from the start",
+        )
 
 
 def _checked(

@@ -102,6 +102,7 @@ RANGES: dict[str, Range] = {
     "trainer.cpus_per_worker": AT_LEAST_ONE,
     "trainer.total_steps": AT_LEAST_ONE,
     "trainer.seed": SEED,
+    "trainer.cluster_wait_seconds": NOT_NEGATIVE,
     "trainer.save_every": NOT_NEGATIVE,
     "trainer.keep_checkpoints": NOT_NEGATIVE,
     "trainer.val_every": NOT_NEGATIVE,

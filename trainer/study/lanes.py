@@ -13,9 +13,9 @@ from trainer.config import Config
 from trainer.launch.live_engines import EngineIdentity, LiveEngines, hybrid_pool, open_engines
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.session import resolve_device
-from trainer.study.display import StudyDisplay
+from trainer.study.display import RunView, StudyDisplay
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.train import prepare_run, run_in
+from trainer.train import finished_line, prepare_run, run_in
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +120,11 @@ class Lane:
         begin = time.monotonic()
         try:
             with self._work.preparing:
-                prepared = prepare_run(run.config)
-            reused = self.identity == EngineIdentity.of(run.config)
-            run_in(self._engines_for(run.config), prepared, view)
+                finished = finished_line(run.config)  # and only its record is missing
+                prepared = None if finished else prepare_run(run.config)
+            if prepared is not None:
+                reused = self.identity == EngineIdentity.of(run.config)
+                run_in(self._engines_for(run.config, view), prepared, view)
         except WatchStop as stop:
             stopped = str(stop)
         except Exception as failure:  # the study goes on with the other runs, whatever this one failed of
@@ -146,10 +148,10 @@ class Lane:
         self._engines = None
         self._life.close()
 
-    def _engines_for(self, config: Config) -> LiveEngines:
+    def _engines_for(self, config: Config, view: RunView) -> LiveEngines:
         if self._engines is None or self._engines.identity != EngineIdentity.of(config):
             self.close()
-            self._engines = self._life.enter_context(open_engines(config))
+            self._engines = self._life.enter_context(open_engines(config, view.waits_for))
         if self._work.stopping.is_set():
             raise InterruptedError("the study is ending")
         return self._engines

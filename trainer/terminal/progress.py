@@ -12,7 +12,7 @@ from trainer.run.validation_names import results_by_set
 from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
-"""Steps whose mean duration foretells the time left."""
+"""Steps whose mean duration foretells that of the steps to come."""
 
 Shown = tuple[str, str, str]
 """A metric, its label and its format."""
@@ -34,8 +34,12 @@ class StepProgress(Protocol):
         """Names what the run is doing now."""
         ...
 
+    def waits_for(self, what: str) -> None:
+        """Tells what the start is waiting for, e.g. "Ray to start on this machine"."""
+        ...
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tells of a finished step; step 0 (or the first one, on a resume) is the state before any training."""
+        """Tells of a finished step; step 0 is the state before any training."""
         ...
 
     def note(self, message: str) -> None:
@@ -49,6 +53,8 @@ class RunProgress:
     Args:
         total_steps: of the whole run.
         first_step: steps done before, where a run resumes.
+        recurring: stages that come every so many steps and after the last one (0: only then), which steps beside are not
+            charged with, e.g. ``{"validation": 10, "save": 20}``.
         console: where to write; standard output by default.
         bar: a bar on a terminal; otherwise a line a step there too.
         clock: seconds that only grow.
@@ -59,6 +65,7 @@ class RunProgress:
         total_steps: int,
         *,
         first_step: int = 0,
+        recurring: Mapping[str, int] | None = None,
         bar: bool = True,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -66,7 +73,9 @@ class RunProgress:
         self.console = console or Console()
         self._total_steps, self._first_step = total_steps, first_step
         self._clock = clock
-        self._marks: deque[float] = deque([clock()], maxlen=RECENT_STEPS + 1)
+        self._recurring, self._costs = recurring or {}, dict[str, float]()
+        self._mark: float | None = None
+        self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
         self._shown: dict[str, float] = {}
         self._bar = _make_bar(self.console) if bar and self.console.is_terminal else None
         self._task = self._bar.add_task("", total=total_steps, completed=first_step, detail="") if self._bar else None
@@ -85,11 +94,13 @@ class RunProgress:
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=name)
 
+    def waits_for(self, what: str) -> None:
+        """Writes what the start is waiting for; a bar has no room for what a cluster lacks."""
+        self.note(f"waits for {what}")
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows a finished step; step 0 (or the first one, on a resume) is the state before any training."""
-        if step <= self._first_step:
-            self._marks.clear()
-        self._marks.append(self._clock())
+        """Shows a finished step; step 0 is the state before any training."""
+        self._measure(step, metrics)
         self._shown.update({name: metrics[name] for name, *_ in results(metrics)})
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
@@ -101,10 +112,27 @@ class RunProgress:
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self, step: int) -> float | None:
-        """Foreseen seconds after this step, from the mean of the last steps; None before the first one."""
-        if len(self._marks) < 2:
+        """Foreseen seconds after this step: the mean of the last steps, and what comes every so many steps as it was last.
+
+        None after the last step, and until this process has made two steps: the first one warms up.
+        """
+        if not self._durations or step >= self._total_steps:
             return None
-        return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
+        steps = sum(self._durations) / len(self._durations) * (self._total_steps - step)
+        return steps + sum(cost * self._times_to_come(stage, step) for stage, cost in self._costs.items())
+
+    def _measure(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the time of a step, without the stages that recur, and of these."""
+        costs = {stage: metrics[f"time/{stage}"] for stage in self._recurring if metrics.get(f"time/{stage}")}
+        self._costs |= costs
+        now, before = self._clock(), self._mark
+        if before is not None and step > self._first_step + 1:
+            self._durations.append(max(0.0, now - before - sum(costs.values())))
+        self._mark = now
+
+    def _times_to_come(self, stage: str, step: int) -> int:
+        every, total = self._recurring[stage], self._total_steps
+        return total // every - step // every + (total % every > 0) if every else 1
 
     def _said(self, step: int, metrics: Mapping[str, float]) -> str:
         said = [*results(metrics), *(shown for shown in LINE_METRICS if shown[0] in metrics)]

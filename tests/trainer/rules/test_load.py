@@ -6,8 +6,11 @@ import yaml
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
+from trainer.cli import main
 from trainer.config import changed_settings, resolved
+from trainer.config.paths import recorded
 from trainer.rules import load_and_inspect, load_config, machine, read_config
+from trainer.run.directory import RunDirectory
 
 
 @pytest.fixture
@@ -49,9 +52,85 @@ def test_nothing_changes_a_config(recipe: Path):
 def test_the_saved_config_is_a_recipe_of_the_same_run(recipe: Path, tmp_path: Path):
     config = load_config(recipe, ["policy_loss.name=clip", "policy_loss.clip_high=0.3"])
     saved = tmp_path / "config.yaml"
-    saved.write_text(yaml.safe_dump(resolved(config)))
+    saved.write_text(yaml.safe_dump(recorded(config)))
     assert load_config(saved) == config
-    assert resolved(config)["policy_loss"] == {"name": "clip", "plugins": [], "clip_low": 0.2, "clip_high": 0.3}
+    assert recorded(config)["policy_loss"] == {"name": "clip", "plugins": [], "clip_low": 0.2, "clip_high": 0.3}
+
+
+def write_files_of_a_user(folder: Path) -> list[str]:
+    """Files of every kind that a recipe names, and the words that name them from their folder."""
+    (folder / "reward.py").write_text("def reward(problem, response, ground_truth, extra):\n    return 1.0\n")
+    (folder / "more.py").write_text("def more(problem, response, ground_truth, extra):\n    return 0.0\n")
+    (folder / "plugin.py").write_text("")
+    (folder / "chat.jinja").write_text("{{ messages[-1].content }}")
+    return [
+        "model.path=model",
+        "data.train_files=[train.jsonl]",
+        "data.val_files=../world/train.jsonl",
+        "data.chat_template=chat.jinja",
+        "policy_loss.plugins=[plugin.py]",
+        "reward.name=reward.py:reward",
+        "reward.further=[more.py:more]",
+        "trainer.run_dir=outputs/run",
+    ]
+
+
+def test_the_saved_config_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("world", "elsewhere"):
+        (tmp_path / name).mkdir()
+    write_recipe(tmp_path / "world")
+    words = write_files_of_a_user(tmp_path / "world")
+    monkeypatch.chdir(tmp_path / "world")
+    config = load_config("recipe.yaml", words)
+    RunDirectory(config.trainer.run_dir).start(recorded(config))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    saved = tmp_path / "world" / "outputs" / "run" / "config.yaml"
+    assert main(["check", str(saved)]) == 0
+    again = load_config(saved)
+    assert recorded(again) == yaml.safe_load(saved.read_text())
+    for path in (again.model.path, *again.data.train_files, *(again.data.val_files or []), *again.policy_loss.plugins):
+        assert Path(path).is_absolute() and Path(path).exists()
+    assert again.trainer.run_dir == str(tmp_path / "world" / "outputs" / "run")
+    assert again.reward.names == [f"{tmp_path / 'world' / name}" for name in ("reward.py:reward", "more.py:more")]
+    with pytest.raises(ConfigError):  # the words mean nothing here
+        load_config(tmp_path / "world" / "recipe.yaml", words)
+
+
+def test_ids_and_names_are_not_taken_for_paths(recipe: Path):
+    config = load_config(
+        recipe, ["reward.name=math", "trainer.resume=never", "data.val_files=[hub:openai/gsm8k:main:test]"]
+    )
+    tree = recorded(config)
+    assert (tree["reward"]["name"], tree["trainer"]["resume"]) == ("math", "never")
+    assert tree["data"]["val_files"] == ["hub:openai/gsm8k:main:test"]
+    words = ["model.path=Qwen/Qwen2.5-1.5B", "policy_loss.plugins=[json]"]
+    draft = read_config(recipe, words).value
+    assert recorded(draft)["model"]["path"] == "Qwen/Qwen2.5-1.5B"
+    assert recorded(draft)["policy_loss"]["plugins"] == ["json"]
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "world").mkdir()
+    recipe = write_recipe(tmp_path / "world")
+    words = write_files_of_a_user(tmp_path / "world")
+    monkeypatch.setenv("HOME", str(tmp_path / "world"))
+    monkeypatch.chdir(tmp_path)
+    homely = [word.replace("=[", "=[~/") if "=[" in word else word.replace("=", "=~/", 1) for word in words]
+    config = load_config(recipe, homely)
+    assert config.data.train_files == [str(tmp_path / "world" / "train.jsonl")]
+    assert config.reward.name == f"{tmp_path / 'world' / 'reward.py'}:reward"
+    assert config.trainer.run_dir == str(tmp_path / "world" / "outputs" / "run")
+
+
+def test_a_run_directory_that_was_moved_is_told_from_a_new_run(recipe: Path, tmp_path: Path):
+    run = RunDirectory(tmp_path / "run")
+    run.start(recorded(load_config(recipe)))
+    run.metrics_file.write_text('{"step": 1}\n')
+    run.path.rename(tmp_path / "moved")
+    saved = tmp_path / "moved" / "config.yaml"
+    with pytest.raises(ConfigError, match=rf"has been moved: give trainer.run_dir={tmp_path / 'moved'} to go on in it"):
+        load_config(saved)
+    assert load_config(saved, [f"trainer.run_dir={saved.parent}"]).trainer.run_dir == str(saved.parent)
 
 
 def test_validation_sets_come_from_the_recipe_and_the_command_line(recipe: Path, tmp_path: Path):

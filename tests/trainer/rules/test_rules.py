@@ -362,6 +362,7 @@ def test_bfloat16_is_allowed_on_a_cpu(tmp_path: Path):
         "actor.optimizer.adam_beta2=1",
         "rollout.gpu_memory_utilization=1",
         "trainer.total_steps=0",
+        "trainer.cluster_wait_seconds=-1",
         "trainer.save_every=-1",
         "trainer.num_workers=0",
         "trainer.seed=9223372036854775808",

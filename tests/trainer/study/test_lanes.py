@@ -32,7 +32,7 @@ class PretendedRuns:
         self.started = threading.Barrier(1)
 
     @contextmanager
-    def open_engines(self, config: Config) -> Iterator[SimpleNamespace]:
+    def open_engines(self, config: Config, tell: Any) -> Iterator[SimpleNamespace]:
         self.events.append("open")
         yield SimpleNamespace(identity=EngineIdentity.of(config))
         self.events.append("close")
@@ -129,6 +129,15 @@ def test_a_run_that_its_watch_stops_is_done_and_the_engines_stay(tmp_path: Path,
     assert runs[1].is_done
     assert outcome(runs[1])["stopped"].startswith("stopped after step 2 of 5")
     assert f"{runs[1].name} stopped after step 2 of 5, as declared: watch.kl: 0.3; about" in shown
+
+
+def test_a_finished_run_whose_record_is_missing_is_done_without_engines(
+    tmp_path: Path, pretended: PretendedRuns, monkeypatch: pytest.MonkeyPatch
+):
+    runs = plan(tmp_path)
+    monkeypatch.setattr(lanes_module, "finished_line", lambda config: "the run is finished")
+    assert do(runs)[0] == [] and pretended.events == []
+    assert all(run.is_done for run in runs)
 
 
 def test_how_a_run_samples_is_free_in_live_engines(tmp_path: Path):

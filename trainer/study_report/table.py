@@ -5,10 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer.run.reward_course import RewardCourse
 from trainer.study.study import Cell, Study, StudyRun, cells_of, short_name, value_label
-from trainer.study_report.statistics import COLLAPSE, Interval, trailing_means
+from trainer.study_report.statistics import Interval
 
-REWARD, VALIDATION = "reward/mean", "val/accuracy"
+VALIDATION = "val/accuracy"
 QUANTITIES = ("final_reward", "best_reward", "final_validation", "best_validation")
 
 
@@ -16,31 +17,34 @@ QUANTITIES = ("final_reward", "best_reward", "final_validation", "best_validatio
 class RunOutcome:
     """What a run came to; None for what was not measured.
 
-    Example: {"final_reward": 0.8, "best_reward": 0.82, "final_validation": None, ...}, collapsed at step 14.
+    Example: {"final_reward": 0.4, "best_reward": 0.82, "final_validation": None, ...}, collapsed since step 24.
     """
 
     seed: int
     finished: bool
     values: Mapping[str, float | None]
     collapse: int | None
+    """The rollout step at which it was found."""
+    too_short: bool
+    """Whether there are too few steps to tell a collapse from noise."""
 
     @classmethod
     def of(cls, run: StudyRun) -> "RunOutcome":
         """The outcome of a run with at least one record, as far as it has got."""
-        rewards = run.values(REWARD)
-        smooth = trailing_means(list(rewards.values()), COLLAPSE.window)
+        course = RewardCourse(run.records.values())
+        fall = course.collapse()
         validations = list(run.values(VALIDATION).values())
         return cls(
             seed=run.seed,
             finished=run.finished,
             values={
-                "final_reward": smooth[-1] if smooth else None,
-                # The first means are of fewer steps: of one alone, luck would be the best reward.
-                "best_reward": max(smooth[min(COLLAPSE.window, len(smooth)) - 1 :], default=None),
+                "final_reward": course.final,
+                "best_reward": course.best,
                 "final_validation": validations[-1] if validations else None,
                 "best_validation": max(validations, default=None),
             },
-            collapse=COLLAPSE.step(rewards),
+            collapse=None if fall is None else fall.step,
+            too_short=course.too_short,
         )
 
 
@@ -66,6 +70,11 @@ class TableRow:
     def collapses(self) -> list[int]:
         """The steps at which runs have collapsed."""
         return [outcome.collapse for outcome in self.outcomes if outcome.collapse is not None]
+
+    @property
+    def too_short(self) -> int:
+        """Runs with too few steps to tell a collapse from noise."""
+        return sum(outcome.too_short for outcome in self.outcomes)
 
     @property
     def unfinished(self) -> int:
@@ -126,11 +135,13 @@ class StudyTable:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         bounds = [f"{name}_{part}" for name in (*QUANTITIES, "difference") for part in ("mean", "low", "high")]
-        writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps"])
+        writer.writerow(
+            [*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps", "too_short_to_say"]
+        )
         for row in self.rows:
             intervals = [*(row.intervals[name] for name in QUANTITIES), row.difference]
             numbers = [number for interval in intervals for number in _numbers(interval)]
-            collapses = [len(row.collapses), " ".join(map(str, row.collapses))]
+            collapses = [len(row.collapses), " ".join(map(str, row.collapses)), row.too_short]
             writer.writerow([*row.cell.values(), len(row.outcomes), row.unfinished, *numbers, *collapses])
         return text.getvalue()
 
@@ -138,14 +149,24 @@ class StudyTable:
         axes = [value_label(key, value).removeprefix(f"{short_name(key)} ") for key, value in row.cell.items()]
         unfinished = f", {row.unfinished} unfinished" if row.unfinished else ""
         runs = f"{len(row.outcomes)} of {row.planned}{unfinished}"
-        steps = f" (step {', '.join(map(str, row.collapses))})" if row.collapses else ""
-        collapsed = f"{len(row.collapses)} of {len(row.outcomes)}{steps}" if row.outcomes else "-"
-        texts = [*axes, runs, *(_text(row.intervals[name]) for name in QUANTITIES), collapsed]
+        texts = [*axes, runs, *(_text(row.intervals[name]) for name in QUANTITIES), _collapses(row)]
         return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
 
 
 def _outcomes(study: Study, cell: Cell) -> list[RunOutcome]:
     return [RunOutcome.of(run) for run in study.runs_of(cell) if run.records]
+
+
+def _collapses(row: TableRow) -> str:
+    """Such as "1 of 3 (step 24)"; a run that is too short to say counts neither way."""
+    judged = len(row.outcomes) - row.too_short
+    parts = []
+    if judged:
+        steps = f" (step {', '.join(map(str, row.collapses))})" if row.collapses else ""
+        parts.append(f"{len(row.collapses)} of {judged}{steps}")
+    if row.too_short:
+        parts.append("too short to say" if not judged else f"{row.too_short} too short to say")
+    return ", ".join(parts) or "-"
 
 
 def _interval(outcomes: Sequence[RunOutcome], quantity: str) -> Interval | None:

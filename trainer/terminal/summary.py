@@ -9,6 +9,7 @@ from rich.table import Table
 
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import rollout_step_seconds, stage_totals
+from trainer.run.reward_course import Fall, RewardCourse
 from trainer.terminal.words import duration
 
 
@@ -21,6 +22,7 @@ class RunSummary:
         accuracy: first and last ``val/accuracy``, 0 to 1; None without validation, or where the reward is no verdict.
         validation_reward: first and last ``val/reward``; None without validation.
         reward: first and last ``reward/mean``; None without a step.
+        collapse: where the reward was lost again; None where it was not, or where the run is too short to say.
         tokens_per_second: over the steps that say it, weighted by their time.
         seconds: wall clock of all steps.
         stage_seconds: of each stage, the longest first; ``other`` is what no stage claims.
@@ -30,6 +32,7 @@ class RunSummary:
     accuracy: tuple[float, float] | None
     validation_reward: tuple[float, float] | None
     reward: tuple[float, float] | None
+    collapse: Fall | None
     tokens_per_second: float | None
     seconds: float
     stage_seconds: dict[str, float]
@@ -50,6 +53,7 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
         accuracy=_first_and_last(metrics, "val/accuracy"),
         validation_reward=_first_and_last(metrics, "val/reward"),
         reward=_first_and_last(metrics, "reward/mean"),
+        collapse=RewardCourse(metrics).look(),
         tokens_per_second=tokens / timed if timed > 0 else None,
         seconds=seconds,
         stage_seconds=dict(sorted(stages.items(), key=lambda stage: -stage[1])),
@@ -61,6 +65,8 @@ def print_summary(console: Console, run: RunDirectory, next_commands: Sequence[s
     summary = summarise(run.metrics())
     console.print()
     console.print(_result_table(summary))
+    if summary.collapse is not None:
+        console.print(f"The run has collapsed: {summary.collapse}.", highlight=False)
     if summary.seconds > 0:
         console.print(_time_table(summary))
     _print_pairs(console, "Files", _files(run))

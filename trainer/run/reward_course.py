@@ -6,6 +6,7 @@ docs/stability.md derives the rule and has its rates of false alarms and of find
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from statistics import NormalDist, fmean
 from typing import Any
 
@@ -76,12 +77,18 @@ class RewardCourse:
         self.rewards = [point.reward for point in points]
         # Differences to the first reward: sums of equal rewards are then exactly 0.
         rewards = np.array(self.rewards) - np.array(self.rewards[:1])
+        known = _sums(np.array([float(point.stderr is not None) for point in points]))
+        counts = np.arange(len(points) + 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
             self._rewards = _sums(rewards)
-            self._jumps = _sums(np.diff(rewards, prepend=rewards[:1]) ** 2 / 2)
             self._variances = _sums(np.array([point.stderr or 0.0 for point in points]) ** 2)
-            self._spreads = _sums(np.array([point.spread for point in points]) ** 2)
-        self._known = _sums(np.array([float(point.stderr is not None) for point in points]))
+            jumps = _sums(np.diff(rewards, prepend=rewards[:1]) ** 2 / 2)
+            spreads = _sums(np.array([point.spread for point in points]) ** 2)
+            # Of the first 0, 1, 2, ... steps: variance of a step's mean reward, the larger of the groups' and of that
+            # between successive steps; loss that harder prompts may explain; quantile of each comparison.
+            self._noise = np.maximum(self._variances / np.maximum(1, known), jumps / np.maximum(1, counts - 1))
+            self._drift = DRIFT * np.sqrt(spreads / np.maximum(1, counts))
+        self._quantile = np.array([_quantile(n, bool(known[n] == n)) for n in range(len(points) + 1)])
         self._levels = _sums(np.array([point.level for point in points]))
 
     @property
@@ -128,25 +135,18 @@ class RewardCourse:
             count: of rewards, with which the run counts as ending there.
         """
         n = len(self.rewards) if count is None else count
-        if n < SHORTEST:
-            return None
-        widths = _widths(n)
-        noise, quantile = self._noise(n), self._quantile(n, sum(n - 2 * width + 1 for width in widths))
-        drift = DRIFT * math.sqrt(self._spreads[n] / n)
+        suspects = [width for width in _widths(n) if self._suspects[width][n]] if n >= SHORTEST else []
         clearest, found = 0.0, None
-        for width in widths:
-            means = _moving(self._rewards, n, width)
+        for width in suspects:
+            means, variances = _moving(self._rewards, n, width), self._window_variances(n, width)
             best, end = means[: n - 2 * width + 1], means[-1]
-            if best.max() - end <= drift + quantile * math.sqrt(2 * noise / width):
-                continue  # Windows' variances are no smaller.
-            shortest, shortest_variances = _moving(self._rewards, n, WINDOW), self._window_variances(n, WINDOW, noise)
-            variances = self._window_variances(n, width, noise)
             best_variances, end_variance = variances[: len(best)], variances[-1]
+            shortest, shortest_variances = _moving(self._rewards, n, WINDOW), self._window_variances(n, WINDOW)
             middle, middle_variances = (shortest[0] + best) / 2, (shortest_variances[0] + best_variances) / 4
             half_lost = (end - middle <= HALF * np.sqrt(end_variance + middle_variances)) & (
                 shortest[-1] - middle <= HALF * np.sqrt(shortest_variances[-1] + middle_variances)
             )
-            margin = best - end - drift - quantile * np.sqrt(best_variances + end_variance)
+            margin = best - end - self._drift[n] - self._quantile[n] * np.sqrt(best_variances + end_variance)
             margin[~(half_lost & self._no_harder(n, width)[: len(best)])] = 0.0
             place = int(margin.argmax())
             if margin[place] > clearest:
@@ -163,23 +163,21 @@ class RewardCourse:
             end_begin=self.steps[n - width],
         )
 
-    def _window_variances(self, n: int, width: int, noise: float) -> Floats:
+    @cached_property
+    def _suspects(self) -> dict[int, NDArray[np.bool_]]:
+        """For each width whether the first 0, 1, 2, ... rewards might show a fall: no window varies less than the noise."""
+        found = {}
+        for width in _widths(len(self.rewards)):
+            found[width] = np.zeros(len(self.rewards) + 1, dtype=bool)
+            means = _moving(self._rewards, len(self.rewards), width)
+            losses = np.maximum.accumulate(means)[: len(means) - width] - means[width:]
+            needed = self._drift + self._quantile * np.sqrt(2 * self._noise / width)
+            found[width][2 * width :] = ~(losses <= needed[2 * width :])
+        return found
+
+    def _window_variances(self, n: int, width: int) -> Floats:
         """Of the mean of each window of the first n steps: by its own groups, and no less than by the noise of all steps."""
-        return np.maximum(_moving(self._variances, n, width) / width, noise / width)
-
-    def _noise(self, n: int) -> float:
-        """Variance of a step's mean reward: the larger of the groups' and of that between successive steps."""
-        of_groups = self._variances[n] / max(1.0, self._known[n])
-        return float(max(of_groups, self._jumps[n] / (n - 1)))
-
-    def _quantile(self, n: int, comparisons: int) -> float:
-        tail = FALSE_ALARMS * SHORTEST / (n * (n + 1)) / comparisons
-        z = -NormalDist().inv_cdf(tail)
-        if self._known[n] == n:
-            return z
-        # Student's t with n - 1 degrees of freedom: Wallace, Ann. Math. Statist. 30 (1959), 1124, solved for t.
-        freedom = n - 1
-        return math.sqrt(freedom * math.expm1((z * (8 * freedom + 3) / (8 * freedom + 1)) ** 2 / freedom))
+        return np.maximum(_moving(self._variances, n, width) / width, self._noise[n] / width)
 
     def _no_harder(self, n: int, width: int) -> NDArray[np.bool_]:
         """Of which windows the last one's prompts are no harder, by the levels of a curriculum."""
@@ -223,10 +221,24 @@ def _widths(steps: int) -> list[int]:
 
     Example: 32 steps: 5, 7, 10, 15.
     """
-    widths = [WINDOW]
-    while 2 * (longer := widths[-1] * 3 // 2) <= steps:
+    widths = [WINDOW] if steps >= 2 * WINDOW else []
+    while widths and 2 * (longer := widths[-1] * 3 // 2) <= steps:
         widths.append(longer)
     return widths
+
+
+@cache
+def _quantile(n: int, groups_known: bool) -> float:
+    """Of each comparison at look n: the normal one, or Student's with n - 1 degrees of freedom."""
+    if n < SHORTEST:
+        return math.inf
+    comparisons = sum(n - 2 * width + 1 for width in _widths(n))
+    z = -NormalDist().inv_cdf(FALSE_ALARMS * SHORTEST / (n * (n + 1)) / comparisons)
+    if groups_known:
+        return z
+    # Wallace, Ann. Math. Statist. 30 (1959), 1124, solved for t.
+    freedom = n - 1
+    return math.sqrt(freedom * math.expm1((z * (8 * freedom + 3) / (8 * freedom + 1)) ** 2 / freedom))
 
 
 def _sums(values: Floats) -> Floats:

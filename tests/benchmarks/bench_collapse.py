@@ -181,7 +181,7 @@ def main() -> None:
         false_alarms(options.runs, options.long_runs)
     if not options.power_runs:
         return
-    for lost, prompts in ((0.5, 32), (0.5, 128), (1.0, 32), (0.25, 32)):
+    for lost, prompts in ((0.5, 32), (0.5, 128), (0.25, 32)):
         power(options.power_runs, lost, prompts)
 
 

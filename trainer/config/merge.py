@@ -17,7 +17,12 @@ from trainer.config.sources import Source
 Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
+LIST_NAMES: dict[Any, str] = {
+    str: "a list of texts",
+    int: "a list of whole numbers",
+    float: "a list of numbers",
+    dict[str, str]: "a list of mappings of texts",
+}
 
 
 @dataclass(kw_only=True)
@@ -148,7 +153,8 @@ class _Merger:
         if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
             value = [value]  # data.train_files=math.jsonl means a list of one
         try:
-            if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            nested = list if dict[str, str] in get_args(_bare(kind)) else dict | list
+            if isinstance(value, list) and any(isinstance(item, nested) for item in value):
                 raise ValidationError("nested list")
             OmegaConf.update(self._tree, key, value)
         except (ValidationError, OmegaConfBaseException):

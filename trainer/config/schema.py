@@ -48,7 +48,7 @@ class DataConfig:
     val_limit: int | None = None
     """Only the first so many problems of val_files."""
     max_prompt_length: int = 512
-    """Tokens of a prompt, chat template and system prompt included."""
+    """Tokens of a prompt, chat template, system prompt and examples included."""
     max_response_length: int = 1024
     """Tokens of a response."""
     overlong: str = "filter"
@@ -63,15 +63,22 @@ class DataConfig:
     level_key: str = "level"
     """Column of the level: a number, or a text with one, e.g. "Level 3"; rows without one count as the hardest."""
     system_prompt: str | None = None
-    """Becomes the chat's system message."""
+    """Becomes the chat's system message, unless the row's messages have one."""
     chat_template: str | None = None
     """A Jinja file to use in the place of the tokenizer's own chat template."""
-    problem_key: str = "problem"
-    """Column of the question."""
-    answer_key: str = "answer"
-    """Column of the final answer; what a response is compared with where it is there."""
-    solution_key: str = "solution"
-    """Column of a worked solution with a boxed answer; used where there is no answer."""
+    examples: list[dict[str, str]] | None = None
+    """Messages put before each problem, behind the system message: a list of role and content, user and assistant in
+    turn."""
+    problem_key: str | None = None
+    """Column of the question: a text, or a list of messages. Null recognises the columns of each file by their names:
+    problem, prompt (verl), question (GSM8K), messages. A name with dots reaches into a nested column."""
+    answer_key: str | None = None
+    """Column of the final answer; what a response is compared with where it is there. Null: answer, or
+    reward_model.ground_truth (verl)."""
+    solution_key: str | None = None
+    """Column of a worked solution with a boxed answer; used where there is no answer. Null: solution."""
+    none_values: list[str] | None = None
+    """Texts that mean "no answer" in an answer or a solution, e.g. ["N/A", "-"]; nulls, blanks, NaN and infinity do."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +125,15 @@ class TrainerConfig:
     """Responses a validation problem; accuracy is their mean."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Beside metrics.jsonl, which is always written: "tensorboard", "wandb"."""
+    """Beside metrics.jsonl, which is always written: "tensorboard", "wandb", "mlflow", "trackio"."""
     project: str = "cfpo_hybrid"
-    """Project name for trackers that group runs."""
+    """What trackers file the run under: wandb's project, MLflow's experiment."""
+    run_name: str | None = None
+    """What trackers call the run; left out, the name of run_dir's folder."""
+    run_group: str | None = None
+    """What trackers call the runs that it belongs to; left out, a run of a study takes the study's name."""
+    tags: list[str] = field(default_factory=list)
+    """Words by which trackers find the run."""
     generations_every: int = 10
     """Steps between saved generations; 0 saves none."""
     save_rollouts_every: int = 0
@@ -192,6 +205,10 @@ class Config:
         return StepPlan.of(self.algorithm, self.policy_loss, self.rollout)
 
 
+USUAL_COLUMNS = {"data.problem_key": "problem", "data.answer_key": "answer", "data.solution_key": "solution"}
+"""The columns that are taken first where a key is null."""
+
+
 def resolved(config: Config) -> dict[str, Any]:
     """Plain nested settings, which are a recipe of the same run: defaults included, the loss's knobs beside its name."""
     tree = asdict(config)
@@ -200,9 +217,15 @@ def resolved(config: Config) -> dict[str, Any]:
 
 
 def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
+    """Dotted keys whose values differ between two nested configs, with the saved and the current value.
+
+    A column that is recognised is the same as its usual name written out.
+    """
     before, now = flat(saved), flat(current)
     keys = [*before, *(key for key in now if key not in before)]
+    for key, usual in USUAL_COLUMNS.items():
+        if key in before and key in now and {before[key], now[key]} == {None, usual}:
+            keys.remove(key)
     return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
     VALIDATION,
@@ -23,13 +24,16 @@ from trainer.data.order import (
     level_ranks,
     stable_hash,
 )
-from trainer.data.records import Record, read_records
+from trainer.data.records import Message, Record, read_records
 from workers.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+NORMALISED = 4
+"""Characters of a text that a tokenizer may make one of, before it looks for tokens."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,15 @@ def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
         raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
 
 
-def encode_problems(
-    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[str], config: DataConfig
+def encode_chats(
+    tokenizer: "PreTrainedTokenizerBase", chats: Sequence[list[Message]], config: DataConfig
 ) -> list[list[int]]:
-    """The token ids of each problem as a chat that the assistant answers next.
+    """The token ids of each chat, which the assistant answers next.
 
     Args:
         tokenizer: with a chat template, unless ``config`` brings one.
-        problems: questions, each the user's message.
-        config: of the system prompt and the chat template.
+        chats: whole, each ends with a user's message.
+        config: of the chat template.
 
     Raises:
         DataError: no chat template, or one that refuses the chat.
@@ -119,13 +123,25 @@ def encode_problems(
             f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
             "e.g. one with the line {{ messages[-1].content }}"
         )
-    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
-    chats = [[*system, {"role": "user", "content": problem}] for problem in problems]
     try:
-        texts = tokenizer.apply_chat_template(chats, chat_template=template, add_generation_prompt=True, tokenize=False)
+        texts = tokenizer.apply_chat_template(
+            list(chats), chat_template=template, add_generation_prompt=True, tokenize=False
+        )
     except TemplateError as error:
         raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
-    return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    longest = longest_text(tokenizer, config.max_prompt_length)
+    ends = [str(text)[-longest:] for text in texts]
+    return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
+    """Characters that are over ``max_tokens`` tokens for certain; of a longer text so many at its end tell that it is.
+
+    A token stands for no more characters than it has, and a tokenizer may compose or drop some before (NFC makes one of
+    up to three), so this is a margin over the longest token. Without it, a text of 18 MB takes gigabytes.
+    """
+    longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+    return NORMALISED * longest_token * (max_tokens + 1)
 
 
 def load_prompts(
@@ -139,7 +155,7 @@ def load_prompts(
         DataError: files that cannot be used, or no prompt short enough.
     """
     records = read_records(files, config, limit)
-    tokens = encode_problems(tokenizer, [record.problem for record in records], config)
+    tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
     overlong = fits.count(False)
@@ -154,7 +170,7 @@ def load_prompts(
     if not records:
         raise DataError(
             f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
-            "template and system prompt included); raise it, or set data.overlong=cut"
+            "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
     return PromptSet(records, tokens, overlong)
 
@@ -203,7 +219,7 @@ class TrainPrompts:
 def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptOrder:
     if data.curriculum == "none":
         return EpochByEpoch(len(prompts), seed)
-    levels = level_ranks((record.extra.get(data.level_key) for record in prompts.records), data.level_key)
+    levels = level_ranks((value_at(record.extra, data.level_key) for record in prompts.records), data.level_key)
     if data.curriculum == "order":
         return EpochByEpoch(len(prompts), seed, levels)
     easiest = int((levels == 0).sum())

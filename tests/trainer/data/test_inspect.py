@@ -26,7 +26,7 @@ def test_good_files_have_no_problem(tmp_path):
 def test_everything_wrong_is_said_at_once(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{')
     parquet = str(tmp_path / "test.parquet")
-    pyarrow.parquet.write_table(pyarrow.table({"question": ["1+1"], "answer": ["2"]}), parquet)
+    pyarrow.parquet.write_table(pyarrow.table({"query": ["1+1"], "answer": ["2"]}), parquet)
     config = DataConfig(
         train_files=[str(tmp_path / "gone.jsonl"), str(tmp_path / "bad.jsonl"), "hub:openai/gsm8k"],
         val_files=[parquet],
@@ -40,7 +40,7 @@ def test_everything_wrong_is_said_at_once(tmp_path):
             "gone.jsonl' does not exist",
             "line 2 is not JSON",
             "hub:NAME",
-            "question",
+            "query",
         ),
         found,
         strict=True,

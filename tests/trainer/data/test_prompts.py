@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from data_world import char_tokenizer, numbered_rows, run_config, text_of, write_rows
+from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
@@ -142,6 +143,43 @@ def test_overlong_prompts_are_cut_from_the_left(tokenizer, data):
     prompts = TrainPrompts(run_config(cut, group_size=1), tokenizer)
     assert (len(prompts.prompts), prompts.prompts.overlong) == (12, 2)
     assert prompt_texts(tokenizer, prompts.draw(0, 12, step=0))[9:] == ["u:p9;a:", ":p10;a:", ":p11;a:"]
+
+
+@pytest.mark.parametrize("overlong", ["filter", "cut"])
+def test_a_text_of_many_characters_is_overlong_at_little_cost(data, tmp_path, overlong):
+    seen = []
+
+    class Watched(PreTrainedTokenizerFast):
+        def __call__(self, text, **settings):
+            seen.extend(map(len, text))
+            return super().__call__(text, **settings)
+
+    base = char_tokenizer()
+    tokenizer = Watched(
+        tokenizer_object=base.backend_tokenizer, pad_token="<pad>", unk_token="<unk>", chat_template=base.chat_template
+    )
+    rows = [{"problem": "x" * 2_000_000 + "end", "answer": "1"}, {"problem": "p", "answer": "1"}]
+    file = write_rows(tmp_path / "long.jsonl", rows)
+    settings = replace(data, train_files=[file], train_batch_size=1, overlong=overlong, shuffle=False)
+    prompts = TrainPrompts(run_config(settings, group_size=1), tokenizer)
+    assert prompts.prompts.overlong == 1 and max(seen) < 1000
+    batch = prompts.draw(0, len(prompts.prompts), step=0)
+    cut = ["x" * 14 + "end;a:"] if overlong == "cut" else []
+    assert prompt_texts(base, batch) == [*cut, "u:p;a:"]
+
+
+def test_examples_come_before_each_problem(tokenizer, data):
+    examples = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+    data = replace(data, system_prompt="Be brief", examples=examples, max_prompt_length=40, shuffle=False)
+    batch = TrainPrompts(run_config(data), tokenizer).draw(0, 4, step=0)
+    assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
+    assert batch["problem"][0] == "p0"
+    validation = validation_of(run_config(data), tokenizer)
+    assert prompt_texts(tokenizer, next(iter(validation.batches())))[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
+    with pytest.raises(
+        DataError, match=r"max_prompt_length=20 tokens \(chat template, system prompt and examples included"
+    ):
+        TrainPrompts(run_config(replace(data, max_prompt_length=20)), tokenizer)
 
 
 def test_too_few_prompts(tokenizer, data):

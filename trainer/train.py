@@ -6,8 +6,7 @@ from pathlib import Path
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
-from trainer.config.model import whole_model
-from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, ValidationPrompts, load_validation, run_tokenizer
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
@@ -83,8 +82,7 @@ def prepare_run(config: Config) -> PreparedRun:
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
     checkpoint = store.resolve(config.trainer.resume)
     state = _resumed_state(checkpoint, config) if checkpoint else None
-    whole_model(config.model)
-    tokenizer = open_tokenizer(config.model)
+    tokenizer = run_tokenizer(config.model, config.data, config.rollout)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
     prepared = PreparedRun(
         config=config,
@@ -172,8 +170,10 @@ def _open_run_directory(run: PreparedRun) -> None:
 def _next_commands(run: RunDirectory) -> list[str]:
     commands = []
     if run.export.is_dir():
-        val_files = run.config().get("data", {}).get("val_files") or ["FILE.jsonl"]
-        commands.append(f"cfpo eval {run.export} {val_files[0]} --samples 4")
+        data = run.config().get("data", {})
+        sets = [f"{name}={file}" for name, files in data.get("val_sets", {}).items() for file in files]
+        files = sets or data.get("val_files") or ["FILE.jsonl"]
+        commands.append(f"cfpo eval {run.export} {' '.join(files)} --samples 4")
     commands += [
         f"tensorboard --logdir {run.tensorboard}",
         f"cfpo train {run.config_file} trainer.run_dir=NEW actor.lr=...",

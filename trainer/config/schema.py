@@ -40,19 +40,23 @@ class DataConfig:
     train_files: list[str] = MISSING
     """One or several files; their rows are joined."""
     val_files: list[str] | None = None
-    """Problems to validate on; none validates never."""
+    """Problems to validate on, one set without a name; neither these nor val_sets validates never."""
+    val_sets: dict[str, list[str]] = field(default_factory=dict)
+    """In the place of val_files: several sets by name, each of one or several files, with metrics of their own. On the
+    command line data.val_sets.NAME=FILE; an empty list leaves a set out."""
     train_batch_size: int = 128
     """Prompts of a rollout step."""
     val_batch_size: int | None = None
     """Prompts that are validated at a time; all by default."""
     val_limit: int | None = None
-    """Only the first so many problems of val_files."""
+    """Only the first so many problems of each validation set."""
     max_prompt_length: int = 512
     """Tokens of a prompt, chat template, system prompt and examples included."""
     max_response_length: int = 1024
     """Tokens of a response."""
     overlong: str = "filter"
-    """Prompts over max_prompt_length: "filter" leaves them out, "cut" keeps only their last tokens."""
+    """Prompts over max_prompt_length: "filter" leaves them out of training and counts them as wrong in validation, "cut"
+    keeps only their last tokens."""
     shuffle: bool = True
     """A new order every epoch, from trainer.seed; otherwise the order of the files."""
     curriculum: str = "none"
@@ -66,6 +70,8 @@ class DataConfig:
     """Becomes the chat's system message, unless the row's messages have one."""
     chat_template: str | None = None
     """A Jinja file to use in the place of the tokenizer's own chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is told besides the chat, e.g. ``{enable_thinking: false}``; it must know each by its name."""
     examples: list[dict[str, str]] | None = None
     """Messages put before each problem, behind the system message: a list of role and content, user and assistant in
     turn."""
@@ -79,6 +85,15 @@ class DataConfig:
     """Column of a worked solution with a boxed answer; used where there is no answer. Null: solution."""
     none_values: list[str] | None = None
     """Texts that mean "no answer" in an answer or a solution, e.g. ["N/A", "-"]; nulls, blanks, NaN and infinity do."""
+    source_key: str = "data_source"
+    """Column that says where a row comes from; a validation set with several sources has metrics for each. A name with dots
+    reaches into a nested column."""
+
+    @property
+    def validation_sets(self) -> dict[str, list[str]]:
+        """The files of each validation set by its name, "" for that of val_files; sets without a file are left out."""
+        sets = {"": self.val_files or [], **self.val_sets}
+        return {name: files for name, files in sets.items() if files}
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ class TrainerConfig:
     """Writes the trained model as a Hugging Face folder at the end."""
 
     val_every: int = 0
-    """Steps between validations; 0 validates only before and after, where val_files are given."""
+    """Steps between validations; 0 validates only before and after, where there are validation files."""
     val_before_train: bool = True
     """Validates the starting model too."""
     val_temperature: float = 0.0
@@ -122,7 +137,7 @@ class TrainerConfig:
     val_top_p: float = 1.0
     """Nucleus of validation sampling."""
     val_samples: int = 1
-    """Responses a validation problem; accuracy is their mean."""
+    """Responses a validation problem; accuracy is their mean, and above 1 there are pass@k and maj@k too."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Beside metrics.jsonl, which is always written: "tensorboard", "wandb", "mlflow", "trackio"."""

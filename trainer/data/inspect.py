@@ -26,12 +26,13 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
     else:
         yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
         yield from _inspect_levels(config)
-    yield from _inspect("data.val_files", config.val_files or [], config, 0)
+    for name, files in config.validation_sets.items():
+        yield from _inspect(f"data.val_sets.{name}" if name else "data.val_files", files, config, 0)
 
 
 def describe_files(config: DataConfig) -> Iterator[str]:
     """A line for each file: the columns that it is read by; files that cannot be read are left to ``inspect_files``."""
-    files = [*config.train_files, *(config.val_files or [])]
+    files = [*config.train_files, *(file for files in config.validation_sets.values() for file in files)]
     for file in dict.fromkeys(files):
         try:
             words = _read_by(file, config)

@@ -1,23 +1,24 @@
-"""Batches of prompts: for training in a seeded order without end, for validation once through the files."""
+"""Problems become tokenised prompts, and those of training batches, in a seeded order without end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cfpo_hybrid.errors import DataError, ModelError
+from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.models import load_hf_config, model_shape
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.config.model import whole_model
+from trainer.data.chat import RENDER_ERRORS, ChatTemplate, prompt_warnings, refused_chat, template_source
 from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
-    VALIDATION,
     EpochByEpoch,
     PromptOrder,
     Widening,
@@ -25,7 +26,8 @@ from trainer.data.order import (
     stable_hash,
 )
 from trainer.data.records import Message, Record, read_records
-from workers.config import ModelConfig
+from workers.config import ModelConfig, RolloutConfig
+from workers.tokenizer import DEFAULT_TEMPLATE, check_vocabulary, open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,15 +45,20 @@ class PromptSet:
     Args:
         records: one a prompt.
         tokens: the token ids of each prompt.
-        overlong: how many prompts were too long and have been left out, or cut.
+        too_long: the records whose prompts were too long and have been left out, or cut.
     """
 
     records: list[Record]
     tokens: list[list[int]]
-    overlong: int
+    too_long: list[Record]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def overlong(self) -> int:
+        """How many prompts were too long."""
+        return len(self.too_long)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -85,21 +92,24 @@ class PromptSet:
         )
 
 
-def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a Hugging Face id or folder.
+def run_tokenizer(model: ModelConfig, data: DataConfig, rollout: RolloutConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model whose files are whole; warns of what is probably not meant with it.
+
+    Args:
+        model: fetched, where it is an id.
+        data: how prompts are made.
+        rollout: where responses stop.
 
     Raises:
-        ModelError: there is none, or it cannot be loaded.
+        UserError: the model's files cannot be used, or its tokenizer cannot be loaded, or cannot make prompts.
     """
-    from transformers import AutoTokenizer  # seconds to import; the configuration check does without
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
+    folder = whole_model(model)
+    tokenizer = open_tokenizer(model)
+    check_vocabulary(tokenizer.get_vocab(), model_shape(load_hf_config(str(folder))).vocab_size, folder)
+    if not model.trust_remote_code:
+        for warning in prompt_warnings(folder, data, rollout.stop):
+            logger.warning("%s", warning)
+    return tokenizer
 
 
 def encode_chats(
@@ -113,22 +123,23 @@ def encode_chats(
         config: of the chat template.
 
     Raises:
-        DataError: no chat template, or one that refuses the chat.
+        DataError: no chat template, or one that refuses the chat or lacks an argument that is set.
     """
-    from jinja2 import TemplateError
-
-    template = _template(config)
-    if template is None and not tokenizer.chat_template:
-        raise DataError(
-            f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
-            "e.g. one with the line {{ messages[-1].content }}"
-        )
+    chat_templates = tokenizer.chat_template or {}
+    source = template_source(
+        config,
+        chat_templates if isinstance(chat_templates, dict) else {DEFAULT_TEMPLATE: chat_templates},
+        tokenizer=tokenizer.name_or_path,
+        adds_bos=_adds_bos(tokenizer),
+    )
+    ChatTemplate(source, config, tokenizer.special_tokens_map)  # refuses arguments that do nothing
+    told = config.chat_template_kwargs
     try:
         texts = tokenizer.apply_chat_template(
-            list(chats), chat_template=template, add_generation_prompt=True, tokenize=False
+            list(chats), chat_template=source, add_generation_prompt=True, tokenize=False, **told
         )
-    except TemplateError as error:
-        raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
+    except RENDER_ERRORS as error:
+        raise refused_chat(config, error) from error
     longest = longest_text(tokenizer, config.max_prompt_length)
     ends = [str(text)[-longest:] for text in texts]
     return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
@@ -145,11 +156,22 @@ def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
 
 
 def load_prompts(
-    files: Sequence[str], config: DataConfig, tokenizer: "PreTrainedTokenizerBase", limit: int | None = None
+    files: Sequence[str],
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    limit: int | None = None,
+    left_out: str = "were left out",
 ) -> PromptSet:
-    """Reads, encodes, and filters or cuts; over-long prompts are counted and logged.
+    """Reads, encodes, and filters or cuts; over-long prompts are kept apart and logged.
 
     Cutting keeps a prompt's last tokens, so that it still ends where the assistant begins.
+
+    Args:
+        files: of problems, joined.
+        config: columns, chat and lengths.
+        tokenizer: of the model.
+        limit: only the first so many problems.
+        left_out: what a user is told of prompts that are filtered.
 
     Raises:
         DataError: files that cannot be used, or no prompt short enough.
@@ -158,21 +180,21 @@ def load_prompts(
     tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
-    overlong = fits.count(False)
-    if overlong and config.overlong == "cut":
+    too_long = [record for record, short in zip(records, fits, strict=True) if not short]
+    if config.overlong == "cut":
         tokens = [ids[-longest:] for ids in tokens]
-    elif overlong:
+    else:
         records = [record for record, short in zip(records, fits, strict=True) if short]
         tokens = [ids for ids in tokens if len(ids) <= longest]
-    if overlong:
-        done = "cut" if config.overlong == "cut" else "left out"
-        logger.warning("%d of %d prompts are over %d tokens and were %s", overlong, len(fits), longest, done)
+    if too_long:
+        done = "were cut" if config.overlong == "cut" else left_out
+        logger.warning("%d of %d prompts are over %d tokens and %s", len(too_long), len(fits), longest, done)
     if not records:
         raise DataError(
-            f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
+            f"all {len(too_long)} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
             "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
-    return PromptSet(records, tokens, overlong)
+    return PromptSet(records, tokens, too_long)
 
 
 class TrainPrompts:
@@ -231,55 +253,6 @@ def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptO
     return Widening(levels, seed, data.curriculum_steps * data.train_batch_size)
 
 
-class ValidationPrompts:
-    """Validation prompts: every problem once through, in the order of the files.
-
-    Group ids number the problems over all batches; seeds do not depend on the step, so that validations of one run
-    differ by their policy alone.
-
-    Args:
-        config: files, columns and lengths.
-        tokenizer: of the model.
-        samples: responses a problem.
-        seed: of their sampling.
-
-    Raises:
-        DataError: files that cannot be used.
-    """
-
-    def __init__(
-        self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, samples: int = 1, seed: int = 0
-    ) -> None:
-        self.prompts = load_prompts(config.val_files or [], config, tokenizer, config.val_limit)
-        self.samples = samples
-        self._batch_size, self._seed = config.val_batch_size or len(self.prompts), seed
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def batches(self) -> Iterator[DataProto]:
-        """All problems, ``val_batch_size`` at a time, each ``samples`` times in succession."""
-        for start in range(0, len(self.prompts), self._batch_size):
-            chosen = np.arange(start, min(start + self._batch_size, len(self.prompts)))
-            seeds = stable_hash(VALIDATION, self._seed, chosen[:, None], np.arange(self.samples))
-            yield self.prompts.batch(chosen, chosen, seeds)
-
-
-def load_validation(config: Config, tokenizer: "PreTrainedTokenizerBase") -> ValidationPrompts | None:
-    """The validation prompts of a run; None when it has no validation files."""
-    if not config.data.val_files:
-        return None
-    return ValidationPrompts(config.data, tokenizer, samples=config.trainer.val_samples, seed=config.trainer.seed)
-
-
-def _template(config: DataConfig) -> str | None:
-    if config.chat_template is None:
-        return None
-    try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.chat_template={config.chat_template} cannot be read: {error}") from error
-
-
-def _with_system(config: DataConfig) -> str:
-    return " with a system message (data.system_prompt)" if config.system_prompt else ""
+def _adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]  # pyright: ignore[reportIndexIssue]

@@ -1,6 +1,6 @@
 """Plots of a run as PNG: reward, accuracy, clip fraction, entropy, KL, response length, time by stage, heat maps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import DataError
-from trainer.figures.drawing import COLORS, INK, panel_grid, save_png, show_percent, style_axes
+from trainer.figures.drawing import COLORS, INK, line_look, panel_grid, save_png, show_percent, style_axes
 from trainer.figures.heat_maps import draw_heat_maps
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import stage_seconds, stage_totals
+from trainer.run.validation_names import results_by_set
 
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
@@ -46,9 +47,8 @@ CLIP_FRACTIONS = {
     "actor/clip_fraction_positive": "advantage > 0",
     "actor/clip_fraction_negative": "advantage < 0",
 }
-CURVE_PLOTS = (
-    CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True),
-    CurvePlot("val_accuracy", "Validation accuracy", "accuracy", {"val/accuracy": "accuracy"}, percent=True),
+REWARD_PLOT = CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True)
+ACTOR_PLOTS = (
     CurvePlot(
         "clip_fraction", "Clip fraction (as PPO would count it)", "share of tokens", CLIP_FRACTIONS, percent=True
     ),
@@ -98,7 +98,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
 def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes], None]]:
     draws: dict[str, Callable[[Axes], None]] = {}
-    for plot in CURVE_PLOTS:
+    for plot in (REWARD_PLOT, *_validation_plots(metrics), *ACTOR_PLOTS):
         if any(_points(lines, metric)[0] for metric in plot.curves for lines in (metrics, updates)):
             draws[plot.name] = lambda axes, plot=plot: draw_curves(axes, plot, metrics, updates)
     if stage_totals(metrics):
@@ -106,24 +106,34 @@ def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes
     return draws
 
 
+def _validation_plots(metrics: Lines) -> Iterator[CurvePlot]:
+    """Accuracy, or the reward where it is no verdict: of all problems, and a line for each set."""
+    validated = results_by_set(name for line in metrics for name in line)
+    for figure, percent in (("accuracy", True), ("reward", False)):
+        curves = {metric: name or "all problems" for name, metric in validated.items() if metric.endswith(figure)}
+        if curves:
+            yield CurvePlot(f"val_{figure}", f"Validation {figure}", figure, curves, percent=percent)
+
+
 def draw_curves(axes: Axes, plot: CurvePlot, metrics: Lines, updates: Lines) -> None:
     """Draws a plot: each metric as ``metrics.jsonl`` has it, or else the mean over the updates of a step.
 
     Around the first metric a band shows the range of a step's updates, where there are several.
     """
-    for index, ((metric, label), color) in enumerate(zip(plot.curves.items(), COLORS, strict=False)):
+    for index, (metric, label) in enumerate(plot.curves.items()):
+        look = line_look(index)
         within = _by_step(updates, metric)
         steps, values = _points(metrics, metric)
         if not steps:
             steps, values = list(within), [sum(numbers) / len(numbers) for numbers in within.values()]
         if index == 0 and any(len(numbers) > 1 for numbers in within.values()):
             low, high = [min(numbers) for numbers in within.values()], [max(numbers) for numbers in within.values()]
-            axes.fill_between(list(within), low, high, color=color, alpha=0.15, linewidth=0, label=_RANGE_LABEL)
+            axes.fill_between(list(within), low, high, color=look["color"], alpha=0.15, linewidth=0, label=_RANGE_LABEL)
         if plot.smooth and len(values) >= 40:
-            axes.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
+            axes.plot(steps, values, alpha=0.3, linewidth=0.9, **look)
             values = _running_mean(values, radius=len(values) // 40)
         marker = "o" if len(steps) <= 30 else None
-        axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=3.5, label=label)
+        axes.plot(steps, values, linewidth=1.8, marker=marker, markersize=3.5, label=label, **look)
     _finish_axes(axes, plot.title, plot.unit)
     if plot.percent:
         show_percent(axes)

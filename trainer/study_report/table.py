@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.run.reward_course import RewardCourse
+from trainer.run.validation_names import results_by_set
 from trainer.study.study import Cell, Study, StudyRun, cells_of, short_name, value_label
 from trainer.study_report.statistics import Interval
 
-VALIDATION = "val/accuracy"
-QUANTITIES = ("final_reward", "best_reward", "final_validation", "best_validation")
+ENDS = ("final", "best")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutcome:
     """What a run came to; None for what was not measured.
 
-    Example: {"final_reward": 0.4, "best_reward": 0.82, "final_validation": None, ...}, collapsed since step 24.
+    Example: {"final_reward": 0.4, "best_reward": 0.82, "final_validation": None, ...}, collapsed since step 24. Named
+    validation sets have "final_validation_NAME" and "best_validation_NAME".
     """
 
     seed: int
@@ -29,20 +30,24 @@ class RunOutcome:
     """Whether there are too few steps to tell a collapse from noise."""
 
     @classmethod
-    def of(cls, run: StudyRun) -> "RunOutcome":
-        """The outcome of a run with at least one record, as far as it has got."""
+    def of(cls, run: StudyRun, validations: Mapping[str, str]) -> "RunOutcome":
+        """The outcome of a run with at least one record, as far as it has got.
+
+        Args:
+            run: which run.
+            validations: the metric of each validation quantity, e.g. ``{"validation": "val/accuracy"}``.
+        """
         course = RewardCourse(run.records.values())
         fall = course.collapse()
-        validations = list(run.values(VALIDATION).values())
+        values = {"final_reward": course.final, "best_reward": course.best}
+        for name, metric in validations.items():
+            measured = list(run.values(metric).values())
+            values[f"final_{name}"] = measured[-1] if measured else None
+            values[f"best_{name}"] = max(measured, default=None)
         return cls(
             seed=run.seed,
             finished=run.finished,
-            values={
-                "final_reward": course.final,
-                "best_reward": course.best,
-                "final_validation": validations[-1] if validations else None,
-                "best_validation": max(validations, default=None),
-            },
+            values=values,
             collapse=None if fall is None else fall.step,
             too_short=course.too_short,
         )
@@ -88,10 +93,12 @@ class StudyTable:
 
     Args:
         rows: one a cell.
+        quantities: names of what is in ``RunOutcome.values``, in the order of the columns.
         baseline: label of the series that differences are taken to; None without one.
     """
 
     rows: Sequence[TableRow]
+    quantities: Sequence[str]
     baseline: str | None
 
     @classmethod
@@ -103,27 +110,30 @@ class StudyTable:
             series: the axis whose first value is the baseline; None when there is no axis.
         """
         first = {} if series is None else {series: study.axes[series][0]}
+        measured = results_by_set(study.metrics) or {"": ""}
+        validations = {f"validation_{name}" if name else "validation": metric for name, metric in measured.items()}
+        quantities = [f"{end}_{name}" for name in ("reward", *validations) for end in ENDS]
         rows = []
         for cell in cells_of(study.axes):
-            outcomes, reference_cell = _outcomes(study, cell), cell | first
-            reference = [] if cell == reference_cell else _outcomes(study, reference_cell)
+            outcomes, reference_cell = _outcomes(study, cell, validations), cell | first
+            reference = [] if cell == reference_cell else _outcomes(study, reference_cell, validations)
             rows.append(
                 TableRow(
                     cell=cell,
                     planned=len(study.runs_of(cell)),
                     outcomes=outcomes,
-                    intervals={name: _interval(outcomes, name) for name in QUANTITIES},
+                    intervals={name: _interval(outcomes, name) for name in quantities},
                     difference=_paired_difference(outcomes, reference),
                 )
             )
         baseline = None if series is None else value_label(series, study.axes[series][0])
-        return cls(rows=rows, baseline=baseline)
+        return cls(rows=rows, quantities=quantities, baseline=baseline)
 
     @property
     def header(self) -> list[str]:
         """Of the columns for people."""
         axes = [short_name(key) for key in self.rows[0].cell]
-        titles = [*axes, "runs", *(name.replace("_", " ") for name in QUANTITIES), "collapsed"]
+        titles = [*axes, "runs", *(_title(name) for name in self.quantities), "collapsed"]
         return titles if self.baseline is None else [*titles, f"final reward less {self.baseline}'s"]
 
     def texts(self) -> list[list[str]]:
@@ -134,12 +144,11 @@ class StudyTable:
         """The numbers: means and both ends of each interval, empty where unknown."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        bounds = [f"{name}_{part}" for name in (*QUANTITIES, "difference") for part in ("mean", "low", "high")]
-        writer.writerow(
-            [*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps", "too_short_to_say"]
-        )
+        bounds = [f"{name}_{part}" for name in (*self.quantities, "difference") for part in ("mean", "low", "high")]
+        collapse_titles = ["collapsed", "collapse_steps", "too_short_to_say"]
+        writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, *collapse_titles])
         for row in self.rows:
-            intervals = [*(row.intervals[name] for name in QUANTITIES), row.difference]
+            intervals = [*(row.intervals[name] for name in self.quantities), row.difference]
             numbers = [number for interval in intervals for number in _numbers(interval)]
             collapses = [len(row.collapses), " ".join(map(str, row.collapses)), row.too_short]
             writer.writerow([*row.cell.values(), len(row.outcomes), row.unfinished, *numbers, *collapses])
@@ -149,12 +158,17 @@ class StudyTable:
         axes = [value_label(key, value).removeprefix(f"{short_name(key)} ") for key, value in row.cell.items()]
         unfinished = f", {row.unfinished} unfinished" if row.unfinished else ""
         runs = f"{len(row.outcomes)} of {row.planned}{unfinished}"
-        texts = [*axes, runs, *(_text(row.intervals[name]) for name in QUANTITIES), _collapses(row)]
+        texts = [*axes, runs, *(_text(row.intervals[name]) for name in self.quantities), _collapses(row)]
         return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
 
 
-def _outcomes(study: Study, cell: Cell) -> list[RunOutcome]:
-    return [RunOutcome.of(run) for run in study.runs_of(cell) if run.records]
+def _title(quantity: str) -> str:
+    """``final validation``, and of a set ``final validation math500``, whose name stays as it is."""
+    return quantity.replace("_", " ", 2)
+
+
+def _outcomes(study: Study, cell: Cell, validations: Mapping[str, str]) -> list[RunOutcome]:
+    return [RunOutcome.of(run, validations) for run in study.runs_of(cell) if run.records]
 
 
 def _collapses(row: TableRow) -> str:

@@ -1,13 +1,12 @@
 """The reward worker, step 3 of the way of a batch: turns response tokens into text and text into rewards."""
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ModelConfig, RewardConfig
 from workers.reward.scorers import Response, RewardSum
+from workers.tokenizer import open_tokenizer
 
 
 class RewardWorker:
@@ -25,7 +24,7 @@ class RewardWorker:
 
     def __init__(self, context: WorkerContext, model: ModelConfig, reward: RewardConfig) -> None:
         self.context = context
-        self._tokenizer = _load_tokenizer(model)
+        self._tokenizer = open_tokenizer(model)
         self._config = reward
         self._rewards = RewardSum(reward)
 
@@ -41,8 +40,8 @@ class RewardWorker:
             ``rewards`` [batch] float32, NaN where no reward has an opinion, and where the reward is a verdict ``verdicts``
             [batch] float32, 1 for right. The metadata have ``counts`` of responses (``reward/timeouts``,
             ``reward/failures``, of math ``reward/unboxed`` and ``reward/left_to_math_verify``, of functions
-            ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and ``failures`` of functions as
-            [calls, failed calls, the first failure].
+            ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and of functions ``failures``
+            as [calls, failed calls, the first failure] and ``clipped`` as [calls, rewards beyond bounds, the first].
         """
         extras = batch["extra"] if "extra" in batch else [{}] * len(batch)
         marked = self._texts(batch, special_tokens=True) if self._config.special_tokens else [None] * len(batch)
@@ -59,7 +58,8 @@ class RewardWorker:
             columns["verdicts"] = torch.where(firsts.isnan(), firsts, (firsts >= self._config.right_from).float())
         means = {name: list(pair) for name, pair in scored.means.items()}
         failures = {label: list(found) for label, found in scored.failures.items()}
-        meta = {"counts": dict(scored.counts), "means": means, "failures": failures}
+        clipped = {label: list(found) for label, found in scored.clipped.items()}
+        meta = {"counts": dict(scored.counts), "means": means, "failures": failures, "clipped": clipped}
         return DataProto(columns, meta=meta)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")
@@ -77,18 +77,3 @@ class RewardWorker:
         real = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         # The tokenizer below transformers' own: twice as fast, and it leaves the spaces as they are.
         return self._tokenizer.backend_tokenizer.decode_batch(real, skip_special_tokens=not special_tokens)
-
-
-def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path is '{model.path}', but its tokenizer cannot be loaded: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(
-            f"model.path is '{model.path}', whose tokenizer is a {type(tokenizer).__name__}; a fast one is needed "
-            f"(tokenizer.json beside the weights)"
-        )
-    return tokenizer

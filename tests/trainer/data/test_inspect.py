@@ -63,3 +63,11 @@ def test_a_curriculum_without_levels(tmp_path):
 
 def test_no_training_file(tmp_path):
     assert messages(DataConfig(train_files=[])) == ["data.train_files is empty; name at least one file to train on"]
+
+
+def test_the_files_of_every_validation_set_are_inspected(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", numbered_rows(3))
+    sets = {"math": [train], "gone": [str(tmp_path / "gone.jsonl"), train], "off": []}
+    (problem,) = inspect_files(DataConfig(train_files=[train], train_batch_size=1, val_sets=sets))
+    assert problem.keys == ("data.val_sets.gone",)
+    assert problem.message.startswith("data.val_sets.gone: data file")

@@ -7,10 +7,10 @@ from data_world import char_tokenizer, numbered_rows, run_config, text_of, write
 from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import DataError, ModelError
-from cfpo_hybrid.protocol import DataProto
 from trainer.config import DataConfig
-from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, load_validation
 from workers.config import ModelConfig
+from workers.tokenizer import open_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +22,9 @@ def tokenizer():
 def data(tmp_path):
     return DataConfig(
         train_files=[write_rows(tmp_path / "train.jsonl", numbered_rows(12))],
-        val_files=[write_rows(tmp_path / "val.jsonl", numbered_rows(5))],
         train_batch_size=4,
         max_prompt_length=20,
     )
-
-
-def validation_of(config, tokenizer):
-    validation = load_validation(config, tokenizer)
-    assert validation is not None
-    return validation
 
 
 def prompt_texts(tokenizer, batch):
@@ -174,7 +167,8 @@ def test_examples_come_before_each_problem(tokenizer, data):
     batch = TrainPrompts(run_config(data), tokenizer).draw(0, 4, step=0)
     assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
     assert batch["problem"][0] == "p0"
-    validation = validation_of(run_config(data), tokenizer)
+    validation = load_validation(run_config(replace(data, val_files=data.train_files)), tokenizer)
+    assert validation is not None
     assert prompt_texts(tokenizer, next(iter(validation.batches())))[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
     with pytest.raises(
         DataError, match=r"max_prompt_length=20 tokens \(chat template, system prompt and examples included"
@@ -189,24 +183,6 @@ def test_too_few_prompts(tokenizer, data):
         TrainPrompts(run_config(replace(data, train_batch_size=11, max_prompt_length=7)), tokenizer)
     with pytest.raises(DataError, match=r"all 12 prompts of .*train\.jsonl are over data\.max_prompt_length=3"):
         TrainPrompts(run_config(replace(data, max_prompt_length=3)), tokenizer)
-
-
-def test_validation_goes_once_through_the_file_in_order(tokenizer, data):
-    validation = validation_of(run_config(replace(data, val_batch_size=2), val_samples=3), tokenizer)
-    batches = list(validation.batches())
-    assert len(validation) == 5 and [len(batch) for batch in batches] == [6, 6, 3]
-    whole = DataProto.concat(batches)
-    assert list(whole["problem"]) == [f"p{n}" for n in range(5) for _ in range(3)]
-    assert whole["group_ids"].tolist() == [n for n in range(5) for _ in range(3)]
-    assert whole["sample_ids"].tolist() == [0, 1, 2] * 5
-    assert len(whole["seeds"].unique()) == 15
-    (at_once,) = validation_of(run_config(data, val_samples=3), tokenizer).batches()
-    assert at_once["seeds"].tolist() == whole["seeds"].tolist()  # however it is cut into batches
-
-
-def test_validation_may_be_limited_or_absent(tokenizer, data):
-    assert len(validation_of(run_config(replace(data, val_limit=2)), tokenizer)) == 2
-    assert load_validation(run_config(replace(data, val_files=None)), tokenizer) is None
 
 
 def test_a_tokenizer_is_saved_and_opened(tokenizer, tmp_path):

@@ -145,7 +145,21 @@ BROKEN = {
         ["does not hold one sequence of 96 tokens, which takes 196608 bytes", "set it to some 6291456"],
     ),
     "decoding room": (["rollout.max_num_batched_tokens=8"], ["less than rollout.max_num_seqs=256"]),
-    "validation files": (["trainer.val_every=5"], ["data.val_files names no problems"]),
+    "validation files": (["trainer.val_every=5"], ["data.val_files names no problems and data.val_sets has no set"]),
+    "a set and no set": (
+        ["data.val_files=${data.train_files[0]}", "data.val_sets.math=${data.train_files[0]}"],
+        ["data.val_sets with math are both given", "set data.val_files=null"],
+    ),
+    "name of a set": (
+        ["data.val_sets={math 500: '${data.train_files[0]}'}"],
+        ["has the name 'math 500'", "letters, digits, - and _"],
+    ),
+    "set named as a metric": (
+        ["data.val_sets.accuracy=${data.train_files[0]}"],
+        ["val/accuracy is a metric of every validation"],
+    ),
+    "files of a set": (["data.val_sets.math=nowhere.jsonl"], ["data.val_sets.math: data file 'nowhere.jsonl'"]),
+    "type of a set": (["data.val_sets.math={a: b}"], ["data.val_sets.math={'a': 'b'} is not a list of texts"]),
     "validation samples": (["trainer.val_samples=4"], ["would all be equal", "trainer.val_temperature above 0"]),
     "advantage": (["algorithm.advantage=grpo_nostd"], ["did you mean 'grpo_no_std'"]),
     "aggregation": (["algorithm.loss_aggregation=token-mean"], ["did you mean 'token_mean'", "seq_mean_token_sum"]),

@@ -95,7 +95,7 @@ class TrainingLoop:
             texts = self.session.graders.run(RewardWorker.decode, report.batch)
             self.run.write_generations(step, generation_rows(report.batch, texts))
         metrics = step_metrics(report, self.session.take_reshards(), self.session.timer.collect()) | validation
-        trips = [*report.trips, *self.watch.look(metrics)]
+        trips = [*report.trips, *self.watch.look({"step": step, **metrics})]
         left_out = self.session.plan.optimizer_steps - len(report.updates)
         self._log(step, metrics | trip_metrics(trips, left_out))
         self._tell(step, trips)

@@ -305,6 +305,10 @@ class WatchConfig:
     """Rollout steps in a row in which no response earns a reward above 0."""
     zero_reward_streak_action: str = "stop"
     """"warn" or "stop"."""
+    collapse: bool = False
+    """Whether the mean reward is watched for a collapse: half of its gain lost, beyond noise (docs/stability.md)."""
+    collapse_action: str = "warn"
+    """"warn" or "stop"."""
     window: int = 10
     """Rollout steps that entropy_slope and length_drift look back on."""
     saved_batches: int = 8

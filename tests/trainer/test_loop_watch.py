@@ -189,6 +189,19 @@ def test_a_limit_over_steps_stops_too(tmp_path, monkeypatch):
     assert "no response has earned a reward above 0 for 2 rollout steps" in log.notes[-1]
 
 
+def test_a_collapse_stops_where_that_is_declared(tmp_path, monkeypatch):
+    def metrics(report, reshards, seconds):
+        reward = 0.2 if report.step < 8 else 0.8 if report.step < 20 else 0.1
+        return {"reward/mean": reward, "reward/std": 0.4, "reward/stderr": 0.03}
+
+    monkeypatch.setattr(loop, "step_metrics", metrics)
+    log, run = run_loop(tmp_path, monkeypatch, [()] * 40, collapse=True, collapse_action="stop")
+    last = log.lines[-1]["step"]
+    assert 20 < last < 30
+    assert files(run.checkpoints) == [f"step_{last:06d}"]
+    assert f"over steps {last - 4} to {last}, 0.8 over steps " in log.notes[-1]
+
+
 def test_a_resume_drops_the_batches_of_steps_to_come(tmp_path, monkeypatch):
     _, run = run_loop(tmp_path, monkeypatch, [("warn",)] * 4)
     run.start(run.config(), resumed_step=2)

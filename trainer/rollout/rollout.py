@@ -181,7 +181,8 @@ def _sampling_metrics(everything: DataProto, rounds: int, drawn: int) -> dict[st
         "sampling/prompts_drawn": float(drawn),
         "sampling/groups_without_signal": found["reward/groups_without_signal"],
     }
-    return metrics | ({"sampling/reward_mean": found["reward/mean"]} if "reward/mean" in found else {})
+    rewards = {f"sampling/reward_{name}": found.get(f"reward/{name}") for name in ("mean", "std", "stderr")}
+    return metrics | {name: value for name, value in rewards.items() if value is not None}
 
 
 def _deal(sizes: Tensor, parts: int) -> Tensor:

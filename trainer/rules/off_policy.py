@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from cfpo_hybrid.algorithms.policy_loss import POLICY_LOSSES
 from trainer.config import Config
 from trainer.config.problem import Problem, count, with_section
+from trainer.run.reward_course import SHORTEST
 
 OLD = "algorithm.old_log_probs"
 CORRECTION = "algorithm.rollout_correction"
@@ -95,6 +96,12 @@ def long_enough(config: Config) -> Iterator[Problem]:
                 f"watch.{name}={limit:g} looks back on {count(steps, 'rollout step')}, but trainer.total_steps={total}, so it "
                 f"could never be crossed; lower {key}, or leave watch.{name} out",
             )
+    if watch.collapse and SHORTEST > total > 0:
+        yield Problem(
+            ("watch.collapse", "trainer.total_steps"),
+            f"watch.collapse needs {SHORTEST} rollout steps to tell a collapse from noise, but trainer.total_steps={total}; "
+            f"raise it, or leave watch.collapse out",
+        )
 
 
 RULES = (full_softmax, rollout_correction, weight_lag, noise, passes_to_stop, long_enough)

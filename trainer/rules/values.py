@@ -144,6 +144,7 @@ NAMES: dict[str, Iterable[str]] = {
     "watch.entropy_slope_action": STEP_ACTIONS,
     "watch.length_drift_action": STEP_ACTIONS,
     "watch.zero_reward_streak_action": STEP_ACTIONS,
+    "watch.collapse_action": STEP_ACTIONS,
 }
 """Names that a setting may have. The policy loss is checked while its knobs are filled in."""
 

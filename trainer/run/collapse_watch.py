@@ -1,4 +1,4 @@
-"""The watch over rollout steps: entropy that falls, lengths that drift, rewards that stay away."""
+"""The watch over rollout steps: entropy that falls, lengths that drift, rewards that stay away or are lost again."""
 
 import math
 import statistics
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from trainer.config.problem import count
+from trainer.run.reward_course import RewardCourse
 from workers.config import WatchConfig
 from workers.messages import Trip
 
@@ -24,12 +25,18 @@ class CollapseWatch:
     def __init__(self, limits: WatchConfig, history: Iterable[Mapping[str, Any]] = ()) -> None:
         self._limits = limits
         longest = max(2 * limits.window, limits.zero_reward_streak or 0)
-        self._lines: deque[Mapping[str, Any]] = deque((line for line in history if LENGTH in line), maxlen=longest)
+        before = [line for line in history if LENGTH in line]
+        self._lines: deque[Mapping[str, Any]] = deque(before, maxlen=longest)
+        self._course: list[Mapping[str, Any]] = before if limits.collapse else []
 
     def look(self, metrics: Mapping[str, float]) -> list[Trip]:
-        """The limits that the run has crossed with the step of these metrics."""
+        """The limits that the run has crossed with the step of these metrics.
+
+        Args:
+            metrics: with ``step``, as a line of ``metrics.jsonl`` has it.
+        """
         self._lines.append(metrics)
-        return [*self._entropy(), *self._length(), *self._rewards()]
+        return [*self._entropy(), *self._length(), *self._no_reward(), *self._collapse(metrics)]
 
     def _entropy(self) -> Iterator[Trip]:
         limit, window = self._limits.entropy_slope, self._limits.window
@@ -54,7 +61,7 @@ class CollapseWatch:
             )
             yield Trip(limit="watch.length_drift", finding=finding, action=self._limits.length_drift_action)
 
-    def _rewards(self) -> Iterator[Trip]:
+    def _no_reward(self) -> Iterator[Trip]:
         streak = self._limits.zero_reward_streak
         if streak is None:
             return
@@ -63,6 +70,14 @@ class CollapseWatch:
             finding = f"no response has earned a reward above 0 for {count(streak, 'rollout step')}"
             action = self._limits.zero_reward_streak_action
             yield Trip(limit="watch.zero_reward_streak", finding=finding, action=action)
+
+    def _collapse(self, metrics: Mapping[str, float]) -> Iterator[Trip]:
+        if not self._limits.collapse:
+            return
+        self._course.append(metrics)
+        fall = RewardCourse(self._course).look()
+        if fall is not None:
+            yield Trip(limit="watch.collapse", finding=str(fall), action=self._limits.collapse_action)
 
     def _last(self, name: str, count: int) -> list[float]:
         """The newest values of a metric; a step without one, or whose value was not finite, is passed over."""

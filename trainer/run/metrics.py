@@ -134,8 +134,9 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, verdicts: Tensor | None =
 
     Returns:
         ``reward/mean``, ``reward/std`` (of the batch as a whole, dividing by its size), ``reward/min``, ``reward/max``,
-        and the shares of groups ``reward/groups_without_signal`` and, of verdicts, ``reward/groups_all_right`` and
-        ``reward/groups_all_wrong``. Where there is no reward at all, only the first of these shares.
+        where two groups or more have a reward ``reward/stderr`` (of the mean), and the shares of groups
+        ``reward/groups_without_signal`` and, of verdicts, ``reward/groups_all_right`` and ``reward/groups_all_wrong``.
+        Where there is no reward at all, only the first of these shares.
     """
     if rewards.numel() == 0:
         return {}
@@ -151,6 +152,9 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, verdicts: Tensor | None =
         "reward/max": known.max().item(),
         **metrics,
     }
+    stderr = _clustered_stderr(rewards, group_ids)
+    if stderr is not None:
+        metrics["reward/stderr"] = stderr
     if verdicts is not None:
         lowest, highest, _ = group_extremes(verdicts, group_ids)
         judged = torch.isfinite(lowest)
@@ -159,6 +163,28 @@ def reward_metrics(rewards: Tensor, group_ids: Tensor, verdicts: Tensor | None =
             "reward/groups_all_wrong": _share((highest <= 0) & judged),
         }
     return metrics
+
+
+def _clustered_stderr(rewards: Tensor, group_ids: Tensor) -> float | None:
+    """Standard error of the mean reward where groups are independent and rewards within a group are not.
+
+    With S the sum and n the number of a group's rewards, N that of all, m the mean and G the number of groups:
+    sqrt(G / (G - 1) sum (S - m n)^2) / N. For groups of equal size that is the standard deviation of the group means
+    over sqrt(G). NaN counts as no reward.
+
+    Returns:
+        None with fewer than two groups.
+    """
+    groups, row_to_group = torch.unique(group_ids, return_inverse=True)
+    known = ~rewards.isnan()
+    values, index = rewards[known].double(), row_to_group[known]
+    zeros = torch.zeros(groups.numel(), dtype=torch.float64)
+    # Deviations are summed, so that equal rewards have an error of exactly 0.
+    deviations = zeros.scatter_add(0, index, values - values.mean())
+    count = int(zeros.scatter_add(0, index, torch.ones_like(values)).count_nonzero())
+    if count < 2:
+        return None
+    return math.sqrt(count / (count - 1) * float(deviations.square().sum())) / values.numel()
 
 
 def group_extremes(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,10 @@ from trainer.config.losses import distinct, loss_of_section
 from trainer.figures.drawing import draw_table
 from trainer.figures.objective import CAPTION, draw_objective
 from trainer.run.files import write_atomically
+from trainer.run.reward_course import RULE, WINDOW
 from trainer.study.study import Study, read_study, short_name
 from trainer.study_report.figures import Arrangement, StudyFigures
-from trainer.study_report.statistics import COLLAPSE, Band, CurveSettings
+from trainer.study_report.statistics import Band, CurveSettings
 from trainer.study_report.table import StudyTable
 
 OBJECTIVE_FILE = "objective.png"
@@ -137,11 +138,11 @@ def _notes(table: StudyTable) -> list[str]:
     )
     return [
         "A number is the mean over seeds; behind ± is half the width of its 95 % confidence interval by Student's t, "
-        f"which a single seed does not have. Rewards are training rewards, averaged over {COLLAPSE.window} rollout "
+        f"which a single seed does not have. Rewards are training rewards, averaged over {WINDOW} rollout "
         "steps up to the last one (final), or up to the one where that average is largest (best). Validation is the "
         "accuracy measured last, and the best one; where the reward is no verdict, it is the mean reward."
         f"{paired} Unfinished runs count as far as they have got.",
-        str(COLLAPSE),
+        RULE,
     ]
 
 

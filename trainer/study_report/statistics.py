@@ -1,4 +1,4 @@
-"""Numbers over seeds and over steps: intervals by Student's t, curves with bands, and when a run has collapsed."""
+"""Numbers over seeds and over steps: intervals by Student's t, and curves with bands."""
 
 import math
 import statistics
@@ -122,50 +122,3 @@ def seed_curve(runs: Sequence[StudyRun], metric: str, settings: CurveSettings) -
         return None
     x, mean, low, high, complete = (list(column) for column in zip(*points, strict=True))
     return SeedCurve(x=x, mean=mean, low=low, high=high, complete=complete)
-
-
-def trailing_means(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and those before it, at most ``window`` of them."""
-    return [statistics.fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollapseRule:
-    """When a run counts as collapsed, by its training reward alone.
-
-    With R the mean reward of the last ``window`` rollout steps and B the largest R so far, a run has collapsed at the
-    first step from which on, to its last step, R stays below both (R_first + B) / 2, which is half of what was gained,
-    and B less a quarter of abs(B). A run that recovers has not collapsed.
-    """
-
-    window: int = 5
-    lost_gain: float = 0.5
-    smallest_drop: float = 0.25
-
-    def step(self, rewards: dict[int, float]) -> int | None:
-        """The step of the collapse; None without one.
-
-        Args:
-            rewards: mean training reward by rollout step, in order.
-        """
-        means = trailing_means(list(rewards.values()), self.window)
-        best, collapsed = -math.inf, None
-        for step, mean in zip(rewards, means, strict=True):
-            best = max(best, mean)
-            kept = best - self.lost_gain * (best - means[0])
-            if mean >= min(kept, best - self.smallest_drop * abs(best)):
-                collapsed = None
-            elif collapsed is None:
-                collapsed = step
-        return collapsed
-
-    def __str__(self) -> str:
-        return (
-            f"A run has collapsed at the first rollout step from which on, to its last step, the mean reward of the last "
-            f"{self.window} steps stays below the best such mean so far by {self.lost_gain:.0%} of what had been gained "
-            f"since the first step, and by {self.smallest_drop:.0%} of that best. A run that recovers has not collapsed."
-        )
-
-
-COLLAPSE = CollapseRule()
-"""The rule of every report."""

@@ -5,11 +5,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer.run.reward_course import RewardCourse
 from trainer.run.validation_names import results_by_set
 from trainer.study.study import Cell, Study, StudyRun, cells_of, short_name, value_label
-from trainer.study_report.statistics import COLLAPSE, Interval, trailing_means
+from trainer.study_report.statistics import Interval
 
-REWARD = "reward/mean"
 ENDS = ("final", "best")
 
 
@@ -17,7 +17,7 @@ ENDS = ("final", "best")
 class RunOutcome:
     """What a run came to; None for what was not measured.
 
-    Example: {"final_reward": 0.8, "best_reward": 0.82, "final_validation": None, ...}, collapsed at step 14. Named
+    Example: {"final_reward": 0.4, "best_reward": 0.82, "final_validation": None, ...}, collapsed since step 24. Named
     validation sets have "final_validation_NAME" and "best_validation_NAME".
     """
 
@@ -25,6 +25,9 @@ class RunOutcome:
     finished: bool
     values: Mapping[str, float | None]
     collapse: int | None
+    """The rollout step at which it was found."""
+    too_short: bool
+    """Whether there are too few steps to tell a collapse from noise."""
 
     @classmethod
     def of(cls, run: StudyRun, validations: Mapping[str, str]) -> "RunOutcome":
@@ -34,18 +37,20 @@ class RunOutcome:
             run: which run.
             validations: the metric of each validation quantity, e.g. ``{"validation": "val/accuracy"}``.
         """
-        rewards = run.values(REWARD)
-        smooth = trailing_means(list(rewards.values()), COLLAPSE.window)
-        values = {
-            "final_reward": smooth[-1] if smooth else None,
-            # The first means are of fewer steps: of one alone, luck would be the best reward.
-            "best_reward": max(smooth[min(COLLAPSE.window, len(smooth)) - 1 :], default=None),
-        }
+        course = RewardCourse(run.records.values())
+        fall = course.collapse()
+        values = {"final_reward": course.final, "best_reward": course.best}
         for name, metric in validations.items():
             measured = list(run.values(metric).values())
             values[f"final_{name}"] = measured[-1] if measured else None
             values[f"best_{name}"] = max(measured, default=None)
-        return cls(seed=run.seed, finished=run.finished, values=values, collapse=COLLAPSE.step(rewards))
+        return cls(
+            seed=run.seed,
+            finished=run.finished,
+            values=values,
+            collapse=None if fall is None else fall.step,
+            too_short=course.too_short,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +75,11 @@ class TableRow:
     def collapses(self) -> list[int]:
         """The steps at which runs have collapsed."""
         return [outcome.collapse for outcome in self.outcomes if outcome.collapse is not None]
+
+    @property
+    def too_short(self) -> int:
+        """Runs with too few steps to tell a collapse from noise."""
+        return sum(outcome.too_short for outcome in self.outcomes)
 
     @property
     def unfinished(self) -> int:
@@ -135,11 +145,12 @@ class StudyTable:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         bounds = [f"{name}_{part}" for name in (*self.quantities, "difference") for part in ("mean", "low", "high")]
-        writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, "collapsed", "collapse_steps"])
+        collapse_titles = ["collapsed", "collapse_steps", "too_short_to_say"]
+        writer.writerow([*self.rows[0].cell, "runs", "unfinished", *bounds, *collapse_titles])
         for row in self.rows:
             intervals = [*(row.intervals[name] for name in self.quantities), row.difference]
             numbers = [number for interval in intervals for number in _numbers(interval)]
-            collapses = [len(row.collapses), " ".join(map(str, row.collapses))]
+            collapses = [len(row.collapses), " ".join(map(str, row.collapses)), row.too_short]
             writer.writerow([*row.cell.values(), len(row.outcomes), row.unfinished, *numbers, *collapses])
         return text.getvalue()
 
@@ -147,9 +158,7 @@ class StudyTable:
         axes = [value_label(key, value).removeprefix(f"{short_name(key)} ") for key, value in row.cell.items()]
         unfinished = f", {row.unfinished} unfinished" if row.unfinished else ""
         runs = f"{len(row.outcomes)} of {row.planned}{unfinished}"
-        steps = f" (step {', '.join(map(str, row.collapses))})" if row.collapses else ""
-        collapsed = f"{len(row.collapses)} of {len(row.outcomes)}{steps}" if row.outcomes else "-"
-        texts = [*axes, runs, *(_text(row.intervals[name]) for name in self.quantities), collapsed]
+        texts = [*axes, runs, *(_text(row.intervals[name]) for name in self.quantities), _collapses(row)]
         return texts if self.baseline is None else [*texts, _text(row.difference, signed=True)]
 
 
@@ -160,6 +169,18 @@ def _title(quantity: str) -> str:
 
 def _outcomes(study: Study, cell: Cell, validations: Mapping[str, str]) -> list[RunOutcome]:
     return [RunOutcome.of(run, validations) for run in study.runs_of(cell) if run.records]
+
+
+def _collapses(row: TableRow) -> str:
+    """Such as "1 of 3 (step 24)"; a run that is too short to say counts neither way."""
+    judged = len(row.outcomes) - row.too_short
+    parts = []
+    if judged:
+        steps = f" (step {', '.join(map(str, row.collapses))})" if row.collapses else ""
+        parts.append(f"{len(row.collapses)} of {judged}{steps}")
+    if row.too_short:
+        parts.append("too short to say" if not judged else f"{row.too_short} too short to say")
+    return ", ".join(parts) or "-"
 
 
 def _interval(outcomes: Sequence[RunOutcome], quantity: str) -> Interval | None:

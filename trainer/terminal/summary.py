@@ -10,6 +10,7 @@ from rich.table import Table
 from trainer.config.problem import count
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import rollout_step_seconds, stage_totals
+from trainer.run.reward_course import Fall, RewardCourse
 from trainer.run.validation_names import results_by_set
 from trainer.terminal.words import duration
 
@@ -23,6 +24,7 @@ class RunSummary:
         validations: first and last result of each validation set by its metric, e.g. ``val/accuracy``; the reward where
             that is no verdict.
         reward: first and last ``reward/mean``; None without a step.
+        collapse: where the reward was lost again; None where it was not, or where the run is too short to say.
         tokens_per_second: over the steps that say it, weighted by their time.
         seconds: wall clock of all steps.
         stage_seconds: of each stage, the longest first; ``other`` is what no stage claims.
@@ -31,6 +33,7 @@ class RunSummary:
     steps: int
     validations: dict[str, tuple[float, float]]
     reward: tuple[float, float] | None
+    collapse: Fall | None
     tokens_per_second: float | None
     seconds: float
     stage_seconds: dict[str, float]
@@ -53,6 +56,7 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
             metric: ends for metric in validated.values() if (ends := _first_and_last(metrics, metric)) is not None
         },
         reward=_first_and_last(metrics, "reward/mean"),
+        collapse=RewardCourse(metrics).look(),
         tokens_per_second=tokens / timed if timed > 0 else None,
         seconds=seconds,
         stage_seconds=dict(sorted(stages.items(), key=lambda stage: -stage[1])),
@@ -64,6 +68,8 @@ def print_summary(console: Console, run: RunDirectory, next_commands: Sequence[s
     summary = summarise(run.metrics())
     console.print()
     console.print(_result_table(summary))
+    if summary.collapse is not None:
+        console.print(f"The run has collapsed: {summary.collapse}.", highlight=False)
     if summary.seconds > 0:
         console.print(_time_table(summary))
     _print_pairs(console, "Files", _files(run))

@@ -110,6 +110,8 @@ def test_groups_without_signal_are_replaced_by_the_next_prompts():
         "sampling/prompts_drawn": 8.0,
         "sampling/groups_without_signal": 0.5,
         "sampling/reward_mean": 0.25,
+        "sampling/reward_std": pytest.approx(0.25 * 3**0.5),
+        "sampling/reward_stderr": pytest.approx(0.25 / 7**0.5),  # means of 0.5 and 0, four groups each
     }
     # The next step, here of a resumed run, goes on behind what was drawn, the groups that were left over included.
     resumed = session_of(lambda number: number % 2 == 0, rounds=3)

@@ -129,6 +129,10 @@ BROKEN = {
         ["watch.length_drift=0.5", "watch.window=3"],
         ["looks back on 6 rollout steps, but trainer.total_steps=5", "lower watch.window"],
     ),
+    "watch of a collapse in a short run": (
+        ["watch.collapse=true"],
+        ["watch.collapse needs 15 rollout steps", "trainer.total_steps=5"],
+    ),
     "top-p": (["rollout.top_p=0.95"], ["rollout.top_p=0.95 truncates sampling", "set rollout.top_p=1.0"]),
     "top-k": (["rollout.top_k=50"], ["rollout.top_k=50 truncates sampling", "set rollout.top_k=-1"]),
     "lengths": (

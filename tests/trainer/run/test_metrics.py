@@ -35,6 +35,8 @@ def test_rewards_of_interleaved_groups_of_unequal_size():
         {
             "reward/mean": 4 / 9,
             "reward/std": math.sqrt(15.5) / 9,
+            # sums less 4/9 of their numbers: 10/9, -12/9, 1/9, 1/9; sqrt(4/3 x 246/81) / 9
+            "reward/stderr": math.sqrt(328) / 81,
             "reward/min": 0.0,
             "reward/max": 1.0,
             "reward/groups_all_right": 1 / 4,
@@ -51,6 +53,7 @@ def test_responses_without_a_reward_count_nowhere():
         {
             "reward/mean": -5 / 3,
             "reward/std": math.sqrt(8) / 3,
+            "reward/stderr": 4 / 9,  # -4 + 10/3 and -1 + 5/3: sqrt(2 x 8/9) / 3
             "reward/min": -3.0,
             "reward/max": -1.0,
             "reward/groups_without_signal": 2 / 3,
@@ -65,6 +68,16 @@ def test_responses_without_a_reward_count_nowhere():
 def test_a_single_response_has_no_spread_rather_than_nan():
     metrics = reward_metrics(torch.tensor([1.0]), torch.tensor([0]))
     assert metrics["reward/std"] == 0.0
+    assert "reward/stderr" not in metrics
+
+
+def test_the_error_of_the_mean_is_that_of_the_groups():
+    """Responses to one prompt are alike: 64 rewards know no more than their 16 groups."""
+    of_groups = torch.rand(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    metrics = reward_metrics(of_groups.repeat_interleave(4), torch.arange(16).repeat_interleave(4))
+    assert metrics["reward/stderr"] == pytest.approx(of_groups.std().item() / 4)
+    equal = reward_metrics(torch.full((6,), 0.1), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert equal["reward/stderr"] == 0.0
 
 
 def test_lengths_and_truncated_share():

@@ -38,16 +38,24 @@ def test_the_table_by_hand(tmp_path: Path):
 
 def test_collapses_are_in_the_table(tmp_path: Path):
     axes = {LOSS: ["clip"]}
-    paths = plan_runs(tmp_path, axes, [({LOSS: "clip"}, 1), ({LOSS: "clip"}, 2)])
-    write_run(paths[0], [0.2] * 5 + [0.8] * 5 + [0.0] * 5)
-    write_run(paths[1], [0.2] * 5 + [0.8] * 10)
+    paths = plan_runs(tmp_path, axes, [({LOSS: "clip"}, seed) for seed in (1, 2, 3)])
+    write_run(paths[0], [0.2] * 10 + [0.8] * 15 + [0.0] * 15)
+    write_run(paths[1], [0.2] * 10 + [0.8] * 30)
+    write_run(paths[2], [0.2, 0.8, 0.8], planned=40)
     table = table_of(tmp_path)
-    # Means over five steps fall from 0.8 by 0.16 a step: 0.48 at step 12 is the first below the bound 0.5.
-    assert table.texts()[0][-2:] == ["1 of 2 (step 12)", "-"]
     (line,) = csv.DictReader(io.StringIO(table.to_csv()))
-    assert (line["collapsed"], line["collapse_steps"], line["runs"]) == ("1", "12", "2")
-    assert float(line["best_reward_mean"]) == pytest.approx(0.8)
-    assert float(line["final_reward_mean"]) == pytest.approx(0.4)
+    assert table.texts()[0][-2:] == [f"1 of 2 (step {line['collapse_steps']}), 1 too short to say", "-"]
+    assert (line["collapsed"], line["too_short_to_say"], line["runs"]) == ("1", "1", "3")
+    assert 25 < int(line["collapse_steps"]) <= 32
+    assert float(line["best_reward_mean"]) == pytest.approx((0.8 + 0.8 + 0.6) / 3)
+    assert float(line["final_reward_mean"]) == pytest.approx((0.0 + 0.8 + 0.6) / 3)
+
+
+def test_a_study_of_three_steps_is_too_short_to_say(tmp_path: Path):
+    (path,) = plan_runs(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    write_run(path, [0.9, 0.1, 0.1])
+    (texts,) = table_of(tmp_path).texts()
+    assert texts[-6:] == ["0.367", "0.367", "0.100", "0.250", "too short to say", "-"]
 
 
 def test_one_lucky_step_is_not_the_best_reward(tmp_path: Path):
@@ -74,7 +82,7 @@ def test_the_report_of_an_incomplete_study(tmp_path: Path, capsys: pytest.Captur
     assert not re.search(r"<script|https?://|<link|src=\"(?!data:)", page)
     assert "cfpo-4-seed2: not started" in page
     assert "Figure 2. Objective and gradient" in page
-    assert "has collapsed at the first rollout step" in page
+    assert "has collapsed where its mean reward has lost at least half" in page
     assert "A line for each value of iterations, a column for each value of loss" in page
     assert "dotted where some seeds have ended, and the band is the 95 % confidence interval" in page
 

@@ -1,4 +1,4 @@
-"""Intervals against tables; curves over seeds, and collapses in reward curves, worked out by hand."""
+"""Intervals against tables, and curves over seeds worked out by hand."""
 
 import math
 from pathlib import Path
@@ -9,12 +9,10 @@ from study_report_world import plan_runs, write_run
 from trainer.study.study import read_study
 from trainer.study_report.statistics import (
     Band,
-    CollapseRule,
     CurveSettings,
     Interval,
     seed_curve,
     student_t,
-    trailing_means,
 )
 
 
@@ -36,47 +34,6 @@ def test_an_interval_by_hand():
 def test_one_seed_has_no_interval_and_none_nothing():
     assert Interval.of([0.5]) == Interval(mean=0.5, half_width=None)
     assert Interval.of([]) is None
-
-
-def test_trailing_means():
-    assert trailing_means([1.0, 3.0, 5.0, 7.0], window=2) == [1.0, 2.0, 4.0, 6.0]
-
-
-def collapse(*rewards: float) -> int | None:
-    return CollapseRule(window=1).step(dict(enumerate(rewards, start=1)))
-
-
-def test_a_collapse_is_where_half_of_the_gain_is_lost_for_good():
-    # First 0.2, best 0.8: half of the gain is 0.5, a quarter below the best 0.6. 0.55 is below the second bound alone.
-    assert collapse(0.2, 0.8, 0.55, 0.49, 0.3) == 4
-
-
-def test_a_recovery_is_no_collapse():
-    assert collapse(0.2, 0.8, 0.1, 0.1, 0.7) is None
-
-
-def test_a_second_fall_counts_from_its_own_step():
-    assert collapse(0.2, 0.8, 0.1, 0.7, 0.1, 0.1) == 5
-
-
-def test_noise_around_a_level_is_no_collapse():
-    assert collapse(0.5, 0.52, 0.48, 0.51, 0.45) is None
-
-
-def test_a_run_that_only_falls_has_collapsed():
-    assert collapse(0.5, 0.45, 0.2, 0.1) == 3  # a quarter below 0.5 is 0.375
-
-
-def test_the_window_delays_a_collapse():
-    rewards = dict(enumerate([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], start=1))
-    # Means of the last three: 1, 1, 1, 2/3, 1/3, 0; the bound is 3/4 of the best.
-    assert CollapseRule(window=3).step(rewards) == 4
-    assert CollapseRule(window=1).step(rewards) == 4
-    assert CollapseRule(window=5).step(rewards) == 5  # 1, 1, 1, 3/4, 3/5, 2/5
-
-
-def test_no_reward_is_no_collapse():
-    assert CollapseRule().step({}) is None
 
 
 def curve_of(tmp_path: Path, settings: CurveSettings, *rewards: list[float]):

@@ -1,6 +1,5 @@
 """`cfpo train`: from a checked configuration to a finished run directory."""
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,13 +117,7 @@ def run_in(engines: LiveEngines, run: PreparedRun, progress: StepProgress) -> No
         prompts_consumed=state.prompts_consumed if state else 0,
         reward_failures=RewardFailures(run.directory.reward_failures, progress.note, config.reward.all_failed_action),
     )
-    tracker = open_trackers(
-        run.directory,
-        config.trainer.trackers,
-        resumed_step=state.step if state else None,
-        project=config.trainer.project,
-    )
-    with closing(tracker):
+    with open_trackers(run.directory, config.trainer, resumed_step=state.step if state else None) as tracker:
         if state:
             progress.note(resume_line(state, config))
         checkpoint = str(run.checkpoint.absolute()) if run.checkpoint else None

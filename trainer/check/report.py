@@ -151,7 +151,7 @@ def _advice(config: Config, shape: ModelShape, device: Device, layout_rules: Lay
         yield f"  would fit: {changes} ({_gib(alternative.peak)})"
     if not found:
         yield (
-            f"  no tensor parallelism, recomputation, offload or micro-batch size makes it fit on "
+            f"  no tensor or pipeline parallelism, recomputation, offload or micro-batch size makes it fit on "
             f"{count(config.trainer.world_size, 'worker')}; use more workers or a larger device"
         )
 

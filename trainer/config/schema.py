@@ -118,9 +118,15 @@ class TrainerConfig:
     """Responses a validation problem; accuracy is their mean."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Beside metrics.jsonl, which is always written: "tensorboard", "wandb"."""
+    """Beside metrics.jsonl, which is always written: "tensorboard", "wandb", "mlflow", "trackio"."""
     project: str = "cfpo_hybrid"
-    """Project name for trackers that group runs."""
+    """What trackers file the run under: wandb's project, MLflow's experiment."""
+    run_name: str | None = None
+    """What trackers call the run; left out, the name of run_dir's folder."""
+    run_group: str | None = None
+    """What trackers call the runs that it belongs to; left out, a run of a study takes the study's name."""
+    tags: list[str] = field(default_factory=list)
+    """Words by which trackers find the run."""
     generations_every: int = 10
     """Steps between saved generations; 0 saves none."""
     save_rollouts_every: int = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import TrainerConfig
@@ -55,10 +56,12 @@ def ray_cluster(trainer: TrainerConfig, device: str, *, side_by_side: int = 1) -
         options["address"] = trainer.ray_address
     try:
         ray.init(**options)
-    except ConnectionError as error:
+    except (ConnectionError, AuthenticationError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"trainer.ray_address='{trainer.ray_address}': no Ray cluster answers there ({error}); start one with "
-            "`ray start --head` or leave the key out to run on this machine"
+            f"trainer.ray_address='{trainer.ray_address}': no Ray cluster lets this process in ({reason}); start one with "
+            "`ray start --head`, or leave the key out to run on this machine; a cluster with a token answers those alone "
+            "who bring it: export RAY_AUTH_MODE=token here, and the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
         ) from error
     try:
         yield

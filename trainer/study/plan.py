@@ -143,7 +143,13 @@ def _of_mode(config: Config, mode: str) -> Config:
 
 def _planned(file: StudyFile, cell: Cell, seed: int, config: Config) -> PlannedRun:
     name = run_name(cell, seed)
-    own = replace(config.trainer, seed=seed, run_dir=str(file.output / RUNS / name), resume="auto")
+    own = replace(
+        config.trainer,
+        seed=seed,
+        run_dir=str(file.output / RUNS / name),
+        run_group=config.trainer.run_group or file.output.name,
+        resume="auto",
+    )
     return PlannedRun(name=name, cell=cell, seed=seed, config=replace(config, trainer=own))
 
 

@@ -31,7 +31,7 @@ class JsonlTracker:
             json_line({"step": step, "iteration": iteration, "mini_batch": mini_batch, **metrics}),
         )
 
-    def close(self) -> None:
-        """Closes both files."""
+    def close(self, *, crashed: bool = False) -> None:
+        """Closes both files, which say nothing of how the run ended."""
         self._metrics.close()
         self._updates.close()

@@ -199,6 +199,27 @@ def test_no_alternative_where_nothing_helps():
     assert alternatives(config_of(workers=1), shape, GPU, find_layout_problems) == []
 
 
+def test_advice_for_many_nodes_keeps_tensor_parallelism_inside_a_node():
+    """72B on 4 nodes of 8 needs pipeline stages and a larger tp of vLLM beside tp; no tp goes over a node's border."""
+    shape = model_shape(known_config("Qwen/Qwen2.5-72B") or {})
+    config = replace(config_of(), trainer=TrainerConfig(nodes=4, workers_per_node=8))
+    assert not estimate_memory(config, shape, GPU).fits(GPU)
+    found = alternatives(config, shape, GPU, find_layout_problems)
+    assert found
+    sizes = {
+        int(alternative.changes.get(key, 1))
+        for alternative in found
+        for key in ("actor.megatron.tensor_parallel_size", "rollout.tensor_parallel_size")
+    }
+    assert max(sizes) <= 8
+    assert any("actor.megatron.pipeline_parallel_size" in alternative.changes for alternative in found)
+    narrow = replace(config, trainer=TrainerConfig(nodes=8, workers_per_node=2))
+    for alternative in alternatives(
+        narrow, model_shape(known_config("Qwen/Qwen2.5-32B") or {}), GPU, find_layout_problems
+    ):
+        assert int(alternative.changes.get("actor.megatron.tensor_parallel_size", 1)) <= 2
+
+
 def test_older_weights_of_a_known_lag():
     """A copy a rollout step, and one more while the current weights make room for older ones."""
     lagging = replace(config_of(offload=True), algorithm=AlgorithmConfig(weight_lag=2))

@@ -59,3 +59,25 @@ def test_a_local_ray_asks_for_a_token_and_says_nothing():
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout == ""
     assert "oken authentication" not in answer.stderr
+
+
+NO_TOKEN = """
+from cfpo_hybrid.errors import ConfigError
+from trainer.config import TrainerConfig
+from trainer.launch.ray_cluster import ray_cluster
+try:
+    with ray_cluster(TrainerConfig(num_workers=1, ray_address="127.0.0.1:1"), "cpu"):
+        pass
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_cluster_with_a_token_and_a_driver_without_one(tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    environment.pop("RAY_AUTH_TOKEN", None)
+    command = [sys.executable, "-c", NO_TOKEN]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "trainer.ray_address='127.0.0.1:1': no Ray cluster lets this process in (Token" in answer.stdout
+    assert "export RAY_AUTH_MODE=token" in answer.stdout

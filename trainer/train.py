@@ -8,6 +8,7 @@ from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
 from trainer.config.model import whole_model
 from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
+from trainer.figures.generations_page import write_run_page
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
@@ -70,6 +71,8 @@ def train(config: Config) -> None:
         with open_engines(config) as engines:
             run_in(engines, run, progress)
     plot_run(run.directory.path)
+    if run.directory.has_generations:
+        write_run_page(run.directory.path)
     print_summary(progress.console, run.directory, _next_commands(run.directory))
 
 

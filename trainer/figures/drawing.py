@@ -30,6 +30,8 @@ _LINE_COLORS = (*COLORS[:6], "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 _MARKERS_A_LINE = 8
+_GOLDEN = 0.618
+"""Multiples of it modulo 1 never come close to each other."""
 _EVERY_POINT = 30
 """Up to so many points each has its marker."""
 _CHARACTER_INCHES, _ROW_INCHES = 0.085, 0.3
@@ -54,7 +56,7 @@ def line_look(index: int, points: int = 1) -> dict[str, Any]:
         "linestyle": _DASHES[turn % len(_DASHES)],
         "marker": _MARKERS[(index + turn) % len(_MARKERS)],
         "markersize": 3.5,
-        "markevery": (index * every // 5 % every, every),
+        "markevery": (int(index * _GOLDEN % 1 * every), every),
     }
 
 
@@ -81,11 +83,15 @@ def show_steps(axes: Axes, most: int | None = None) -> None:
         most: ticks, about.
     """
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=most or "auto"))
-    axes.xaxis.set_major_formatter(lambda step, _: START if step == 0 else f"{step:.0f}" if step > 0 else "")
-    steps = {float(step) for line in axes.get_lines() for step in np.asarray(line.get_xdata(), dtype=float)}
-    if len(steps) == 1:
-        (only,) = steps
-        axes.set_xlim(only - 1, only + 1)
+    axes.xaxis.set_major_formatter(
+        lambda step, _: START if step == 0 else f"{step:.0f}" if step > 0 and step == round(step) else ""
+    )
+    lines = [line for one in axes.get_shared_x_axes().get_siblings(axes) for line in one.get_lines()]
+    steps = [float(step) for line in lines for step in np.asarray(line.get_xdata(), dtype=float)]
+    if steps:
+        low, high = min(steps), max(steps)
+        beside = (high - low) / 50 or 1.0
+        axes.set_xlim(low - beside, high + beside)
 
 
 def show_percent(axes: Axes) -> None:

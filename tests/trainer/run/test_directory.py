@@ -31,6 +31,7 @@ def test_a_start_makes_the_layout_and_keeps_the_config(tmp_path):
     run = started(tmp_path / "a" / "b")
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.yaml",
+        "starts.jsonl",
         "generations",
         "checkpoints",
         "plots",

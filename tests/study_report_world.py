@@ -13,16 +13,22 @@ LOSS, ITERATIONS, RATIO = "policy_loss.name", "algorithm.iterations", "algorithm
 
 
 def write_run(
-    path: Path, rewards: Sequence[float], *, planned: int | None = None, updates: int = 2, loss: str = "clip"
+    path: Path,
+    rewards: Sequence[float],
+    *,
+    planned: int | None = None,
+    updates: int = 2,
+    loss: str = "clip",
+    validated: Sequence[str] = ("val/accuracy",),
 ) -> None:
-    """A run directory with a reward for each step from 1, and two validations."""
+    """A run directory with a reward for each step from 1, and two validations, the last as good as the last reward."""
     path.mkdir(parents=True)
     settings = {"trainer": {"total_steps": planned or len(rewards)}, "policy_loss": {"name": loss, "plugins": []}}
     (path / "config.yaml").write_text(yaml.safe_dump(settings))
-    lines: list[dict[str, Any]] = [{"step": 0, "val/accuracy": 0.25}]
+    lines: list[dict[str, Any]] = [{"step": 0, **dict.fromkeys(validated, 0.25)}]
     lines += [{"step": step, "reward/mean": reward} for step, reward in enumerate(rewards, start=1)]
     if rewards:
-        lines[-1]["val/accuracy"] = rewards[-1]
+        lines[-1] |= dict.fromkeys(validated, rewards[-1])
     write_jsonl(path / "metrics.jsonl", lines)
     steps = range(1, len(rewards) + 1)
     actor = [(step, number) for step in steps for number in range(updates)]

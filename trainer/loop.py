@@ -148,7 +148,7 @@ class TrainingLoop:
         keep = self.config.trainer.keep_generations
         self.run.write_generations(step, answers.rows(), prefix="val_", keep=keep)
         self.session.reward_failures.look(answers.reward_meta)
-        return answers.metrics()
+        return {f"val/{name}": value for name, value in answers.metrics().items()}
 
     def _save(self, step: int, policy_version: int) -> None:
         state = TrainerState(

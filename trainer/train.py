@@ -175,8 +175,10 @@ def _open_run_directory(run: PreparedRun) -> None:
 def _next_commands(run: RunDirectory) -> list[str]:
     commands = []
     if run.export.is_dir():
-        val_files = run.config().get("data", {}).get("val_files") or ["FILE.jsonl"]
-        commands.append(f"cfpo eval {run.export} {val_files[0]} --samples 4")
+        data = run.config().get("data", {})
+        sets = [f"{name}={file}" for name, files in data.get("val_sets", {}).items() for file in files]
+        files = sets or data.get("val_files") or ["FILE.jsonl"]
+        commands.append(f"cfpo eval {run.export} {' '.join(files)} --samples 4")
     commands += [
         f"tensorboard --logdir {run.tensorboard}",
         f"cfpo train {run.config_file} trainer.run_dir=NEW actor.lr=...",

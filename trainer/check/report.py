@@ -16,6 +16,7 @@ from trainer.check.memory import (
 )
 from trainer.config import Config
 from trainer.config.model import LoadedConfig
+from trainer.data.inspect import describe_files
 from trainer.terminal.words import count, pressure_line, training_line
 
 LABEL_WIDTH = 20
@@ -33,6 +34,7 @@ def report(loaded: LoadedConfig, device: Device, layout_rules: LayoutRules) -> s
     lines = [
         *_rows(_model_and_workers(loaded, device)),
         *_rows(_batches(loaded.config)),
+        *_rows(("data", line) for line in describe_files(loaded.config.data)),
         *_rows(_length(loaded.config)),
         *_rows(_memory(loaded.config, estimate, device)),
         *_verdict(loaded, estimate, device, layout_rules),

@@ -12,11 +12,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Those of ``EvaluationOptions``, by their names."""
     defaults = EvaluationOptions(model="", files=())
     parser.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="problems: JSONL, parquet or data set ids")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="problems: JSONL, parquet or data set ids; or sets of them, NAME=FILE"
+    )
     parser.add_argument("--output", metavar="DIR", help="folder for generations and scores")
     parser.add_argument("--greedy", action="store_true", help="the likeliest tokens instead of sampling")
     parser.add_argument("--system-prompt", metavar="TEXT")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems of each set")
     for name, kind in (
         ("temperature", float),
         ("top_p", float),

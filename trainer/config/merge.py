@@ -17,7 +17,12 @@ from trainer.config.sources import Source
 Root = TypeVar("Root")
 
 TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-LIST_NAMES: dict[Any, str] = {str: "a list of texts", int: "a list of whole numbers", float: "a list of numbers"}
+LIST_NAMES: dict[Any, str] = {
+    str: "a list of texts",
+    int: "a list of whole numbers",
+    float: "a list of numbers",
+    dict[str, str]: "a list of mappings of texts",
+}
 
 
 @dataclass(kw_only=True)
@@ -90,10 +95,10 @@ class _Merger:
                 self._add_section(key, value, source)
                 continue
             self._draft.origins[key] = source.origin(key)
-            if key in self._types:
+            if get_origin(self._types.get(key)) is dict and isinstance(value, dict) and value:
+                self.add(value, f"{key}.", source)
+            elif self._kind_of(key) is not None:
                 self._set(key, value, source.name)
-            elif get_origin(self._types.get(key.rpartition(".")[0])) is dict:
-                OmegaConf.update(self._tree, key, value)
             elif self._open is not None and key.startswith(self._open):
                 self._draft.extras[key.removeprefix(self._open)] = value
                 self._place_of_extra[key.removeprefix(self._open)] = source.name
@@ -102,9 +107,12 @@ class _Merger:
 
     def draft(self) -> Draft[Any]:
         """The result; interpolations that lead nowhere and missing values are mistakes too."""
-        for key in self._types:
+        entries = [f"{key}.{name}" for key in self._types for name in self._names_in(key)]
+        for key in [*entries, *self._types]:
             try:
-                OmegaConf.select(self._tree, key)
+                node = OmegaConf.select(self._tree, key)
+                if OmegaConf.is_config(node):
+                    OmegaConf.to_container(node, resolve=True)
             except OmegaConfBaseException as error:
                 self._problem(key, f"{key}: {str(error).splitlines()[0]}")
                 self._clear(key)
@@ -119,8 +127,17 @@ class _Merger:
 
     def _clear(self, key: str) -> None:
         """An empty value of the right type, so that there is a config for the other rules to look at."""
-        OmegaConf.update(self._tree, key, _empty(self._types[key]))
+        OmegaConf.update(self._tree, key, _empty(self._kind_of(key)))
         self._draft.doubtful.add(key)
+
+    def _kind_of(self, key: str) -> Any:
+        """The type of a setting, or of an entry of one that is a mapping; None where there is no such setting."""
+        mapping = self._types.get(key.rpartition(".")[0])
+        return get_args(mapping)[1] if get_origin(mapping) is dict else self._types.get(key)
+
+    def _names_in(self, key: str) -> list[str]:
+        """The entries of a setting that is a mapping."""
+        return [str(name) for name in OmegaConf.select(self._tree, key)] if get_origin(self._types[key]) is dict else []
 
     def _collect(self, schema: type, prefix: str) -> None:
         hints = get_type_hints(schema)
@@ -144,13 +161,15 @@ class _Merger:
         if self._open is not None and key == f"{self._open}name" and value != OmegaConf.select(self._tree, key):
             for name in [name for name, written in self._place_of_extra.items() if written != place]:
                 del self._draft.extras[name], self._place_of_extra[name]
-        kind = self._types[key]
-        if get_origin(_bare(kind)) is list and isinstance(value, str | int | float):
+        kind = self._kind_of(key)
+        is_list = get_origin(_bare(kind)) is list
+        if is_list and isinstance(value, str | int | float):
             value = [value]  # data.train_files=math.jsonl means a list of one
         try:
-            if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+            nested = list if dict[str, str] in get_args(_bare(kind)) else dict | list
+            if is_list and isinstance(value, list) and any(isinstance(item, nested) for item in value):
                 raise ValidationError("nested list")
-            OmegaConf.update(self._tree, key, value)
+            OmegaConf.update(self._tree, key, value, merge=value != {})
         except (ValidationError, OmegaConfBaseException):
             self._problem(key, f"{key}={value!r} is not {_describe(kind)}")
 

@@ -40,19 +40,23 @@ class DataConfig:
     train_files: list[str] = MISSING
     """One or several files; their rows are joined."""
     val_files: list[str] | None = None
-    """Problems to validate on; none validates never."""
+    """Problems to validate on, one set without a name; neither these nor val_sets validates never."""
+    val_sets: dict[str, list[str]] = field(default_factory=dict)
+    """In the place of val_files: several sets by name, each of one or several files, with metrics of their own. On the
+    command line data.val_sets.NAME=FILE; an empty list leaves a set out."""
     train_batch_size: int = 128
     """Prompts of a rollout step."""
     val_batch_size: int | None = None
     """Prompts that are validated at a time; all by default."""
     val_limit: int | None = None
-    """Only the first so many problems of val_files."""
+    """Only the first so many problems of each validation set."""
     max_prompt_length: int = 512
-    """Tokens of a prompt, chat template and system prompt included."""
+    """Tokens of a prompt, chat template, system prompt and examples included."""
     max_response_length: int = 1024
     """Tokens of a response."""
     overlong: str = "filter"
-    """Prompts over max_prompt_length: "filter" leaves them out, "cut" keeps only their last tokens."""
+    """Prompts over max_prompt_length: "filter" leaves them out of training and counts them as wrong in validation, "cut"
+    keeps only their last tokens."""
     shuffle: bool = True
     """A new order every epoch, from trainer.seed; otherwise the order of the files."""
     curriculum: str = "none"
@@ -63,15 +67,31 @@ class DataConfig:
     level_key: str = "level"
     """Column of the level: a number, or a text with one, e.g. "Level 3"; rows without one count as the hardest."""
     system_prompt: str | None = None
-    """Becomes the chat's system message."""
+    """Becomes the chat's system message, unless the row's messages have one."""
     chat_template: str | None = None
     """A Jinja file to use in the place of the tokenizer's own chat template."""
-    problem_key: str = "problem"
-    """Column of the question."""
-    answer_key: str = "answer"
-    """Column of the final answer; what a response is compared with where it is there."""
-    solution_key: str = "solution"
-    """Column of a worked solution with a boxed answer; used where there is no answer."""
+    examples: list[dict[str, str]] | None = None
+    """Messages put before each problem, behind the system message: a list of role and content, user and assistant in
+    turn."""
+    problem_key: str | None = None
+    """Column of the question: a text, or a list of messages. Null recognises the columns of each file by their names:
+    problem, prompt (verl), question (GSM8K), messages. A name with dots reaches into a nested column."""
+    answer_key: str | None = None
+    """Column of the final answer; what a response is compared with where it is there. Null: answer, or
+    reward_model.ground_truth (verl)."""
+    solution_key: str | None = None
+    """Column of a worked solution with a boxed answer; used where there is no answer. Null: solution."""
+    none_values: list[str] | None = None
+    """Texts that mean "no answer" in an answer or a solution, e.g. ["N/A", "-"]; nulls, blanks, NaN and infinity do."""
+    source_key: str = "data_source"
+    """Column that says where a row comes from; a validation set with several sources has metrics for each. A name with dots
+    reaches into a nested column."""
+
+    @property
+    def validation_sets(self) -> dict[str, list[str]]:
+        """The files of each validation set by its name, "" for that of val_files; sets without a file are left out."""
+        sets = {"": self.val_files or [], **self.val_sets}
+        return {name: files for name, files in sets.items() if files}
 
 
 @dataclass(frozen=True)
@@ -107,7 +127,7 @@ class TrainerConfig:
     """Writes the trained model as a Hugging Face folder at the end."""
 
     val_every: int = 0
-    """Steps between validations; 0 validates only before and after, where val_files are given."""
+    """Steps between validations; 0 validates only before and after, where there are validation files."""
     val_before_train: bool = True
     """Validates the starting model too."""
     val_temperature: float = 0.0
@@ -115,7 +135,7 @@ class TrainerConfig:
     val_top_p: float = 1.0
     """Nucleus of validation sampling."""
     val_samples: int = 1
-    """Responses a validation problem; accuracy is their mean."""
+    """Responses a validation problem; accuracy is their mean, and above 1 there are pass@k and maj@k too."""
 
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Beside metrics.jsonl, which is always written: "tensorboard", "wandb", "mlflow", "trackio"."""
@@ -200,6 +220,10 @@ class Config:
         return StepPlan.of(self.algorithm, self.policy_loss, self.rollout)
 
 
+USUAL_COLUMNS = {"data.problem_key": "problem", "data.answer_key": "answer", "data.solution_key": "solution"}
+"""The columns that are taken first where a key is null."""
+
+
 def resolved(config: Config) -> dict[str, Any]:
     """Plain nested settings, which are a recipe of the same run: defaults included, the loss's knobs beside its name."""
     tree = asdict(config)
@@ -208,9 +232,15 @@ def resolved(config: Config) -> dict[str, Any]:
 
 
 def changed_settings(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two nested configs, with the saved and the current value."""
+    """Dotted keys whose values differ between two nested configs, with the saved and the current value.
+
+    A column that is recognised is the same as its usual name written out.
+    """
     before, now = flat(saved), flat(current)
     keys = [*before, *(key for key in now if key not in before)]
+    for key, usual in USUAL_COLUMNS.items():
+        if key in before and key in now and {before[key], now[key]} == {None, usual}:
+            keys.remove(key)
     return {key: (before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)}
 
 

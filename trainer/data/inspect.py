@@ -6,14 +6,17 @@ from pathlib import Path
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
 from trainer.config.problem import Problem
+from trainer.data.columns import columns_of_row, columns_of_schema, type_at, value_at
+from trainer.data.files import HubSplit, Parquet, open_source
 from trainer.data.order import level_of
-from trainer.data.records import HubSplit, Parquet, check_columns, open_source, read_records
+from trainer.data.records import read_records
 
 
 def inspect_files(config: DataConfig) -> Iterator[Problem]:
     """Every file that is missing or malformed, columns that are not there, and too few rows for one batch.
 
-    JSONL is read through, of parquet only the footer; of ``hub:`` data sets no more than the name is checked.
+    JSONL is read through. Of parquet only the footer is read: the columns, their types and the number of rows. Of
+    ``hub:`` data sets no more than the name is checked.
     """
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         key = "data.chat_template"
@@ -23,7 +26,33 @@ def inspect_files(config: DataConfig) -> Iterator[Problem]:
     else:
         yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
         yield from _inspect_levels(config)
-    yield from _inspect("data.val_files", config.val_files or [], config, 0)
+    for name, files in config.validation_sets.items():
+        yield from _inspect(f"data.val_sets.{name}" if name else "data.val_files", files, config, 0)
+
+
+def describe_files(config: DataConfig) -> Iterator[str]:
+    """A line for each file: the columns that it is read by; files that cannot be read are left to ``inspect_files``."""
+    files = [*config.train_files, *(file for files in config.validation_sets.values() for file in files)]
+    for file in dict.fromkeys(files):
+        try:
+            words = _read_by(file, config)
+        except DataError:
+            continue
+        if words:
+            yield f"{file}: {words}"
+
+
+def _read_by(file: str, config: DataConfig) -> str:
+    source = open_source(file)
+    if isinstance(source, HubSplit):
+        return ""
+    if isinstance(source, Parquet):
+        schema = source.schema
+        return columns_of_schema(file, schema, config).words(lambda key: type_at(schema, key) is not None)
+    row = next(source.rows(), None)
+    if row is None:
+        return ""
+    return columns_of_row(*row, config).words(lambda key: value_at(row[1], key) is not None)
 
 
 def _inspect(key: str, files: Sequence[str], config: DataConfig, rows_needed: int) -> Iterator[Problem]:
@@ -63,8 +92,9 @@ def _has_levels(file: str, config: DataConfig) -> bool:
     if isinstance(source, HubSplit):
         return True
     if isinstance(source, Parquet):
-        return config.level_key in source.columns()[0]
-    return any(level_of(record.extra.get(config.level_key)) is not None for record in read_records([file], config))
+        return type_at(source.schema, config.level_key) is not None
+    records = read_records([file], config)
+    return any(level_of(value_at(record.extra, config.level_key)) is not None for record in records)
 
 
 def _count_rows(file: str, config: DataConfig) -> int | None:
@@ -73,8 +103,8 @@ def _count_rows(file: str, config: DataConfig) -> int | None:
         return None
     if not isinstance(source, Parquet):
         return len(read_records([file], config))
-    columns, rows = source.columns()
+    rows = source.num_rows()
     if rows == 0:
         raise DataError(f"data file '{file}' has no rows")
-    check_columns(file, columns, config)
+    columns_of_schema(file, source.schema, config)
     return rows

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cfpo_hybrid.errors import DataError
 from cfpo_hybrid.protocol import JsonValue
+from trainer.data.columns import value_at
 
 TRAINING, VALIDATION, ORDER = 0, 1, 2
 """First key of a hash: streams that must not share seeds."""
@@ -150,7 +151,7 @@ def level_ranks(values: Iterable[JsonValue], key: str) -> NDArray[np.int64]:
 
 def mean_level(extras: Iterable[dict[str, JsonValue]], key: str) -> float:
     """Mean level of rows by their further columns; rows without one are left out."""
-    levels = [level for level in (level_of(extra.get(key)) for extra in extras) if level is not None]
+    levels = [level for level in (level_of(value_at(extra, key)) for extra in extras) if level is not None]
     return sum(levels) / len(levels) if levels else float("nan")
 
 

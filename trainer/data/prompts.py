@@ -1,7 +1,7 @@
-"""Batches of prompts: for training in a seeded order without end, for validation once through the files."""
+"""Problems become tokenised prompts, and those of training batches, in a seeded order without end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,22 +14,25 @@ from numpy.typing import NDArray
 from cfpo_hybrid.errors import DataError, ModelError
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
-    VALIDATION,
     EpochByEpoch,
     PromptOrder,
     Widening,
     level_ranks,
     stable_hash,
 )
-from trainer.data.records import Record, read_records
+from trainer.data.records import Message, Record, read_records
 from workers.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+NORMALISED = 4
+"""Characters of a text that a tokenizer may make one of, before it looks for tokens."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,20 @@ class PromptSet:
     Args:
         records: one a prompt.
         tokens: the token ids of each prompt.
-        overlong: how many prompts were too long and have been left out, or cut.
+        too_long: the records whose prompts were too long and have been left out, or cut.
     """
 
     records: list[Record]
     tokens: list[list[int]]
-    overlong: int
+    too_long: list[Record]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def overlong(self) -> int:
+        """How many prompts were too long."""
+        return len(self.too_long)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -98,15 +106,15 @@ def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
         raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
 
 
-def encode_problems(
-    tokenizer: "PreTrainedTokenizerBase", problems: Sequence[str], config: DataConfig
+def encode_chats(
+    tokenizer: "PreTrainedTokenizerBase", chats: Sequence[list[Message]], config: DataConfig
 ) -> list[list[int]]:
-    """The token ids of each problem as a chat that the assistant answers next.
+    """The token ids of each chat, which the assistant answers next.
 
     Args:
         tokenizer: with a chat template, unless ``config`` brings one.
-        problems: questions, each the user's message.
-        config: of the system prompt and the chat template.
+        chats: whole, each ends with a user's message.
+        config: of the chat template.
 
     Raises:
         DataError: no chat template, or one that refuses the chat.
@@ -119,44 +127,67 @@ def encode_problems(
             f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
             "e.g. one with the line {{ messages[-1].content }}"
         )
-    system = [{"role": "system", "content": config.system_prompt}] if config.system_prompt else []
-    chats = [[*system, {"role": "user", "content": problem}] for problem in problems]
     try:
-        texts = tokenizer.apply_chat_template(chats, chat_template=template, add_generation_prompt=True, tokenize=False)
+        texts = tokenizer.apply_chat_template(
+            list(chats), chat_template=template, add_generation_prompt=True, tokenize=False
+        )
     except TemplateError as error:
         raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
-    return tokenizer([str(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+    longest = longest_text(tokenizer, config.max_prompt_length)
+    ends = [str(text)[-longest:] for text in texts]
+    return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def longest_text(tokenizer: "PreTrainedTokenizerBase", max_tokens: int) -> int:
+    """Characters that are over ``max_tokens`` tokens for certain; of a longer text so many at its end tell that it is.
+
+    A token stands for no more characters than it has, and a tokenizer may compose or drop some before (NFC makes one of
+    up to three), so this is a margin over the longest token. Without it, a text of 18 MB takes gigabytes.
+    """
+    longest_token = max(map(len, tokenizer.get_vocab()), default=1)
+    return NORMALISED * longest_token * (max_tokens + 1)
 
 
 def load_prompts(
-    files: Sequence[str], config: DataConfig, tokenizer: "PreTrainedTokenizerBase", limit: int | None = None
+    files: Sequence[str],
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    limit: int | None = None,
+    left_out: str = "were left out",
 ) -> PromptSet:
-    """Reads, encodes, and filters or cuts; over-long prompts are counted and logged.
+    """Reads, encodes, and filters or cuts; over-long prompts are kept apart and logged.
 
     Cutting keeps a prompt's last tokens, so that it still ends where the assistant begins.
+
+    Args:
+        files: of problems, joined.
+        config: columns, chat and lengths.
+        tokenizer: of the model.
+        limit: only the first so many problems.
+        left_out: what a user is told of prompts that are filtered.
 
     Raises:
         DataError: files that cannot be used, or no prompt short enough.
     """
     records = read_records(files, config, limit)
-    tokens = encode_problems(tokenizer, [record.problem for record in records], config)
+    tokens = encode_chats(tokenizer, [record.messages for record in records], config)
     longest = config.max_prompt_length
     fits = [len(ids) <= longest for ids in tokens]
-    overlong = fits.count(False)
-    if overlong and config.overlong == "cut":
+    too_long = [record for record, short in zip(records, fits, strict=True) if not short]
+    if config.overlong == "cut":
         tokens = [ids[-longest:] for ids in tokens]
-    elif overlong:
+    else:
         records = [record for record, short in zip(records, fits, strict=True) if short]
         tokens = [ids for ids in tokens if len(ids) <= longest]
-    if overlong:
-        done = "cut" if config.overlong == "cut" else "left out"
-        logger.warning("%d of %d prompts are over %d tokens and were %s", overlong, len(fits), longest, done)
+    if too_long:
+        done = "were cut" if config.overlong == "cut" else left_out
+        logger.warning("%d of %d prompts are over %d tokens and %s", len(too_long), len(fits), longest, done)
     if not records:
         raise DataError(
-            f"all {overlong} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
-            "template and system prompt included); raise it, or set data.overlong=cut"
+            f"all {len(too_long)} prompts of {', '.join(files)} are over data.max_prompt_length={longest} tokens (chat "
+            "template, system prompt and examples included); raise it, or set data.overlong=cut"
         )
-    return PromptSet(records, tokens, overlong)
+    return PromptSet(records, tokens, too_long)
 
 
 class TrainPrompts:
@@ -203,7 +234,7 @@ class TrainPrompts:
 def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptOrder:
     if data.curriculum == "none":
         return EpochByEpoch(len(prompts), seed)
-    levels = level_ranks((record.extra.get(data.level_key) for record in prompts.records), data.level_key)
+    levels = level_ranks((value_at(record.extra, data.level_key) for record in prompts.records), data.level_key)
     if data.curriculum == "order":
         return EpochByEpoch(len(prompts), seed, levels)
     easiest = int((levels == 0).sum())
@@ -213,47 +244,6 @@ def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptO
             f"data.train_batch_size={data.train_batch_size}; take a smaller batch, or data.curriculum=order"
         )
     return Widening(levels, seed, data.curriculum_steps * data.train_batch_size)
-
-
-class ValidationPrompts:
-    """Validation prompts: every problem once through, in the order of the files.
-
-    Group ids number the problems over all batches; seeds do not depend on the step, so that validations of one run
-    differ by their policy alone.
-
-    Args:
-        config: files, columns and lengths.
-        tokenizer: of the model.
-        samples: responses a problem.
-        seed: of their sampling.
-
-    Raises:
-        DataError: files that cannot be used.
-    """
-
-    def __init__(
-        self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase", *, samples: int = 1, seed: int = 0
-    ) -> None:
-        self.prompts = load_prompts(config.val_files or [], config, tokenizer, config.val_limit)
-        self.samples = samples
-        self._batch_size, self._seed = config.val_batch_size or len(self.prompts), seed
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def batches(self) -> Iterator[DataProto]:
-        """All problems, ``val_batch_size`` at a time, each ``samples`` times in succession."""
-        for start in range(0, len(self.prompts), self._batch_size):
-            chosen = np.arange(start, min(start + self._batch_size, len(self.prompts)))
-            seeds = stable_hash(VALIDATION, self._seed, chosen[:, None], np.arange(self.samples))
-            yield self.prompts.batch(chosen, chosen, seeds)
-
-
-def load_validation(config: Config, tokenizer: "PreTrainedTokenizerBase") -> ValidationPrompts | None:
-    """The validation prompts of a run; None when it has no validation files."""
-    if not config.data.val_files:
-        return None
-    return ValidationPrompts(config.data, tokenizer, samples=config.trainer.val_samples, seed=config.trainer.seed)
 
 
 def _template(config: DataConfig) -> str | None:

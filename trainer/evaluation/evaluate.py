@@ -4,10 +4,8 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, ModelError
 from cfpo_hybrid.models import ModelShape, load_hf_config, model_shape
@@ -19,12 +17,12 @@ from trainer.config import DataConfig, TrainerConfig
 from trainer.config.model import whole_model
 from trainer.data import ValidationPrompts, open_tokenizer
 from trainer.evaluation.options import EvaluationOptions, Lengths
+from trainer.evaluation.scores import pass_at_k
 from trainer.evaluation.validation import Evaluation, evaluate_prompts
 from trainer.launch.live_engines import start_graders
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.run.checkpoint import saved_model
 from trainer.run.files import make_folder, write_atomically, write_jsonl
-from trainer.run.metrics import counted_rewards
 from trainer.run.reward_failures import RewardFailures
 from trainer.session import absolute_model, resolve_device
 from workers.config import ModelConfig, RewardConfig, RolloutConfig
@@ -33,12 +31,15 @@ from workers.reward.user_function import find_reward
 from workers.rollout.engine import SamplingSettings
 from workers.single_engine import GenerationSettings, GenerationWorker
 
+ERROR = "_stderr"
+"""How the name of a score's standard error ends."""
+
 
 def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict[str, float]:
     """Generates, scores and reports; writes ``scores.json`` and ``generations.jsonl``.
 
     Returns:
-        ``accuracy`` and ``pass@k`` of a reward that is a verdict, the mean reward and the mean length.
+        What ``scores_of`` says.
 
     Raises:
         UserError: a model or files that cannot be used; nothing has been started.
@@ -69,27 +70,6 @@ def default_folder(model: str) -> Path:
     return Path("outputs/eval") / ("-".join(parts) or "model")
 
 
-def pass_at_k(correct: Tensor, k: int) -> float:
-    """The unbiased estimate 1 - C(n - c, k) / C(n, k), mean over problems (Chen et al. 2021, arXiv 2107.03374, eq. 1).
-
-    Args:
-        correct: ``[problem, sample]`` bool.
-        k: at most the number of samples n.
-    """
-    samples = correct.shape[1]
-    wrong = samples - correct.sum(dim=1, dtype=torch.float64)
-    # C(n - c, k) / C(n, k) is the product over i < k of (n - c - i) / (n - i); a factor at or below 0 makes it 0.
-    drawn = torch.arange(k, dtype=torch.float64)
-    none_right = ((wrong[:, None] - drawn).clamp(min=0) / (samples - drawn)).prod(dim=1)
-    return (1 - none_right).mean().item()
-
-
-def powers_up_to(samples: int) -> list[int]:
-    """1, 2, 4, ... and the number of samples itself."""
-    powers = [2**exponent for exponent in range(samples.bit_length()) if 2**exponent <= samples]
-    return powers if powers[-1] == samples else [*powers, samples]
-
-
 def _lengths(options: EvaluationOptions, shape: ModelShape) -> Lengths:
     """What fits the model, which must divide over the ranks of a replica."""
     try:
@@ -102,7 +82,7 @@ def _lengths(options: EvaluationOptions, shape: ModelShape) -> Lengths:
 def _prompts(options: EvaluationOptions, model: ModelConfig, lengths: Lengths) -> ValidationPrompts:
     data = DataConfig(
         train_files=[],
-        val_files=list(options.files),
+        val_sets=options.sets,
         val_limit=options.limit,
         max_prompt_length=lengths.prompt,
         max_response_length=lengths.response,
@@ -155,32 +135,45 @@ def _reward(options: EvaluationOptions) -> RewardConfig:
 
 
 def scores_of(answers: Evaluation) -> dict[str, float]:
-    """What ``scores.json`` holds: accuracy and pass@k where the reward is a verdict, rewards, counts and lengths."""
-    verdicts, accuracy = answers.verdicts, answers.accuracy
-    judged = {}
-    if verdicts is not None and accuracy is not None:
-        # A response that was not judged is not right either.
-        chances = {f"pass@{k}": pass_at_k(verdicts == 1.0, k) for k in powers_up_to(answers.samples)}
-        judged = {"accuracy": accuracy, **chances}
-    of_all = answers.metrics()
-    return {
-        **judged,
-        "reward": of_all["val/reward"],
-        "problems": float(answers.rewards.shape[0]),
-        "samples": float(answers.samples),
-        "response_length": of_all["val/response_length"],
-        "truncated_share": of_all["val/truncated_share"],
-        **counted_rewards(answers.reward_meta),
-    }
+    """What ``scores.json`` holds: the figures of a validation, and how many problems and samples there were.
+
+    With several sets or sources, the names of their figures begin as in ``math500/accuracy``.
+    """
+    scores = answers.metrics()
+    for prefix, part in answers.parts.items():
+        right = answers.right(part)
+        if right is not None:
+            scores[f"{prefix}pass@1"] = pass_at_k(right, 1)
+        scores[f"{prefix}problems"] = float(len(part.answered) + part.unanswered)
+    return {**scores, "samples": float(answers.samples)}
 
 
 def _print(console: Console, options: EvaluationOptions, scores: dict[str, float], folder: Path) -> None:
     how = "greedy" if options.greedy else f"temperature {options.temperature}, top-p {options.top_p}"
     table = Table(title=f"{options.model} on {', '.join(options.files)} ({how})", title_justify="left")
     table.add_column("score")
-    table.add_column("value", justify="right")
+    table.add_column("value (± standard error)", justify="right")
     for name, value in scores.items():
-        is_share = name == "accuracy" or name.startswith("pass@") or name.endswith("share")
-        table.add_row(name, f"{value:.1%}" if is_share else f"{value:g}")
+        if not name.endswith(ERROR):
+            table.add_row(name, _value(name, value) + _error(name, scores))
     console.print(table)
+    if scores["overlong"]:
+        console.print(_overlong(scores), markup=False, highlight=False, soft_wrap=True)
     console.print(f"generations and scores: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _value(name: str, value: float) -> str:
+    last = name.rpartition("/")[2]
+    is_share = last == "accuracy" or last.startswith(("pass@", "maj@")) or last.endswith("share")
+    return f"{value:.1%}" if is_share else f"{value:g}"
+
+
+def _error(name: str, scores: dict[str, float]) -> str:
+    return f" ± {_value(name, scores[name + ERROR])}" if name + ERROR in scores else ""
+
+
+def _overlong(scores: dict[str, float]) -> str:
+    """What became of prompts that are too long; `cfpo eval` never cuts them."""
+    wrong = "count as wrong" if "accuracy" in scores else "are in no mean"
+    number, problems = scores["overlong"], scores["problems"]
+    return f"{number:g} of {problems:g} problems are over --max-prompt-length, have no response and {wrong}"

@@ -1,8 +1,10 @@
 """What ``cfpo eval`` is told."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
+from trainer.run.validation_names import METRICS_OF_A_SET, SET_NAME
 
 MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH = 512, 3072
 """Lengths of the CFPO paper (table 3), for models that have positions enough."""
@@ -19,7 +21,8 @@ class EvaluationOptions:
     model: str
     """A Hugging Face id or folder, a run's checkpoint folder, or a run directory (its last state)."""
     files: tuple[str, ...]
-    """JSONL, parquet or Hugging Face data set ids, with the columns of training data."""
+    """JSONL, parquet or Hugging Face data set ids, with the columns of training data; or all of them as NAME=FILE, which
+    are sets with scores of their own."""
     output: str | None = None
     """Folder for generations and scores; by default under outputs/eval, by the model's path."""
     greedy: bool = False
@@ -29,7 +32,7 @@ class EvaluationOptions:
     samples: int = 1
     """Responses a problem; pass@k is reported for k = 1, 2, 4, ... up to this, where the reward is a verdict."""
     limit: int | None = None
-    """Only the first so many problems."""
+    """Only the first so many problems of each set."""
     system_prompt: str | None = None
     max_prompt_length: int | None = None
     """Tokens; by default 512, and at most a quarter of the model's positions."""
@@ -45,8 +48,27 @@ class EvaluationOptions:
     device: str = "auto"
     seed: int = 1
 
+    @property
+    def sets(self) -> dict[str, list[str]]:
+        """The files of each set; "" has no name."""
+        sets: dict[str, list[str]] = {}
+        for word in self.files:
+            name, file = _named(word)
+            sets.setdefault(name, []).append(file)
+        return sets
+
     def __post_init__(self) -> None:
         problems = [f"{option} must be {words}" for option, holds, words in self._rules() if not holds]
+        names = list(self.sets)
+        if "" in names and len(names) > 1:
+            problems.append(
+                f"'{self.sets[''][0]}' has no set, but other files have one: write NAME=FILE for all files or for none"
+            )
+        problems += [
+            f"a set cannot have the name '{name}', which is a score of every set"
+            for name in names
+            if name in METRICS_OF_A_SET
+        ]
         if problems:
             raise ConfigError(problems)
 
@@ -72,6 +94,14 @@ class EvaluationOptions:
             (f"--num-workers {workers}", workers >= 1, "at least 1"),
             (f"--tensor-parallel-size {tp}", tp >= 1 and workers % tp == 0, f"a divisor of --num-workers {workers}"),
         ]
+
+
+def _named(word: str) -> tuple[str, str]:
+    """Set and file of ``math500=data/math500.jsonl``; a path that exists is a file, whatever it is called."""
+    name, equals, file = word.partition("=")
+    if not equals or SET_NAME.fullmatch(name) is None or Path(word).exists():
+        return "", word
+    return name, file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

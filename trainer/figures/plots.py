@@ -6,7 +6,7 @@ that the start took are said in words, since they would dwarf those of the steps
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from trainer.figures.drawing import (
 from trainer.figures.heat_maps import draw_heat_maps
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import BESIDE_THE_STEP, stage_seconds, stage_totals
+from trainer.run.validation_names import results_by_set
 
 _RANGE_LABEL = "range of the updates in a step"
 Lines = Sequence[Mapping[str, Any]]
@@ -73,9 +74,8 @@ CLIP_FRACTIONS = {
     "actor/clip_fraction_positive": "advantage > 0",
     "actor/clip_fraction_negative": "advantage < 0",
 }
-CURVE_PLOTS = (
-    CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True),
-    CurvePlot("val_accuracy", "Validation accuracy", "accuracy", {"val/accuracy": "accuracy"}, percent=True),
+REWARD_PLOT = CurvePlot("reward", "Training reward", "mean reward", {"reward/mean": "reward"}, smooth=True)
+ACTOR_PLOTS = (
     CurvePlot(
         "clip_fraction",
         "Clip fraction (as PPO would count it)",
@@ -159,12 +159,21 @@ def run_title(run: RunDirectory) -> str:
 
 def _available_plots(metrics: Lines, updates: Lines) -> dict[str, Callable[[Axes], None]]:
     draws: dict[str, Callable[[Axes], None]] = {}
-    for plot in CURVE_PLOTS:
+    for plot in (REWARD_PLOT, *_validation_plots(metrics), *ACTOR_PLOTS):
         if any(metric in line for metric in plot.curves for lines in (metrics, updates) for line in lines):
             draws[plot.name] = lambda axes, plot=plot: draw_curves(axes, plot, metrics, updates)
     if _timed_steps(metrics):
         draws["time"] = lambda axes: _draw_time(axes, metrics)
     return draws
+
+
+def _validation_plots(metrics: Lines) -> Iterator[CurvePlot]:
+    """Accuracy, or the reward where it is no verdict: of all problems, and a line for each set."""
+    validated = results_by_set(name for line in metrics for name in line)
+    for figure, percent in (("accuracy", True), ("reward", False)):
+        curves = {metric: name or "all problems" for name, metric in validated.items() if metric.endswith(figure)}
+        if curves:
+            yield CurvePlot(f"val_{figure}", f"Validation {figure}", figure, curves, percent=percent)
 
 
 def draw_curves(axes: Axes, plot: CurvePlot, metrics: Lines, updates: Lines) -> None:

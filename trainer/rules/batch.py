@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from cfpo_hybrid.models import ModelShape
 from trainer.config import Config
 from trainer.config.problem import Problem, divisors, listing, nearest_multiples
+from trainer.run.validation_names import METRICS_OF_A_SET, SET_NAME
 
 BATCH = "data.train_batch_size"
 RATIO = "algorithm.batch_ratio"
 PROMPT = "data.max_prompt_length"
 RESPONSE = "data.max_response_length"
+VAL_FILES = "data.val_files"
+VAL_SETS = "data.val_sets"
 
 
 def mini_batches(config: Config) -> Iterator[Problem]:
@@ -64,10 +67,11 @@ def sequence_length(config: Config, shape: ModelShape) -> Iterator[Problem]:
 def validation(config: Config) -> Iterator[Problem]:
     """Validation has problems to look at, and several samples of one only where they can differ."""
     trainer = config.trainer
-    if trainer.val_every > 0 and not config.data.val_files:
+    if trainer.val_every > 0 and not config.data.validation_sets:
         yield Problem(
-            ("trainer.val_every", "data.val_files"),
-            f"trainer.val_every={trainer.val_every}, but data.val_files names no problems; name a file or set it to 0",
+            ("trainer.val_every", VAL_FILES, VAL_SETS),
+            f"trainer.val_every={trainer.val_every}, but {VAL_FILES} names no problems and {VAL_SETS} has no set; name a "
+            f"file or set it to 0",
         )
     if trainer.val_samples > 1 and trainer.val_temperature == 0:
         yield Problem(
@@ -77,5 +81,26 @@ def validation(config: Config) -> Iterator[Problem]:
         )
 
 
-RULES = (mini_batches, curriculum, decoding_room, validation)
+def validation_sets(config: Config) -> Iterator[Problem]:
+    """Sets have names that are parts of metrics, and the set without a name stands alone."""
+    data = config.data
+    named = [name for name in data.validation_sets if name]
+    if data.val_files and named:
+        yield Problem(
+            (VAL_FILES, VAL_SETS),
+            f"{VAL_FILES}={data.val_files} and {VAL_SETS} with {', '.join(named)} are both given; give those files a name "
+            f"too, e.g. {VAL_SETS}.main=[...], and set {VAL_FILES}=null",
+        )
+    for name in data.val_sets:
+        key = f"{VAL_SETS}.{name}"
+        if SET_NAME.fullmatch(name) is None:
+            yield Problem((key,), f"{VAL_SETS} has the name '{name}'; write letters, digits, - and _, e.g. math500")
+        elif name in METRICS_OF_A_SET:
+            yield Problem(
+                (key,),
+                f"{VAL_SETS} has the name '{name}', but val/{name} is a metric of every validation; choose another name",
+            )
+
+
+RULES = (mini_batches, curriculum, decoding_room, validation, validation_sets)
 MODEL_RULES = (sequence_length,)

@@ -158,4 +158,4 @@ RULES = (offload, attention)
 MODEL_RULES = (head_size, expert_size, kv_cache)
 FILE_RULES = (data_files, reward, resume)
 MODEL_FILE_RULES = (model_files,)
-"""`cfpo check` goes on without what these and those above ask for: its report does not depend on files."""
+"""`cfpo check` goes on without what these and those above ask for: its arithmetic does not depend on files."""

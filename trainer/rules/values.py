@@ -195,6 +195,31 @@ def find_problems(config: Config) -> Iterator[Problem]:
             )
 
 
+def find_example_problems(config: Config) -> Iterator[Problem]:
+    """Examples are turns of a chat before the question: user, assistant, and so on, each with a text."""
+    key, examples = "data.examples", config.data.examples or []
+    for number, message in enumerate(examples, start=1):
+        role = "user" if number % 2 else "assistant"
+        if set(message) != {"role", "content"}:
+            yield Problem(
+                (key,), f"{key}: message {number} has the keys {sorted(message)}; it must have role and content"
+            )
+        elif message["role"] != role:
+            hint = "; a system message goes into data.system_prompt" if message["role"] == "system" else ""
+            yield Problem(
+                (key,),
+                f"{key}: message {number} has the role '{message['role']}', where '{role}' must be: user and assistant "
+                f"take turns{hint}",
+            )
+        elif not message["content"].strip():
+            yield Problem((key,), f"{key}: message {number} has no text as its content")
+    if len(examples) % 2:
+        yield Problem(
+            (key,),
+            f"{key} has {len(examples)} messages; it must end with the assistant's, since the problem follows",
+        )
+
+
 def value_at(config: Config, key: str) -> Any:
     """The value of a dotted key."""
     node: Any = config
@@ -203,4 +228,4 @@ def value_at(config: Config, key: str) -> Any:
     return node
 
 
-RULES = (find_problems,)
+RULES = (find_problems, find_example_problems)

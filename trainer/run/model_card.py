@@ -1,5 +1,6 @@
 """What an exported model says of itself: its card, and the chat template that training used."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import yaml
 from trainer.config import Config, resolved
 from workers.megatron.hf_companions import CHAT_TEMPLATE, MODEL_CARD
 
-FIGURES = ("val/", "reward/mean")
-"""How the names of metrics begin that a card shows."""
+FIGURES = re.compile(r"reward/mean|val/(?:[^/]+/)?(?:accuracy|reward|pass@\d+|maj@\d+|truncated_share|overlong)")
+"""Names of the metrics that a card shows, those of sources left out."""
 
 
 def export_texts(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -58,7 +59,7 @@ def model_card(config: Config, metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _figures(metrics: Sequence[Mapping[str, Any]]) -> str:
     """First and last value of each figure."""
-    names = sorted({name for line in metrics for name in line if name.startswith(FIGURES)})
+    names = sorted({name for line in metrics for name in line if FIGURES.fullmatch(name)})
     rows = []
     for name in names:
         values = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainer.study.plan import Attempt, PlannedRun
-from trainer.terminal.progress import RESULTS, shown_metrics
+from trainer.terminal.progress import results
 from trainer.terminal.words import duration, pressure_line
 
 
@@ -86,15 +86,14 @@ class RunView:
     def __init__(self, display: StudyDisplay, run: PlannedRun) -> None:
         self._display, self._name, self._begin = display, run.name, time.monotonic()
         self.start_seconds: float | None = None
-        self._values: dict[str, list[float]] = {name: [] for name, *_ in RESULTS}
+        self._values: dict[str, list[float]] = {}
         self.task = display.bars.add_task(run.name, total=run.config.trainer.total_steps, detail="start")
 
     @property
     def results(self) -> str:
         """What changed from the first step to the last."""
         found = []
-        shown = shown_metrics(name for name, values in self._values.items() if values)
-        for name, label, form in [result for result in RESULTS if result[0] in shown]:
+        for name, label, form in results(self._values):
             ends = dict.fromkeys(f"{value:{form}}" for value in self._values[name][:1] + self._values[name][-1:])
             found.append(f"{label} {' -> '.join(ends)}")
         return ", ".join(found) or "no results"
@@ -103,13 +102,13 @@ class RunView:
         """The first stage after the start ends the start."""
         if name != "start" and self.start_seconds is None:
             self.start_seconds = time.monotonic() - self._begin
-        if not any(self._values.values()):
+        if not self._values:
             self._show(detail=name)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows the step and its reward."""
-        for name, values in self._values.items():
-            values += [metrics[name]] if name in metrics else []
+        for name, *_ in results(metrics):
+            self._values.setdefault(name, []).append(metrics[name])
         self._show(completed=step, detail=self.results)
 
     def note(self, message: str) -> None:

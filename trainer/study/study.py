@@ -98,6 +98,11 @@ class Study:
         """Whether the runs are made equal in optimizer steps rather than in samples."""
         return self.mode.replace("-", "_") == "iso_compute"
 
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics that some run has logged, each once."""
+        return list({name: None for run in self.runs for record in run.records.values() for name in record})
+
     def runs_of(self, cell: Cell) -> list[StudyRun]:
         """Runs that have these values; axes that ``cell`` leaves out may have any."""
         return [run for run in self.runs if all(run.cell[key] == value for key, value in cell.items())]

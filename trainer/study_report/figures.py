@@ -28,6 +28,7 @@ from trainer.figures.drawing import (
     show_steps,
     style_axes,
 )
+from trainer.run.validation_names import results_by_set
 from trainer.study.study import Cell, Study, cell_label, cells_of, short_name, value_label
 from trainer.study_report.statistics import CurveSettings, SeedCurve, seed_curve
 
@@ -56,9 +57,8 @@ class StudyMetric:
     noise: float = 0.0
 
 
-METRICS = (
-    StudyMetric(name="reward/mean", title="training reward"),
-    StudyMetric(name="val/accuracy", title="validation accuracy", percent=True),
+TRAINING_REWARD = StudyMetric(name="reward/mean", title="training reward")
+ACTOR_METRICS = (
     StudyMetric(name="actor/clip_fraction", title="clip fraction", percent=True, noise=ROUNDING),
     StudyMetric(name="actor/kl_k3", title="KL to sampling policy", wide=True, noise=ROUNDING),
     StudyMetric(name="actor/entropy", title="entropy, nats", noise=ROUNDING),
@@ -151,8 +151,8 @@ class StudyFigures:
 
     def pictures(self) -> list[Picture]:
         """All figures of the runs' metrics that have something to show."""
-        known = {name for run in self._study.runs for record in run.records.values() for name in record}
-        metrics = [metric for metric in METRICS if metric.name in known]
+        known = self._study.metrics
+        metrics = [metric for metric in (TRAINING_REWARD, *_validation(known), *ACTOR_METRICS) if metric.name in known]
         first, rest = self._arrangement.others[:1], self._arrangement.others[1:]
         found = [self._of_metrics(metrics, fixed) for fixed in self._cells(*first, *rest)]
         if first:
@@ -235,6 +235,13 @@ class StudyFigures:
         show_steps(axes, most=5)
         if not any(curves):
             axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", fontsize=8, color=INK)
+
+
+def _validation(known: Sequence[str]) -> Iterator[StudyMetric]:
+    """Accuracy of all validation problems and of each set, or the reward where it is no verdict."""
+    for name, metric in results_by_set(known).items():
+        figure, of_set = metric.rpartition("/")[2], f", {name}" if name else ""
+        yield StudyMetric(name=metric, title=f"validation {figure}{of_set}", percent=figure == "accuracy")
 
 
 def _default_series(keys: Sequence[str]) -> str | None:

@@ -129,7 +129,8 @@ def _notes(table: StudyTable) -> list[str]:
         "A number is the mean over seeds; behind ± is half the width of its 95 % confidence interval by Student's t, "
         f"which a single seed does not have. Rewards are training rewards, averaged over {COLLAPSE.window} rollout "
         "steps up to the last one (final), or up to the one where that average is largest (best). Validation is the "
-        f"accuracy measured last, and the best one.{paired} Unfinished runs count as far as they have got.",
+        "accuracy measured last, and the best one; where the reward is no verdict, it is the mean reward."
+        f"{paired} Unfinished runs count as far as they have got.",
         str(COLLAPSE),
     ]
 

@@ -8,27 +8,23 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from trainer.run.validation_names import results_by_set
 from trainer.terminal.words import duration
 
 RECENT_STEPS = 10
 """Steps whose mean duration foretells the time left."""
 
-RESULTS = (
-    ("reward/mean", "reward", ".3f"),
-    ("val/accuracy", "accuracy", ".1%"),
-    ("val/reward", "validation reward", ".3f"),
-)
-"""Metrics by which a run is judged, with label and format."""
+Shown = tuple[str, str, str]
+"""A metric, its label and its format."""
 
-LINE_METRICS = (
-    *RESULTS,
+LINE_METRICS: tuple[Shown, ...] = (
     ("sampling/prompts_drawn", "drawn", ".0f"),
     ("actor/clip_fraction", "clipped", ".2%"),
     ("actor/entropy", "entropy", ".3f"),
     ("response_length/mean", "length", ".1f"),
     ("perf/tokens_per_second", "tokens/s", ",.0f"),
 )
-"""Metrics of a step that are said, with label and format."""
+"""Metrics of a step that are said behind its results."""
 
 
 class StepProgress(Protocol):
@@ -94,7 +90,7 @@ class RunProgress:
         if step <= self._first_step:
             self._marks.clear()
         self._marks.append(self._clock())
-        self._shown.update({name: metrics[name] for name, *_ in RESULTS if name in metrics})
+        self._shown.update({name: metrics[name] for name, *_ in results(metrics)})
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, detail=self._said(step, self._shown))
         else:
@@ -111,16 +107,20 @@ class RunProgress:
         return (self._marks[-1] - self._marks[0]) / (len(self._marks) - 1) * (self._total_steps - step)
 
     def _said(self, step: int, metrics: Mapping[str, float]) -> str:
-        shown = shown_metrics(metrics)
-        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in LINE_METRICS if name in shown]
+        said = [*results(metrics), *(shown for shown in LINE_METRICS if shown[0] in metrics)]
+        parts = [f"{label} {metrics[name]:{form}}" for name, label, form in said]
         left = self.seconds_left(step)
         return "  ".join([*parts, *([] if left is None else [f"{duration(left)} left"])])
 
 
-def shown_metrics(names: Iterable[str]) -> set[str]:
-    """The metrics among these that are shown: the reward of a validation only where it has no accuracy."""
-    found = set(names)
-    return found - {"val/reward"} if "val/accuracy" in found else found
+def results(names: Iterable[str]) -> list[Shown]:
+    """The metrics among these by which a run is judged: the training reward, and accuracy or reward of each validation set."""
+    names = list(names)
+    found: list[Shown] = [("reward/mean", "reward", ".3f")] if "reward/mean" in names else []
+    for set_name, metric in results_by_set(names).items():
+        label, form = ("accuracy", ".1%") if metric.endswith("accuracy") else ("validation reward", ".3f")
+        found.append((metric, f"{set_name} {label}" if set_name else label, form))
+    return found
 
 
 def _make_bar(console: Console) -> Progress:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from trainer.run.directory import RunDirectory
 from trainer.run.metrics import rollout_step_seconds, stage_totals
+from trainer.run.validation_names import results_by_set
 from trainer.terminal.words import duration
 
 
@@ -18,8 +19,8 @@ class RunSummary:
 
     Args:
         steps: rollout steps done.
-        accuracy: first and last ``val/accuracy``, 0 to 1; None without validation, or where the reward is no verdict.
-        validation_reward: first and last ``val/reward``; None without validation.
+        validations: first and last result of each validation set by its metric, e.g. ``val/accuracy``; the reward where
+            that is no verdict.
         reward: first and last ``reward/mean``; None without a step.
         tokens_per_second: over the steps that say it, weighted by their time.
         seconds: wall clock of all steps.
@@ -27,8 +28,7 @@ class RunSummary:
     """
 
     steps: int
-    accuracy: tuple[float, float] | None
-    validation_reward: tuple[float, float] | None
+    validations: dict[str, tuple[float, float]]
     reward: tuple[float, float] | None
     tokens_per_second: float | None
     seconds: float
@@ -44,11 +44,13 @@ def summarise(metrics: Sequence[Mapping[str, Any]]) -> RunSummary:
             step_seconds = rollout_step_seconds(line)
             tokens, timed = tokens + pace * step_seconds, timed + step_seconds
     seconds = sum(line.get("time/step") or 0.0 for line in metrics) or sum(stages.values())
+    validated = results_by_set(name for line in metrics for name in line)
     stages["other"] = max(0.0, seconds - sum(stages.values()))
     return RunSummary(
         steps=max((line["step"] for line in metrics), default=0),
-        accuracy=_first_and_last(metrics, "val/accuracy"),
-        validation_reward=_first_and_last(metrics, "val/reward"),
+        validations={
+            metric: ends for metric in validated.values() if (ends := _first_and_last(metrics, metric)) is not None
+        },
         reward=_first_and_last(metrics, "reward/mean"),
         tokens_per_second=tokens / timed if timed > 0 else None,
         seconds=seconds,
@@ -72,11 +74,13 @@ def _result_table(summary: RunSummary) -> Table:
     table = Table(title=f"{summary.steps} steps in {duration(summary.seconds)}", title_justify="left")
     for column in ("", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "" else "right")
-    if summary.accuracy is not None:
-        before, after = summary.accuracy
-        table.add_row("validation accuracy", f"{before:.1%}", f"{after:.1%}", f"{100 * (after - before):+.1f} points")
-    elif summary.validation_reward is not None:
-        _add_reward(table, "validation reward", summary.validation_reward)
+    for set_name, metric in results_by_set(summary.validations).items():
+        (before, after), of_set = summary.validations[metric], f", {set_name}" if set_name else ""
+        if metric.endswith("accuracy"):
+            change = f"{100 * (after - before):+.1f} points"
+            table.add_row(f"validation accuracy{of_set}", f"{before:.1%}", f"{after:.1%}", change)
+        else:
+            _add_reward(table, f"validation reward{of_set}", (before, after))
     if summary.reward is not None:
         _add_reward(table, "training reward", summary.reward)
     if summary.tokens_per_second is not None:

@@ -43,8 +43,8 @@ class RewardWorker:
             [batch] float32, 1 for right; ``reward_parts`` where there are several rewards or functions.
             The metadata have ``counts`` of responses (``reward/timeouts``,
             ``reward/failures``, of math ``reward/unboxed`` and ``reward/left_to_math_verify``, of functions
-            ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and ``failures`` of functions as
-            [calls, failed calls, the first failure].
+            ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and of functions ``failures``
+            as [calls, failed calls, the first failure] and ``clipped`` as [calls, rewards beyond bounds, the first].
         """
         extras = batch["extra"] if "extra" in batch else [{}] * len(batch)
         marked = self._texts(batch, special_tokens=True) if self._config.special_tokens else [None] * len(batch)
@@ -63,7 +63,8 @@ class RewardWorker:
             columns["verdicts"] = torch.where(firsts.isnan(), firsts, (firsts >= self._config.right_from).float())
         means = {name: list(pair) for name, pair in scored.means.items()}
         failures = {label: list(found) for label, found in scored.failures.items()}
-        meta = {"counts": dict(scored.counts), "means": means, "failures": failures}
+        clipped = {label: list(found) for label, found in scored.clipped.items()}
+        meta = {"counts": dict(scored.counts), "means": means, "failures": failures, "clipped": clipped}
         return DataProto(columns, meta=meta)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")

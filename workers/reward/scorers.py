@@ -54,11 +54,15 @@ class Scores:
         grades: one a response.
         counts: metric name to a number of responses.
         first_failure: of a user's function, with where it happened; "" where all calls went well.
+        clipped: how many rewards lay beyond their bounds.
+        first_clipped: the first of those, with its bound and its arguments; "" where there is none.
     """
 
     grades: list[Grade]
     counts: dict[str, int]
     first_failure: str = ""
+    clipped: int = 0
+    first_clipped: str = ""
 
     @property
     def failed(self) -> int:
@@ -114,11 +118,16 @@ class UserFunctionScorer:
         ]
         given = [_without_reserved_names(grade) for grade in self._pool.run(calls)]
         grades = [self._clipped(grade) for grade in given]
+        beyond = [row for row, grade in enumerate(grades) if grade.score != given[row].score]
         counts = _failure_counts(grades) | {
             "reward/no_opinion": sum(grade.score is None for grade in grades),
-            "reward/clipped": sum(before.score != after.score for before, after in zip(given, grades, strict=True)),
+            "reward/clipped": len(beyond),
         }
-        return Scores(grades, counts, self._first_failure(calls, grades))
+        first_clipped = ""
+        if beyond:
+            row = beyond[0]
+            first_clipped = self._clipping(calls[row], given[row], grades[row])
+        return Scores(grades, counts, self._first_failure(calls, grades), len(beyond), first_clipped)
 
     def close(self) -> None:
         """Ends all processes."""
@@ -136,9 +145,12 @@ class UserFunctionScorer:
         for call, grade in zip(calls, grades, strict=True):
             if grade.status is not Status.SCORED:
                 trace = f"\nTraceback (most recent call last):\n{grade.trace}{grade.detail}" if grade.trace else ""
-                shown = "\n".join(f"  {name}: {value!r:.2000}" for name, value in zip(ARGUMENTS, call, strict=True))
-                return f"{self._name}: {grade.detail}\ncalled with\n{shown}{trace}"
+                return f"{self._name}: {grade.detail}\n{_called_with(call)}{trace}"
         return ""
+
+    def _clipping(self, call: tuple[object, ...], given: Grade, kept: Grade) -> str:
+        key = "highest" if kept.score == self._config.highest else "lowest"
+        return f"{self._name}: {given.score!r} is beyond reward.{key}={kept.score!r}\n{_called_with(call)}"
 
 
 class MathScorer:
@@ -193,6 +205,11 @@ class MathScorer:
         return found
 
 
+def _called_with(call: Sequence[object]) -> str:
+    shown = "\n".join(f"  {name}: {value!r:.2000}" for name, value in zip(ARGUMENTS, call, strict=True))
+    return f"called with\n{shown}"
+
+
 def _all_of(grades: Sequence[Grade]) -> Grade:
     """Right where every part is; a part that is wrong decides even where another has no verdict."""
     return min(grades, key=lambda grade: (grade.score or 0.0, grade.status is not Status.SCORED))
@@ -225,6 +242,7 @@ class BatchRewards:
         counts: metric name to a number of responses.
         means: metric name to sum and count, of each of several rewards and of what functions log.
         failures: by reward: its calls, how many of them failed, and the first failure.
+        clipped: by reward: its calls, how many rewards lay beyond their bounds, and the first of those.
     """
 
     totals: list[float]
@@ -233,6 +251,7 @@ class BatchRewards:
     counts: dict[str, int]
     means: dict[str, tuple[float, int]]
     failures: dict[str, tuple[int, int, str]]
+    clipped: dict[str, tuple[int, int, str]]
 
 
 class RewardSum:
@@ -281,6 +300,11 @@ class RewardSum:
                 label: (len(responses), one.failed, one.first_failure)
                 for label, one in zip(self._labels, scores, strict=True)
                 if one.first_failure
+            },
+            clipped={
+                label: (len(responses), one.clipped, one.first_clipped)
+                for label, one in zip(self._labels, scores, strict=True)
+                if one.clipped
             },
         )
 

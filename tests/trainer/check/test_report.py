@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from data_world import write_rows
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
@@ -28,6 +29,17 @@ def test_the_run_in_numbers(tmp_path: Path):
     assert "5 rollout steps, 40 optimizer steps, 80 prompts" in text
     assert "0.001, constant, 4 optimizer steps of warm-up" in text
     assert "estimated per worker process" in text
+
+
+def test_which_columns_each_file_is_read_by(tmp_path: Path):
+    rows = [{"question": "1+1?", "answer": "#### 2"}]
+    gsm8k = write_rows(tmp_path / "gsm8k.jsonl", rows)
+    loaded = load_and_inspect(write_recipe(tmp_path), [f"data.val_files={gsm8k}"])
+    lines = [line for line in report(loaded, GPU).splitlines() if line.startswith("data ")]
+    assert [line.split(": ")[1] for line in lines] == [
+        "question from 'problem', answer from 'solution'",
+        "question from 'question', answer from 'answer'",
+    ]
 
 
 def test_a_gpu_that_is_large_enough_and_one_that_is_not(tmp_path: Path):

@@ -12,6 +12,7 @@ class Inner:
     names: list[str] = field(default_factory=list)
     rate: float | None = None
     on: bool = False
+    sets: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def test_later_sources_win():
         ({"path": ["a"]}, "path=['a'] is not a text"),
         ({"inner": 3}, "inner=3: inner is a section; set one of its keys: inner.names, inner.on"),
         ({"inner": {"size": {"x": 1}}}, "inner.size={'x': 1} is not a whole number"),
+        ({"inner.sets.a": None}, "inner.sets.a=None is not a list of texts"),
+        ({"inner": {"sets": {"a": {"b": 1}}}}, "inner.sets.a={'b': 1} is not a list of texts"),
+        ({"inner.sets": ["a"]}, "inner.sets=['a'] is not a mapping"),
         ({"inner.size.x": 1}, "unknown key 'inner.size.x': inner.size holds a whole number, no keys"),
     ],
 )
@@ -70,6 +74,14 @@ def test_what_is_wrong_keeps_its_default():
 
 def test_one_value_for_a_list_is_a_list_of_one():
     assert draft_of({"inner.names": "a"}).value.inner.names == ["a"]
+
+
+def test_entries_of_a_mapping_are_set_one_by_one_and_cleared_together():
+    assert draft_of({"inner.sets.a": "x"}, {"inner": {"sets": {"b": ["y"]}}}).value.inner.sets == {
+        "a": ["x"],
+        "b": ["y"],
+    }
+    assert draft_of({"inner.sets.a": "x"}, {"inner.sets": {}}).value.inner.sets == {}
 
 
 def test_an_empty_section_sets_nothing():
@@ -98,6 +110,9 @@ def test_interpolations_resolve_or_are_mistakes():
     assert draft_of({"inner": {"size": "${other.size}"}, "other": {"size": 5}}).value.inner.size == 5
     (message,) = messages({"inner": {"size": "${nowhere}"}})
     assert message.startswith("inner.size: Interpolation key 'nowhere' not found")
+    for key in ("inner.sets.a", "inner.names"):
+        (message,) = messages({key: ["${nowhere}"]})
+        assert message.startswith(f"{key}: Interpolation key 'nowhere' not found")
 
 
 def test_an_open_section_takes_other_keys():

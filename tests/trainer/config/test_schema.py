@@ -9,3 +9,12 @@ def test_changed_settings_names_dotted_keys():
         "trainer.resume": ("auto", None),
         "new": (None, 1),
     }
+
+
+def test_a_recognised_column_is_the_same_as_its_usual_name():
+    written = {"data": {"problem_key": "problem", "answer_key": "answer", "solution_key": "solution"}}
+    recognised = {"data": {"problem_key": None, "answer_key": None, "solution_key": None}}
+    assert changed_settings(written, recognised) == changed_settings(recognised, written) == {}
+    other = {"data": {"problem_key": "prompt", "answer_key": None, "solution_key": None}}
+    assert changed_settings(recognised, other) == {"data.problem_key": (None, "prompt")}
+    assert changed_settings(written, other) == {"data.problem_key": ("problem", "prompt")}

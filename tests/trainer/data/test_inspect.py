@@ -26,7 +26,7 @@ def test_good_files_have_no_problem(tmp_path):
 def test_everything_wrong_is_said_at_once(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{')
     parquet = str(tmp_path / "test.parquet")
-    pyarrow.parquet.write_table(pyarrow.table({"question": ["1+1"], "answer": ["2"]}), parquet)
+    pyarrow.parquet.write_table(pyarrow.table({"query": ["1+1"], "answer": ["2"]}), parquet)
     config = DataConfig(
         train_files=[str(tmp_path / "gone.jsonl"), str(tmp_path / "bad.jsonl"), "hub:openai/gsm8k"],
         val_files=[parquet],
@@ -40,7 +40,7 @@ def test_everything_wrong_is_said_at_once(tmp_path):
             "gone.jsonl' does not exist",
             "line 2 is not JSON",
             "hub:NAME",
-            "question",
+            "query",
         ),
         found,
         strict=True,
@@ -63,3 +63,11 @@ def test_a_curriculum_without_levels(tmp_path):
 
 def test_no_training_file(tmp_path):
     assert messages(DataConfig(train_files=[])) == ["data.train_files is empty; name at least one file to train on"]
+
+
+def test_the_files_of_every_validation_set_are_inspected(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", numbered_rows(3))
+    sets = {"math": [train], "gone": [str(tmp_path / "gone.jsonl"), train], "off": []}
+    (problem,) = inspect_files(DataConfig(train_files=[train], train_batch_size=1, val_sets=sets))
+    assert problem.keys == ("data.val_sets.gone",)
+    assert problem.message.startswith("data.val_sets.gone: data file")

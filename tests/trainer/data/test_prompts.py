@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 from data_world import char_tokenizer, numbered_rows, run_config, text_of, write_rows
+from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import DataError, ModelError
-from cfpo_hybrid.protocol import DataProto
 from trainer.config import DataConfig
 from trainer.data import TrainPrompts, load_validation, open_tokenizer
 from workers.config import ModelConfig
@@ -21,16 +21,9 @@ def tokenizer():
 def data(tmp_path):
     return DataConfig(
         train_files=[write_rows(tmp_path / "train.jsonl", numbered_rows(12))],
-        val_files=[write_rows(tmp_path / "val.jsonl", numbered_rows(5))],
         train_batch_size=4,
         max_prompt_length=20,
     )
-
-
-def validation_of(config, tokenizer):
-    validation = load_validation(config, tokenizer)
-    assert validation is not None
-    return validation
 
 
 def prompt_texts(tokenizer, batch):
@@ -144,6 +137,44 @@ def test_overlong_prompts_are_cut_from_the_left(tokenizer, data):
     assert prompt_texts(tokenizer, prompts.draw(0, 12, step=0))[9:] == ["u:p9;a:", ":p10;a:", ":p11;a:"]
 
 
+@pytest.mark.parametrize("overlong", ["filter", "cut"])
+def test_a_text_of_many_characters_is_overlong_at_little_cost(data, tmp_path, overlong):
+    seen = []
+
+    class Watched(PreTrainedTokenizerFast):
+        def __call__(self, text, **settings):
+            seen.extend(map(len, text))
+            return super().__call__(text, **settings)
+
+    base = char_tokenizer()
+    tokenizer = Watched(
+        tokenizer_object=base.backend_tokenizer, pad_token="<pad>", unk_token="<unk>", chat_template=base.chat_template
+    )
+    rows = [{"problem": "x" * 2_000_000 + "end", "answer": "1"}, {"problem": "p", "answer": "1"}]
+    file = write_rows(tmp_path / "long.jsonl", rows)
+    settings = replace(data, train_files=[file], train_batch_size=1, overlong=overlong, shuffle=False)
+    prompts = TrainPrompts(run_config(settings, group_size=1), tokenizer)
+    assert prompts.prompts.overlong == 1 and max(seen) < 1000
+    batch = prompts.draw(0, len(prompts.prompts), step=0)
+    cut = ["x" * 14 + "end;a:"] if overlong == "cut" else []
+    assert prompt_texts(base, batch) == [*cut, "u:p;a:"]
+
+
+def test_examples_come_before_each_problem(tokenizer, data):
+    examples = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+    data = replace(data, system_prompt="Be brief", examples=examples, max_prompt_length=40, shuffle=False)
+    batch = TrainPrompts(run_config(data), tokenizer).draw(0, 4, step=0)
+    assert prompt_texts(tokenizer, batch)[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
+    assert batch["problem"][0] == "p0"
+    validation = load_validation(run_config(replace(data, val_files=data.train_files)), tokenizer)
+    assert validation is not None
+    assert prompt_texts(tokenizer, next(iter(validation.batches())))[0] == "s:Be brief;u:1+1;a:2;u:p0;a:"
+    with pytest.raises(
+        DataError, match=r"max_prompt_length=20 tokens \(chat template, system prompt and examples included"
+    ):
+        TrainPrompts(run_config(replace(data, max_prompt_length=20)), tokenizer)
+
+
 def test_too_few_prompts(tokenizer, data):
     with pytest.raises(DataError, match=r"have 12 prompts, fewer than one batch of data\.train_batch_size=13"):
         TrainPrompts(run_config(replace(data, train_batch_size=13)), tokenizer)
@@ -151,24 +182,6 @@ def test_too_few_prompts(tokenizer, data):
         TrainPrompts(run_config(replace(data, train_batch_size=11, max_prompt_length=7)), tokenizer)
     with pytest.raises(DataError, match=r"all 12 prompts of .*train\.jsonl are over data\.max_prompt_length=3"):
         TrainPrompts(run_config(replace(data, max_prompt_length=3)), tokenizer)
-
-
-def test_validation_goes_once_through_the_file_in_order(tokenizer, data):
-    validation = validation_of(run_config(replace(data, val_batch_size=2), val_samples=3), tokenizer)
-    batches = list(validation.batches())
-    assert len(validation) == 5 and [len(batch) for batch in batches] == [6, 6, 3]
-    whole = DataProto.concat(batches)
-    assert list(whole["problem"]) == [f"p{n}" for n in range(5) for _ in range(3)]
-    assert whole["group_ids"].tolist() == [n for n in range(5) for _ in range(3)]
-    assert whole["sample_ids"].tolist() == [0, 1, 2] * 5
-    assert len(whole["seeds"].unique()) == 15
-    (at_once,) = validation_of(run_config(data, val_samples=3), tokenizer).batches()
-    assert at_once["seeds"].tolist() == whole["seeds"].tolist()  # however it is cut into batches
-
-
-def test_validation_may_be_limited_or_absent(tokenizer, data):
-    assert len(validation_of(run_config(replace(data, val_limit=2)), tokenizer)) == 2
-    assert load_validation(run_config(replace(data, val_files=None)), tokenizer) is None
 
 
 def test_a_tokenizer_is_saved_and_opened(tokenizer, tmp_path):

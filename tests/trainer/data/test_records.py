@@ -5,9 +5,14 @@ from data_world import numbered_rows, write_rows
 
 from cfpo_hybrid.errors import DataError
 from trainer.config import DataConfig
-from trainer.data.records import HubSplit, Record, open_source, read_records
+from trainer.data.files import HubSplit, open_source
+from trainer.data.records import Record, read_records
 
 DATA = DataConfig(train_files=[])
+
+
+def record(problem, ground_truth, extra):
+    return Record(problem, ground_truth, extra, [{"role": "user", "content": problem}])
 
 
 def write_parquet(path, rows):
@@ -19,7 +24,7 @@ def test_jsonl_and_parquet_and_a_data_set_give_the_same_records(tmp_path):
     rows = numbered_rows(5)
     jsonl = write_rows(tmp_path / "train.jsonl", rows)
     parquet = write_parquet(tmp_path / "train.parquet", rows)
-    expected = [Record(r["problem"], r["solution"], {"level": r["level"], "type": r["type"]}) for r in rows]
+    expected = [record(r["problem"], r["solution"], {"level": r["level"], "type": r["type"]}) for r in rows]
     assert read_records([jsonl], DATA) == expected
     assert read_records([parquet], DATA) == expected
     assert read_records([jsonl, parquet], DATA) == expected * 2
@@ -68,9 +73,6 @@ def test_an_unknown_extension_lists_the_known_ones(tmp_path):
         ('["1+1", "2"]', "line 4 is not a JSON object but a list"),
         ('{"question": "1+1", "answer": "2"}', r"line 4 lacks the column 'problem' .*; it has question, answer"),
         ('{"problem": "1+1"}', r"line 4 lacks the column 'answer' .* or 'solution' .*; it has problem"),
-        ('{"problem": 3, "answer": "2"}', "line 4: column 'problem' must be a text, it is 3"),
-        ('{"problem": "1+1", "answer": null}', "line 4: column 'solution' must be a text or a number, it is None"),
-        ('{"problem": "1+1", "answer": " "}', "line 4: column 'answer' must be a text or a number, it is ' '"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
@@ -81,27 +83,25 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 
 
 def test_both_missing_columns_are_named_at_once(tmp_path):
-    path = write_rows(tmp_path / "train.jsonl", [{"question": "1+1", "reply": "2"}])
-    with pytest.raises(
-        DataError, match=r"'problem' \(data\.problem_key\) and the column 'answer' \(data\.answer_key\)"
-    ):
+    path = write_rows(tmp_path / "train.jsonl", [{"query": "1+1", "reply": "2"}])
+    with pytest.raises(DataError, match=r"name the columns in data\.problem_key and data\.answer_key"):
         read_records([path], DATA)
-    renamed = DataConfig(train_files=[], problem_key="question", answer_key="reply")
-    assert read_records([path], renamed) == [Record("1+1", "2", {})]
+    renamed = DataConfig(train_files=[], problem_key="query", answer_key="reply")
+    assert read_records([path], renamed) == [record("1+1", "2", {})]
 
 
 def test_the_answer_is_preferred_and_the_solution_stays_in_extra(tmp_path):
     rows = [{"problem": "1+1", "solution": "\\boxed{2}", "answer": 2}, {"problem": "1+2", "solution": "\\boxed{3}"}]
     records = read_records([write_rows(tmp_path / "train.jsonl", rows)], DATA)
-    assert records == [Record("1+1", "2", {"solution": "\\boxed{2}"}), Record("1+2", "\\boxed{3}", {})]
+    assert records == [record("1+1", "2", {"solution": "\\boxed{2}"}), record("1+2", "\\boxed{3}", {})]
 
 
 def test_extra_holds_json_values_only(tmp_path):
     from datetime import date
 
     row = {"problem": "1+1", "answer": "2", "day": date(2024, 1, 2), "tags": ["a", None], "score": float("nan")}
-    (record,) = read_records([write_parquet(tmp_path / "train.parquet", [row])], DATA)
-    assert record.extra == {"day": "2024-01-02", "tags": ["a", None], "score": None}
+    (only,) = read_records([write_parquet(tmp_path / "train.parquet", [row])], DATA)
+    assert only.extra == {"day": "2024-01-02", "tags": ["a", None], "score": None}
 
 
 def test_empty_and_broken_files(tmp_path):
@@ -112,7 +112,7 @@ def test_empty_and_broken_files(tmp_path):
         read_records([str(tmp_path / "empty.jsonl")], DATA)
     with pytest.raises(DataError, match="cannot be read as parquet"):
         read_records([str(tmp_path / "broken.parquet")], DATA)
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         read_records([str(tmp_path / "latin.jsonl")], DATA)
 
 

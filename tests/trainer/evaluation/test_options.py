@@ -29,6 +29,19 @@ def test_greedy_samples_once():
         EvaluationOptions(model="m", files=("f",), greedy=True, samples=4)
 
 
+def test_files_may_be_sets_with_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1.jsonl").write_text("")
+    assert EvaluationOptions(model="m", files=("a.jsonl", "hub:x:test")).sets == {"": ["a.jsonl", "hub:x:test"]}
+    named = EvaluationOptions(model="m", files=("math=a.jsonl", "sums=b.jsonl", "math=hub:x:test[:5]"))
+    assert named.sets == {"math": ["a.jsonl", "hub:x:test[:5]"], "sums": ["b.jsonl"]}
+    assert EvaluationOptions(model="m", files=("lr=1.jsonl",)).sets == {"": ["lr=1.jsonl"]}  # a file that is there
+    with pytest.raises(ConfigError, match=r"'b\.jsonl' has no set, .* NAME=FILE for all files or for none"):
+        EvaluationOptions(model="m", files=("math=a.jsonl", "b.jsonl"))
+    with pytest.raises(ConfigError, match="a set cannot have the name 'reward'"):
+        EvaluationOptions(model="m", files=("reward=a.jsonl",))
+
+
 def options(**lengths: int) -> EvaluationOptions:
     return EvaluationOptions(model="m", files=("f",), **lengths)  # type: ignore[arg-type]
 

@@ -58,6 +58,18 @@ def test_missing_metrics_leave_their_plots_out(tmp_path):
     assert [file.stem for file in plot_run(tmp_path)] == ["overview", "reward", "entropy"]
 
 
+def test_validation_is_drawn_as_a_line_a_set_and_as_the_reward_where_that_is_no_verdict(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start({})
+    sets = {f"val/set{number}/reward": -1.0 for number in range(9)}  # more than there are colours
+    write_jsonl(run.metrics_file, [{"step": 0, "val/reward": -2.0, **sets, "val/overlong": 0.0}])
+    assert [file.stem for file in plot_run(tmp_path)] == ["overview", "val_reward"]
+    axes = Figure().subplots()
+    curves = {name: name for name in ("val/reward", *sets)}
+    draw_curves(axes, CurvePlot("a", "A", "", curves), run.metrics(), [])
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}) == 10
+
+
 def test_times_of_a_single_step(tmp_path):
     run = RunDirectory(tmp_path)
     run.start({})

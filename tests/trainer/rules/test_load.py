@@ -6,7 +6,7 @@ import yaml
 from tiny_recipe import write_recipe
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.config import resolved
+from trainer.config import changed_settings, resolved
 from trainer.rules import load_and_inspect, load_config, read_config
 
 
@@ -52,6 +52,34 @@ def test_the_saved_config_is_a_recipe_of_the_same_run(recipe: Path, tmp_path: Pa
     saved.write_text(yaml.safe_dump(resolved(config)))
     assert load_config(saved) == config
     assert resolved(config)["policy_loss"] == {"name": "clip", "plugins": [], "clip_low": 0.2, "clip_high": 0.3}
+
+
+def test_validation_sets_come_from_the_recipe_and_the_command_line(recipe: Path, tmp_path: Path):
+    file = str(tmp_path / "train.jsonl")
+    recipe.write_text(
+        recipe.read_text().replace("data:\n", f"data:\n  val_sets:\n    math: {file}\n    both: [{file}, {file}]\n")
+    )
+    config = load_config(recipe, [f"data.val_sets.sums=[{file}]", "data.val_sets.math=[]"])
+    assert config.data.validation_sets == {"both": [file, file], "sums": [file]}
+    saved = tmp_path / "config.yaml"
+    saved.write_text(yaml.safe_dump(resolved(config)))
+    assert load_config(saved) == config
+    changed = changed_settings(resolved(load_config(recipe)), resolved(config))
+    assert changed == {"data.val_sets.math": ([file], []), "data.val_sets.sums": (None, [file])}
+    cleared = load_config(recipe, ["data.val_sets={}", f"data.val_files={file}"])
+    assert cleared.data.validation_sets == {"": [file]}
+
+
+def test_a_mistake_in_a_validation_set_has_its_line(recipe: Path):
+    recipe.write_text(
+        recipe.read_text().replace("data:\n", "data:\n  val_sets:\n    a: nowhere.jsonl\n    b: {c: d}\n")
+    )
+    lines = recipe.read_text().splitlines()
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe)
+    missing, wrong = (next(one for one in caught.value.problems if f"val_sets.{name}" in one) for name in "ab")
+    assert missing.endswith(f"[recipe.yaml line {lines.index('    a: nowhere.jsonl') + 1}]")
+    assert wrong.endswith(f"[recipe.yaml line {lines.index('    b: {c: d}') + 1}]")
 
 
 def test_naming_another_loss_drops_the_knobs_of_the_one_before(recipe: Path):

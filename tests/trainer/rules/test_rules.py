@@ -1,14 +1,16 @@
 """Each rule of the configuration: broken once, with the legal values nearby in its message."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny_recipe import write_model, write_recipe
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES
 from cfpo_hybrid.errors import ConfigError
-from trainer.config import Config
+from trainer.config import Config, resolved
 from trainer.rules import load_config
 from trainer.rules.values import NAMES, RANGES, value_at
 
@@ -139,7 +141,21 @@ BROKEN = {
         ["does not hold one sequence of 96 tokens, which takes 196608 bytes", "set it to some 6291456"],
     ),
     "decoding room": (["rollout.max_num_batched_tokens=8"], ["less than rollout.max_num_seqs=256"]),
-    "validation files": (["trainer.val_every=5"], ["data.val_files names no problems"]),
+    "validation files": (["trainer.val_every=5"], ["data.val_files names no problems and data.val_sets has no set"]),
+    "a set and no set": (
+        ["data.val_files=${data.train_files[0]}", "data.val_sets.math=${data.train_files[0]}"],
+        ["data.val_sets with math are both given", "set data.val_files=null"],
+    ),
+    "name of a set": (
+        ["data.val_sets={math 500: '${data.train_files[0]}'}"],
+        ["has the name 'math 500'", "letters, digits, - and _"],
+    ),
+    "set named as a metric": (
+        ["data.val_sets.accuracy=${data.train_files[0]}"],
+        ["val/accuracy is a metric of every validation"],
+    ),
+    "files of a set": (["data.val_sets.math=nowhere.jsonl"], ["data.val_sets.math: data file 'nowhere.jsonl'"]),
+    "type of a set": (["data.val_sets.math={a: b}"], ["data.val_sets.math={'a': 'b'} is not a list of texts"]),
     "validation samples": (["trainer.val_samples=4"], ["would all be equal", "trainer.val_temperature above 0"]),
     "advantage": (["algorithm.advantage=grpo_nostd"], ["did you mean 'grpo_no_std'"]),
     "aggregation": (["algorithm.loss_aggregation=token-mean"], ["did you mean 'token_mean'", "seq_mean_token_sum"]),
@@ -155,6 +171,33 @@ BROKEN = {
     "trackers": (["trainer.trackers=[tensorbord]"], ["did you mean 'tensorboard'"]),
     "data files": (["data.train_files=[nowhere.jsonl]"], ["data.train_files", "nowhere.jsonl"]),
     "data columns": (["data.problem_key=question"], ["question"]),
+    "examples that are no mappings": (
+        ["data.examples=[a]"],
+        ["data.examples=['a'] is not a list of mappings of texts"],
+    ),
+    "an example without a text": (
+        ["data.examples=[{role: user, content: null}]"],
+        ["is not a list of mappings of texts"],
+    ),
+    "a list as an example's text": (["data.examples=[{role: user, content: [a]}]"], ["is not a list of mappings"]),
+    "one example": (["data.examples={role: user, content: a}"], ["is not a list of mappings of texts"]),
+    "a file of examples": (["data.examples=examples.jsonl"], ["is not a list of mappings of texts"]),
+    "keys of examples": (
+        ["data.examples=[{from: human, value: a}, {role: assistant, content: b}]"],
+        ["message 1 has the keys ['from', 'value']; it must have role and content"],
+    ),
+    "roles of examples": (
+        ["data.examples=[{role: system, content: a}, {role: assistant, content: b}]"],
+        ["message 1 has the role 'system', where 'user' must be", "goes into data.system_prompt"],
+    ),
+    "end of examples": (
+        ["data.examples=[{role: user, content: a}]"],
+        ["has 1 messages; it must end with the assistant's"],
+    ),
+    "blank example": (
+        ["data.examples=[{role: user, content: a}, {role: assistant, content: ' '}]"],
+        ["message 2 has no text as its content"],
+    ),
     "rows for a batch": (["data.train_batch_size=20", "algorithm.batch_ratio=1"], ["16 rows, fewer than one batch"]),
     "reward": (["reward.name=maths"], ["did you mean 'math'"]),
     "further reward": (["reward.further=[maths]"], ["reward.further is 'maths'", "did you mean 'math'"]),
@@ -176,6 +219,21 @@ def test_a_reward_function_of_other_arguments_is_a_mistake_of_the_configuration(
     arity, bounds = caught.value.problems
     assert "takes 2 arguments (response, truth), not 4; it is called as score(problem, response" in arity
     assert "reward.lowest=1.0 must be below reward.highest=0.0" in bounds
+
+
+def test_examples_of_a_recipe_and_of_the_command_line(tmp_path: Path):
+    examples = [{"role": "user", "content": "1+1: what?"}, {"role": "assistant", "content": r"\boxed{2}"}]
+    config = load_config(write_recipe(tmp_path), [f"data.examples={json.dumps(examples)}"])
+    assert config.data.examples == examples
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(resolved(config)))
+    again = load_config(tmp_path / "again.yaml")
+    assert again.data.examples == examples
+    words = [r"data.examples=[{role: user, content: 1+1}, {role: assistant, content: '\boxed{2}'}]"]
+    assert load_config(tmp_path / "again.yaml", words).data.examples == [
+        {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": r"\boxed{2}"},
+    ]
+    assert load_config(tmp_path / "again.yaml", ["data.examples=null"]).data.examples is None
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -11,7 +11,8 @@ from trainer.run.model_card import export_texts
 METRICS = [
     {"step": 0, "val/accuracy": 0.431, "time/step": 1.0},
     {"step": 1, "reward/mean": 0.25},
-    {"step": 2, "reward/mean": 0.5, "val/accuracy": 0.9, "val/truncated_share": None},
+    {"step": 2, "reward/mean": 0.5, "val/accuracy": 0.9, "val/truncated_share": None, "val/math/pass@4": 0.75},
+    {"step": 2, "val/math/source/aime/accuracy": 0.1, "val/accuracy_stderr": 0.01, "val/reward/timeouts": 0.0},
 ]
 
 
@@ -25,7 +26,8 @@ def test_card_template_and_front_matter(tmp_path: Path):
     card = texts["README.md"]
     assert "| `val/accuracy` | 0.431 (step 0) | 0.9 (step 2) |" in card
     assert "| `reward/mean` | 0.25 (step 1) | 0.5 (step 2) |" in card
-    assert "truncated_share" not in card and "time/step" not in card
+    assert "| `val/math/pass@4` | 0.75 (step 2) | 0.75 (step 2) |" in card
+    assert not any(name in card for name in ("truncated_share", "time/step", "aime", "stderr", "timeouts"))
     assert "2 rollout steps, policy loss `clip`" in card and f"the model in `{tmp_path / 'model'}`" in card
     assert "````\nBox it. ```\n````" in card  # a fence that the prompt cannot end
     front = yaml.safe_load(card.split("---")[1])

@@ -100,6 +100,33 @@ def test_a_second_pressure_axis_gives_a_figure_a_value_and_one_a_metric(tmp_path
     assert "Horizontal axis: optimizer step" in drawn["dynamics-batch_ratio_1"].caption
 
 
+def test_every_validation_set_has_columns_and_panels(tmp_path: Path):
+    (path,) = plan_runs(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    write_run(
+        path, [0.5, 0.2], validated=["val/accuracy", "val/reward", "val/math_500/accuracy", "val/math_500/reward"]
+    )
+    table = table_of(tmp_path)
+    assert table.header[2:-2] == [
+        *("final reward", "best reward", "final validation", "best validation"),
+        *("final validation math_500", "best validation math_500"),
+    ]
+    (line,) = csv.DictReader(io.StringIO(table.to_csv()))
+    assert (line["final_validation_math_500_mean"], line["best_validation_math_500_mean"]) == ("0.2", "0.25")
+    study = read_study(tmp_path)
+    (picture,) = StudyFigures(study, Arrangement.of(study.axes), CurveSettings(by_optimizer_steps=False)).pictures()
+    assert picture.row_labels[1:3] == ["validation accuracy", "validation accuracy, math_500"]
+
+
+def test_a_reward_that_is_no_verdict_stands_for_the_validation(tmp_path: Path):
+    (path,) = plan_runs(tmp_path, {LOSS: ["clip"]}, [({LOSS: "clip"}, 1)])
+    write_run(path, [-0.5, -0.2], validated=["val/reward"])
+    (row,) = table_of(tmp_path).rows
+    assert row.intervals["final_validation"].mean == -0.2
+    study = read_study(tmp_path)
+    (picture,) = StudyFigures(study, Arrangement.of(study.axes), CurveSettings(by_optimizer_steps=False)).pictures()
+    assert picture.row_labels[1] == "validation reward"
+
+
 def test_a_loss_that_cannot_be_built_leaves_only_its_objective_out(tmp_path: Path):
     (path,) = plan_runs(tmp_path, {}, [({}, 1)])
     write_run(path, [0.5], loss="no_such_loss")

@@ -53,6 +53,21 @@ def test_a_reward_that_is_no_verdict_is_shown_as_a_reward():
     assert text.getvalue().splitlines() == ["step 0/1  validation reward -2.300"]
 
 
+def test_every_validation_set_is_shown_by_its_name():
+    console, text = plain_console()
+    with RunProgress(1, console=console) as progress:
+        progress.step(
+            0, {"val/math/accuracy": 0.2, "val/math/reward": 0.2, "val/accuracy": 0.4, "val/gsm8k/accuracy": 0.6}
+        )
+        progress.step(
+            0, {"val/reward": -1.0, "val/a/reward": -2.0, "val/a/source/x/reward": 0.0, "val/reward/accuracy": 1.0}
+        )
+    assert text.getvalue().splitlines() == [
+        "step 0/1  accuracy 40.0%  math accuracy 20.0%  gsm8k accuracy 60.0%",
+        "step 0/1  validation reward -1.000  a validation reward -2.000",
+    ]
+
+
 def test_the_time_left_follows_the_last_steps():
     console, _ = plain_console()
     clock = Clock()

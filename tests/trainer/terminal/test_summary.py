@@ -20,7 +20,7 @@ LINES = [
 def test_the_summary_adds_up():
     summary = summarise(LINES)
     assert summary.steps == 3
-    assert summary.accuracy == (0.31, 0.62)
+    assert summary.validations == {"val/accuracy": (0.31, 0.62)}
     assert summary.reward == (0.4, 0.7)
     # 100 x 5 + 300 x 15 = 5000 tokens in 20 s
     assert summary.tokens_per_second == pytest.approx(250.0)
@@ -39,7 +39,7 @@ def test_the_pace_leaves_validation_out():
 
 def test_a_run_without_steps_has_an_empty_summary():
     summary = summarise([])
-    assert (summary.steps, summary.accuracy, summary.reward, summary.tokens_per_second) == (0, None, None, None)
+    assert (summary.steps, summary.validations, summary.reward, summary.tokens_per_second) == (0, {}, None, None)
 
 
 def test_the_tables_name_what_exists_and_paths_stay_whole(tmp_path):
@@ -71,3 +71,18 @@ def test_a_reward_that_is_no_verdict_is_shown_as_a_reward(tmp_path):
         assert part in text.getvalue()
     assert "accuracy" not in text.getvalue()
     assert "%" not in text.getvalue()
+
+
+def test_every_validation_set_has_a_row(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.start({})
+    before = {"step": 0, "val/math/accuracy": 0.2, "val/accuracy": 0.4}
+    write_jsonl(run.metrics_file, [before, {"step": 1, "val/math/accuracy": 0.3, "val/accuracy": 0.6}])
+    text = io.StringIO()
+    print_summary(Console(file=text, width=90), run)
+    lines = text.getvalue().splitlines()
+    of_all, of_math = (
+        next(line for line in lines if label in line) for label in ("validation accuracy ", "accuracy, math")
+    )
+    assert "+20.0 points" in of_all
+    assert "+10.0 points" in of_math

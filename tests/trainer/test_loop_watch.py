@@ -12,7 +12,9 @@ from cfpo_hybrid.protocol import DataProto, load
 from trainer import loop
 from trainer.config import Config, DataConfig, TrainerConfig, resolved
 from trainer.run.checkpoint import CheckpointStore, load_state
+from trainer.run.dead_runs import DeadRuns
 from trainer.run.directory import RunDirectory
+from trainer.run.files import read_jsonl
 from trainer.run.metrics import StageTimer, StepReport
 from trainer.session import Session
 from workers.config import WatchConfig
@@ -76,17 +78,18 @@ def write_weights(method, directory, texts):
     (Path(directory) / "weights").write_text("1")
 
 
-def run_loop(folder: Path, monkeypatch, script: list[tuple[str, ...]], **watch) -> tuple[Log, RunDirectory]:
+def run_loop(
+    folder: Path, monkeypatch, script: list[tuple[str, ...]], trainer: dict | None = None, **watch
+) -> tuple[Log, RunDirectory]:
     """Runs one step for each entry of the script, which lists the actions of the limits that it crosses."""
     config = Config(
         data=DataConfig(train_files=["x"]),
         trainer=TrainerConfig(
             num_workers=1,
             total_steps=len(script),
-            generations_every=0,
-            save_rollouts_every=2,
             export_final=False,
             val_before_train=False,
+            **{"generations_every": 0, "save_rollouts_every": 2} | (trainer or {}),
         ),
         watch=WatchConfig(**watch),
     )
@@ -158,3 +161,25 @@ def test_a_resume_drops_the_batches_of_steps_to_come(tmp_path, monkeypatch):
     run.start(run.config(), resumed_step=2)
     assert files(run.offending) == ["step_000001.batch", "step_000002.batch"]
     assert files(run.rollouts) == ["step_000002.batch"]
+
+
+def test_a_hint_is_told_once_over_resumes_and_kept(tmp_path, monkeypatch):
+    flat = {"response_length/mean": 9.0, "response_length/truncated_share": 0.0, "reward/min": 0.0, "reward/max": 0.0}
+    monkeypatch.setattr(loop, "step_metrics", lambda report, reshards, seconds: dict(flat))
+    log, run = run_loop(tmp_path, monkeypatch, [()] * 5)
+    assert [note.partition(":")[0] for note in log.notes] == ["step 3"]
+    assert "all responses of 3 rollout steps earned the same, 0" in log.notes[0]
+    assert [(hint["step"], hint["name"]) for hint in read_jsonl(run.hints_file)] == [(3, "equal_rewards")]
+    again = DeadRuns(
+        Config(data=DataConfig(train_files=["x"])), [flat] * 3, [h["name"] for h in read_jsonl(run.hints_file)]
+    )
+    assert again.look(flat) == {}
+
+
+def test_responses_of_the_first_and_the_last_step_are_saved(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(loop.TrainingLoop, "_save_generations", lambda self, step, batch: saved.append(step))
+    run_loop(tmp_path / "never", monkeypatch, [()] * 3)
+    assert saved == []
+    run_loop(tmp_path / "some", monkeypatch, [()] * 8, trainer={"generations_every": 3})
+    assert saved == [1, 3, 6, 8]

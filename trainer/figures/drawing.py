@@ -35,6 +35,8 @@ _GOLDEN = 0.618
 _EVERY_POINT = 30
 """Up to so many points each has its marker."""
 _CHARACTER_INCHES, _ROW_INCHES = 0.085, 0.3
+_HANDLE_INCHES = 0.75
+"""Of a line in a legend, with the space around it."""
 _LETTERS_AN_INCH = 12
 """Of titles."""
 
@@ -128,7 +130,10 @@ def settle_range(axes: Axes, *, noise: float = 0.0, wide: bool = False) -> None:
     positive = [value for value in values if value > 0]
     if wide and positive and high > WIDE * statistics.median(positive):
         # Linear around 0, which on-policy runs have.
-        axes.set_yscale("symlog", linthresh=statistics.median(positive) / WIDE)
+        linear = statistics.median(positive) / WIDE
+        axes.set_yscale("symlog", linthresh=linear)
+        if low >= 0:
+            axes.set_ylim(-linear / 2, 2 * high)
 
 
 def plain_text(text: str) -> str:
@@ -164,7 +169,16 @@ def panel_grid(
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], columns: int) -> None:
-    """One legend for all panels of a figure."""
+    """One legend for all panels of a figure, in as many columns as there is room for.
+
+    Args:
+        figure: below which.
+        handles: of the lines.
+        labels: of the lines.
+        columns: at most.
+    """
+    entry = _HANDLE_INCHES + max(map(len, labels), default=0) * _CHARACTER_INCHES
+    columns = max(1, min(columns, int(figure.get_figwidth() / entry)))
     where = "outside lower center"
     names = [plain_text(label) for label in labels]
     figure.legend(handles, names, loc=where, ncols=columns, frameon=False, fontsize=9, labelcolor=INK, handlelength=3.5)

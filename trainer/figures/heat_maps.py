@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from trainer.figures.drawing import INK, ROUNDING, panel_grid
@@ -100,6 +100,7 @@ def _draw(figure: Figure, axes: Axes, heat_map: HeatMap, updates: Updates) -> No
     every = math.ceil(len(places) / MOST_TICKS)
     axes.set_yticks(range(0, len(places), every), [f"{each[0]}.{each[1]}" for each in places[::every]])
     axes.set_title(heat_map.title, loc="left", fontsize=10, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout step", fontsize=8, color=INK)
     axes.set_ylabel("iteration.mini-batch", fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK)
@@ -113,7 +114,7 @@ def _limits(matrix: NDArray[np.float64], heat_map: HeatMap) -> tuple[float, floa
     smallest = ROUNDING * max(1.0, abs(low), abs(high))
     if high - low > smallest:
         return low, high
-    wider = max(abs(low), abs(high)) / 10 or 1.0
+    wider = max(abs(low) / 10, abs(high) / 10, 1000 * ROUNDING)
     bottom, top = heat_map.limits
     return low - (0.0 if bottom is not None else wider), high + (0.0 if top is not None else wider)
 

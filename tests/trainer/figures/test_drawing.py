@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from trainer.figures.drawing import line_look, settle_range, show_percent, style_axes
+from trainer.figures.drawing import legend_below, line_look, settle_range, show_percent, style_axes
 
 
 def look(index: int) -> tuple[str, str, str]:
@@ -72,7 +72,9 @@ def test_percentages_near_each_other_have_different_labels():
 
 
 def test_axes_that_are_logarithmic_take_zeros():
-    assert settled([0.0, 1.0, 1.0, 1.0, 1000.0], wide=True).get_yscale() == "symlog"
+    axes = settled([0.0, 1.0, 1.0, 1.0, 1000.0], wide=True)
+    assert axes.get_yscale() == "symlog"
+    assert -0.01 < axes.get_ylim()[0] < 0
     assert settled([0.0, 1.0, 2.0, 3.0], wide=True).get_yscale() == "linear"
     assert settled([0.0, 0.0], wide=True).get_yscale() == "linear"
 
@@ -80,3 +82,13 @@ def test_axes_that_are_logarithmic_take_zeros():
 def test_axes_without_a_finite_value_say_so():
     axes = settled([float("nan"), float("inf")], wide=True)
     assert [text.get_text() for text in axes.texts] == ["no finite value"]
+
+
+def test_a_legend_stays_within_its_figure():
+    figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+    lines = [figure.subplots().plot([0], [0])[0] for _ in range(16)]
+    legend_below(figure, lines, [f"policy_gradient {number}" for number in range(16)], columns=6)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

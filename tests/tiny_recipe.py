@@ -21,16 +21,29 @@ TINY_MODEL = {
     "vocab_size": 100,
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
+    "eos_token_id": 1,
 }
+WORDS = {
+    "version": "1.0",
+    "added_tokens": [
+        {"id": 1, "content": "<end>", "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    ],
+    "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "<end>": 1, "1": 2, "+": 3}, "unk_token": "<unk>"},
+}
+TEMPLATE = "{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
 ROW = {"problem": "1+1?", "solution": "\\boxed{2}", "level": "Level 1", "type": "Sums"}
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
-    """A whole model of zeros, as config.json describes it with these changes, and a tokenizer that nobody opens."""
+    """A whole model of zeros, as config.json describes it with these changes, and a tokenizer of a few words."""
     config = TINY_MODEL | changes
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(WORDS))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>", "chat_template": TEMPLATE}))
     tensors = {name: torch.zeros(size, dtype=torch.bfloat16) for name, size in hf_shapes(model_shape(config)).items()}
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -21,18 +21,21 @@ STOP = 3
 TEMPERATURE = 0.7
 
 
-def start_engine(folder: Path, tp: int = 1, **rollout: Any):
+def start_engine(folder: Path, tp: int = 1, *, stops: Any = None, tokenizer: Any = None, **rollout: Any):
     """An engine of this rank; vLLM is imported only here, after its environment is set.
 
     Args:
         folder: of the model.
         tp: ranks that share it.
+        stops: what ends a response; by default the token STOP.
+        tokenizer: of texts that do.
         rollout: settings other than those here.
     """
     from workers.process import worker_environment
 
     os.environ.update(worker_environment("cpu", 1))
     from workers.config import RolloutConfig
+    from workers.rollout.engine import Stops
     from workers.rollout.vllm_engine import EngineSettings, VllmEngine
 
     config = RolloutConfig(**{"kv_cache_bytes": 32 << 20, "max_num_seqs": 16, **rollout}, tensor_parallel_size=tp)
@@ -42,7 +45,8 @@ def start_engine(folder: Path, tp: int = 1, **rollout: Any):
         rank=int(os.environ["RANK"]),
         dtype=torch.float32,
         max_model_len=MAX_LEN,
-        stop_token_ids=(STOP,),
+        stops=stops or Stops(token_ids=(STOP,)),
+        tokenizer=tokenizer,
         job=folder.name,
         device=torch.device("cpu"),
     )

@@ -6,8 +6,7 @@ from pathlib import Path
 from cfpo_hybrid.algorithms.kl import KlController
 from cfpo_hybrid.errors import ConfigError
 from trainer.config import Config, changed_settings, resolved
-from trainer.config.model import whole_model
-from trainer.data import TrainPrompts, ValidationPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, ValidationPrompts, load_validation, run_tokenizer
 from trainer.figures.generations_page import write_run_page
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
@@ -86,8 +85,7 @@ def prepare_run(config: Config) -> PreparedRun:
     store = CheckpointStore(run.checkpoints, keep=config.trainer.keep_checkpoints)
     checkpoint = store.resolve(config.trainer.resume)
     state = _resumed_state(checkpoint, config) if checkpoint else None
-    whole_model(config.model)
-    tokenizer = open_tokenizer(config.model)
+    tokenizer = run_tokenizer(config.model, config.data, config.rollout)
     prompts, validation = TrainPrompts(config, tokenizer), load_validation(config, tokenizer)
     prepared = PreparedRun(
         config=config,

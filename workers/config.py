@@ -118,6 +118,9 @@ class RolloutConfig:
     """Below 1 only with a mode of algorithm.rollout_correction: truncated sampling reports no full-softmax log-probs."""
     top_k: int = -1
     """Other than -1 (all tokens) likewise."""
+    stop: list[str] = field(default_factory=list, hash=False)
+    """Texts that end a response, in validation too, beside the end-of-sequence tokens that the model's files name. The
+    response keeps them. One that is a special token, e.g. "<|im_end|>", costs nothing; others need each response's text."""
     tensor_parallel_size: int = 1
     """Ranks of one vLLM replica; may differ from the training's."""
     dtype: str = "auto"

@@ -14,8 +14,9 @@ from workers.megatron.log_probs import Truncation
 from workers.megatron.policy import MegatronPolicy
 from workers.messages import HybridSettings
 from workers.process import resolve_dtype
-from workers.rollout.engine import RolloutEngine, stop_token_ids
+from workers.rollout.engine import RolloutEngine, find_stops
 from workers.rollout.vllm_engine import EngineSettings, VllmEngine
+from workers.tokenizer import open_tokenizer
 from workers.weight_check import differing_weights
 from workers.weight_sync import Probe, WeightSync, rounding, weight_receiver
 
@@ -102,15 +103,17 @@ def build_engine(
         max_model_len: longest prompt + response, in tokens.
     """
     folder = model_folder(model.path, model.revision)
+    stops = find_stops(folder, rollout.stop)
     settings = EngineSettings(
         folder=str(folder),
         shape=shape_of(model),
         rank=context.ranks["rollout"],
         dtype=dtype,
         max_model_len=max_model_len,
-        stop_token_ids=stop_token_ids(folder),
+        stops=stops,
         job=context.job_id,
         device=device,
+        tokenizer=open_tokenizer(model) if stops.texts else None,
     )
     return VllmEngine(rollout, settings)
 

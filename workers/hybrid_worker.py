@@ -27,7 +27,7 @@ from workers.messages import HybridSettings, SyncReport, UpdateRecord, UpdateRep
 from workers.pass_watch import PassWatch
 from workers.phases import Phase, in_phase
 from workers.process import process_group
-from workers.rollout.engine import RolloutEngine, SamplingSettings, generation_config
+from workers.rollout.engine import RolloutEngine, SamplingSettings, find_stops, generation_config
 
 if TYPE_CHECKING:
     from workers.megatron.policy import MegatronPolicy
@@ -243,5 +243,8 @@ class HybridWorker:
     def _export(self, folder: Path, texts: Mapping[str, str]) -> None:
         model, rollout = self.settings.model, self.settings.rollout
         source = model_folder(model.path, model.revision)
-        sampling = generation_config(source, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k)
+        stops = find_stops(source, rollout.stop)
+        sampling = generation_config(
+            source, stops, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k
+        )
         self.policy.export(folder, source, {"generation_config.json": sampling, **texts})

@@ -15,7 +15,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace, say: Say) -> int:
-    """Prints the report, also where files are all that is wrong: arithmetic and memory do not depend on them.
+    """Prints the report, and warns of what is probably not meant.
+
+    The report comes also where files are all that is wrong: arithmetic and memory do not depend on them.
 
     Memory that does not fit a device the user named by its size is a mistake.
 
@@ -40,5 +42,7 @@ def run(arguments: Namespace, say: Say) -> int:
     say(report(loaded, device, find_layout_problems))
     if lacking is not None:
         raise lacking
+    for warning in machine.warnings_of(loaded.config):
+        say(f"warning: {warning}")
     asked = arguments.gpu_memory is not None
     return 2 if asked and not fits(loaded, device) else 0

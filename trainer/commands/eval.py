@@ -1,5 +1,6 @@
 """``cfpo eval MODEL FILE ...``: scores a checkpoint or Hugging Face model on problems."""
 
+import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import fields
 from typing import Any
@@ -18,6 +19,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder for generations and scores")
     parser.add_argument("--greedy", action="store_true", help="the likeliest tokens instead of sampling")
     parser.add_argument("--system-prompt", metavar="TEXT")
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=_mapping,
+        default={},
+        metavar="JSON",
+        help="""what the chat template is told, e.g. '{"enable_thinking": false}'""",
+    )
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="ends a response; may be given several times"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems of each set")
     for name, kind in (
         ("temperature", float),
@@ -50,3 +61,10 @@ def run(arguments: Namespace, say: Say) -> int:
     values["files"] = tuple(arguments.files)
     evaluate(EvaluationOptions(**values))
     return 0
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("no mapping")
+    return value

@@ -9,6 +9,7 @@ from cfpo_hybrid.models import ModelShape, load_hf_config, model_folder, model_s
 from trainer.config.schema import Config
 from workers.config import ModelConfig
 from workers.megatron.hf_files import check_companions, check_weights
+from workers.tokenizer import check_vocabulary, read_tokenizer
 
 QWEN_SIZES: dict[str, dict[str, Any]] = {
     "0.5B": {"layers": 24, "hidden": 896, "ffn": 4864, "heads": 14, "kv": 2, "vocab": 151936, "tied": True},
@@ -72,9 +73,20 @@ def whole_model(model: ModelConfig) -> Path:
         ModelError: it cannot be fetched, its files are missing or damaged, or they do not fit its config.json.
     """
     folder = model_folder(model.path, model.revision)
-    check_weights(folder, model_shape(load_hf_config(str(folder))))
-    check_companions(folder, tokenizer=not model.trust_remote_code)
+    shape = model_shape(load_hf_config(str(folder)))
+    check_weights(folder, shape)
+    check_tokenizer(model, folder, shape)
     return folder
+
+
+def check_tokenizer(model: ModelConfig, folder: Path, shape: ModelShape) -> None:
+    """Refuses a folder without a tokenizer, with a damaged one, or with one whose tokens the model lacks.
+
+    Raises:
+        ModelError: which of them.
+    """
+    check_companions(folder, tokenizer=not model.trust_remote_code)
+    check_vocabulary(read_tokenizer(folder).vocabulary, shape.vocab_size, folder)
 
 
 def known_config(model_id: str) -> dict[str, Any] | None:

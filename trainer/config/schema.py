@@ -70,6 +70,8 @@ class DataConfig:
     """Becomes the chat's system message, unless the row's messages have one."""
     chat_template: str | None = None
     """A Jinja file to use in the place of the tokenizer's own chat template."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What the chat template is told besides the chat, e.g. ``{enable_thinking: false}``; it must know each by its name."""
     examples: list[dict[str, str]] | None = None
     """Messages put before each problem, behind the system message: a list of role and content, user and assistant in
     turn."""

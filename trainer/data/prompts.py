@@ -4,16 +4,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cfpo_hybrid.errors import DataError, ModelError
+from cfpo_hybrid.errors import DataError
+from cfpo_hybrid.models import load_hf_config, model_shape
 from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config, DataConfig
+from trainer.config.model import whole_model
+from trainer.data.chat import RENDER_ERRORS, ChatTemplate, prompt_warnings, refused_chat, template_source
 from trainer.data.columns import value_at
 from trainer.data.order import (
     TRAINING,
@@ -24,7 +26,8 @@ from trainer.data.order import (
     stable_hash,
 )
 from trainer.data.records import Message, Record, read_records
-from workers.config import ModelConfig
+from workers.config import ModelConfig, RolloutConfig
+from workers.tokenizer import DEFAULT_TEMPLATE, check_vocabulary, open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,21 +92,24 @@ class PromptSet:
         )
 
 
-def open_tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a Hugging Face id or folder.
+def run_tokenizer(model: ModelConfig, data: DataConfig, rollout: RolloutConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model whose files are whole; warns of what is probably not meant with it.
+
+    Args:
+        model: fetched, where it is an id.
+        data: how prompts are made.
+        rollout: where responses stop.
 
     Raises:
-        ModelError: there is none, or it cannot be loaded.
+        UserError: the model's files cannot be used, or its tokenizer cannot be loaded, or cannot make prompts.
     """
-    from transformers import AutoTokenizer  # seconds to import; the configuration check does without
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"model.path={model.path} has no tokenizer that can be loaded: {reason[0]}") from error
+    folder = whole_model(model)
+    tokenizer = open_tokenizer(model)
+    check_vocabulary(tokenizer.get_vocab(), model_shape(load_hf_config(str(folder))).vocab_size, folder)
+    if not model.trust_remote_code:
+        for warning in prompt_warnings(folder, data, rollout.stop):
+            logger.warning("%s", warning)
+    return tokenizer
 
 
 def encode_chats(
@@ -117,22 +123,23 @@ def encode_chats(
         config: of the chat template.
 
     Raises:
-        DataError: no chat template, or one that refuses the chat.
+        DataError: no chat template, or one that refuses the chat or lacks an argument that is set.
     """
-    from jinja2 import TemplateError
-
-    template = _template(config)
-    if template is None and not tokenizer.chat_template:
-        raise DataError(
-            f"the tokenizer {tokenizer.name_or_path} has no chat template; name a Jinja file in data.chat_template, "
-            "e.g. one with the line {{ messages[-1].content }}"
-        )
+    chat_templates = tokenizer.chat_template or {}
+    source = template_source(
+        config,
+        chat_templates if isinstance(chat_templates, dict) else {DEFAULT_TEMPLATE: chat_templates},
+        tokenizer=tokenizer.name_or_path,
+        adds_bos=_adds_bos(tokenizer),
+    )
+    ChatTemplate(source, config, tokenizer.special_tokens_map)  # refuses arguments that do nothing
+    told = config.chat_template_kwargs
     try:
         texts = tokenizer.apply_chat_template(
-            list(chats), chat_template=template, add_generation_prompt=True, tokenize=False
+            list(chats), chat_template=source, add_generation_prompt=True, tokenize=False, **told
         )
-    except TemplateError as error:
-        raise DataError(f"the chat template cannot render a prompt{_with_system(config)}: {error}") from error
+    except RENDER_ERRORS as error:
+        raise refused_chat(config, error) from error
     longest = longest_text(tokenizer, config.max_prompt_length)
     ends = [str(text)[-longest:] for text in texts]
     return tokenizer(ends, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
@@ -246,14 +253,6 @@ def _order_of(prompts: PromptSet, data: DataConfig, seed: int | None) -> PromptO
     return Widening(levels, seed, data.curriculum_steps * data.train_batch_size)
 
 
-def _template(config: DataConfig) -> str | None:
-    if config.chat_template is None:
-        return None
-    try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.chat_template={config.chat_template} cannot be read: {error}") from error
-
-
-def _with_system(config: DataConfig) -> str:
-    return " with a system message (data.system_prompt)" if config.system_prompt else ""
+def _adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]  # pyright: ignore[reportIndexIssue]

@@ -14,8 +14,7 @@ from cfpo_hybrid.parallel_layout import ParallelLayout
 from cfpo_hybrid.single_controller import ResourcePool
 from cfpo_hybrid.single_controller.ray_group import RayWorkerGroup
 from trainer.config import DataConfig, TrainerConfig
-from trainer.config.model import whole_model
-from trainer.data import ValidationPrompts, open_tokenizer
+from trainer.data import ValidationPrompts, run_tokenizer
 from trainer.evaluation.options import EvaluationOptions, Lengths
 from trainer.evaluation.scores import pass_at_k
 from trainer.evaluation.validation import Evaluation, evaluate_prompts
@@ -47,7 +46,6 @@ def evaluate(options: EvaluationOptions, console: Console | None = None) -> dict
     model = absolute_model(ModelConfig(path=saved_model(options.model)))
     lengths = _lengths(options, model_shape(load_hf_config(model.path)))
     find_reward(options.reward, "--reward")
-    whole_model(model)
     prompts = _prompts(options, model, lengths)
     folder = Path(options.output) if options.output else default_folder(options.model)
     make_folder(folder, "--output")  # not when everything is done
@@ -87,8 +85,11 @@ def _prompts(options: EvaluationOptions, model: ModelConfig, lengths: Lengths) -
         max_prompt_length=lengths.prompt,
         max_response_length=lengths.response,
         system_prompt=options.system_prompt,
+        chat_template_kwargs=dict(options.chat_template_kwargs),
     )
-    return ValidationPrompts(data, open_tokenizer(model), samples=options.samples, seed=options.seed)
+    return ValidationPrompts(
+        data, run_tokenizer(model, data, _rollout(options)), samples=options.samples, seed=options.seed
+    )
 
 
 def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationPrompts, lengths: Lengths) -> Evaluation:
@@ -97,7 +98,7 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
     layout = ParallelLayout.of_world(options.num_workers, tp=options.tensor_parallel_size)
     settings = GenerationSettings(
         model=model,
-        rollout=RolloutConfig(tensor_parallel_size=options.tensor_parallel_size, gpu_memory_utilization=0.9),
+        rollout=_rollout(options),
         rollout_layout=layout,
         max_model_len=lengths.prompt + lengths.response,
         device=device,
@@ -128,6 +129,12 @@ def _answer(options: EvaluationOptions, model: ModelConfig, prompts: ValidationP
         )
         actors.run(GenerationWorker.initialize)
         return evaluate_prompts(prompts, actors, graders, sampling, GenerationWorker.generate)
+
+
+def _rollout(options: EvaluationOptions) -> RolloutConfig:
+    return RolloutConfig(
+        tensor_parallel_size=options.tensor_parallel_size, gpu_memory_utilization=0.9, stop=options.stop
+    )
 
 
 def _reward(options: EvaluationOptions) -> RewardConfig:

@@ -1,7 +1,9 @@
 """What ``cfpo eval`` is told."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.run.validation_names import METRICS_OF_A_SET, SET_NAME
@@ -34,6 +36,10 @@ class EvaluationOptions:
     limit: int | None = None
     """Only the first so many problems of each set."""
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """What the chat template is told besides the chat."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a response, beside the model's end-of-sequence tokens."""
     max_prompt_length: int | None = None
     """Tokens; by default 512, and at most a quarter of the model's positions."""
     max_response_length: int | None = None
@@ -88,6 +94,7 @@ class EvaluationOptions:
                 not (self.greedy and self.samples > 1),
                 "1 with --greedy: all would be equal",
             ),
+            ("--stop", "" not in self.stop, "a text that is not empty"),
             (f"--limit {self.limit}", self.limit is None or self.limit >= 1, "at least 1"),
             (f"--max-prompt-length {prompt}", prompt is None or prompt >= 1, "at least 1"),
             (f"--max-response-length {response}", response is None or response >= 1, "at least 1"),

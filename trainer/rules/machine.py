@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 
-from cfpo_hybrid.errors import ModelError, RewardError
+from cfpo_hybrid.errors import DataError, ModelError, RewardError
 from cfpo_hybrid.models import ModelShape
 from trainer.check.memory import BYTES, Device, kv_token_bytes, longest_sequence
 from trainer.config import Config
+from trainer.config.model import check_tokenizer
 from trainer.config.problem import Problem, listing
+from trainer.data.chat import chat_template, prompt_warnings
 from trainer.data.inspect import inspect_files
-from workers.megatron.hf_files import check_companions, check_weights
+from workers.megatron.hf_files import check_weights
 from workers.reward.scorers import RESERVED, reward_label
 from workers.reward.user_function import MATH, find_reward
+from workers.tokenizer import read_tokenizer
 
 DEVICE = "trainer.device"
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -136,14 +139,33 @@ def model_files(config: Config, shape: ModelShape) -> Iterator[Problem]:
     key, folder = "model.path", Path(config.model.path).expanduser()
     if not folder.is_dir():
         return
+    for check in (lambda: check_weights(folder, shape), lambda: check_tokenizer(config.model, folder, shape)):
+        try:
+            check()
+        except ModelError as error:
+            yield Problem((key,), f"{key}={config.model.path}: {error}")
+
+
+def chats(config: Config, shape: ModelShape) -> Iterator[Problem]:
+    """The chat template renders a small chat, and knows its arguments; that of an id is looked at once fetched."""
+    folder, own = Path(config.model.path).expanduser(), config.data.chat_template
+    if not folder.is_dir() or config.model.trust_remote_code or (own is not None and not Path(own).is_file()):
+        return
+    keys = ("model.path", "data.chat_template", "data.system_prompt", "data.chat_template_kwargs")
     try:
-        check_weights(folder, shape)
-    except ModelError as error:
-        yield Problem((key,), f"{key}={config.model.path}: {error}")
-    try:
-        check_companions(folder, tokenizer=not config.model.trust_remote_code)
-    except ModelError as error:
-        yield Problem((key,), f"{key}={config.model.path}: {error}")
+        chat_template(config.data, read_tokenizer(folder))
+    except DataError as error:
+        yield Problem(keys, str(error))
+    except ModelError:
+        return  # said with the other files
+
+
+def warnings_of(config: Config) -> list[str]:
+    """What is probably not meant in a configuration without mistakes; nothing of an id, which is looked at once fetched."""
+    folder = Path(config.model.path).expanduser()
+    if not folder.is_dir() or config.model.trust_remote_code:
+        return []
+    return prompt_warnings(folder, config.data, config.rollout.stop)
 
 
 def _no_gpu(config: Config) -> str:
@@ -157,5 +179,5 @@ def _on_cpu(config: Config) -> bool:
 RULES = (offload, attention)
 MODEL_RULES = (head_size, expert_size, kv_cache)
 FILE_RULES = (data_files, reward, resume)
-MODEL_FILE_RULES = (model_files,)
+MODEL_FILE_RULES = (model_files, chats)
 """`cfpo check` goes on without what these and those above ask for: its arithmetic does not depend on files."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from cfpo_hybrid.algorithms.advantage import ADVANTAGES
@@ -195,6 +196,21 @@ def find_problems(config: Config) -> Iterator[Problem]:
             )
 
 
+def stops(config: Config) -> Iterator[Problem]:
+    """An empty text would end every response before it begins."""
+    if "" in config.rollout.stop:
+        yield Problem(("rollout.stop",), f"rollout.stop={config.rollout.stop} has an empty text; leave it out")
+
+
+def template_arguments(config: Config) -> Iterator[Problem]:
+    """Arguments of the chat template are what JSON can write without brackets."""
+    for name, value in config.data.chat_template_kwargs.items():
+        key = f"data.chat_template_kwargs.{name}"
+        finite = isfinite(value) if isinstance(value, float) else isinstance(value, str | bool | int)
+        if value is not None and not finite:
+            yield Problem((key,), f"{key}={value!r} must be a text, a finite number, true, false or null")
+
+
 def find_example_problems(config: Config) -> Iterator[Problem]:
     """Examples are turns of a chat before the question: user, assistant, and so on, each with a text."""
     key, examples = "data.examples", config.data.examples or []
@@ -228,4 +244,4 @@ def value_at(config: Config, key: str) -> Any:
     return node
 
 
-RULES = (find_problems, find_example_problems)
+RULES = (find_problems, stops, template_arguments, find_example_problems)

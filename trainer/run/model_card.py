@@ -1,5 +1,6 @@
 """What an exported model says of itself: its card, and the chat template that training used."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import yaml
 
 from trainer.config import Config, resolved
-from workers.megatron.hf_companions import CHAT_TEMPLATE, MODEL_CARD
+from workers.megatron.hf_companions import MODEL_CARD
+from workers.tokenizer import CHAT_TEMPLATE
 
 FIGURES = re.compile(r"reward/mean|val/(?:[^/]+/)?(?:accuracy|reward|pass@\d+|maj@\d+|truncated_share|overlong)")
 """Names of the metrics that a card shows, those of sources left out."""
@@ -50,11 +52,23 @@ def model_card(config: Config, metrics: Sequence[Mapping[str, Any]]) -> str:
             f"Each prompt began with this system message:\n\n{_block(config.data.system_prompt)}"
             if config.data.system_prompt
             else "There was no system message."
-        ),
+        )
+        + _told(config),
         "## Recipe",
         _block(_yaml(resolved(config)), "yaml"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _told(config: Config) -> str:
+    """What no file of the export says: arguments of the template, and texts that ended a response."""
+    said = ""
+    if config.data.chat_template_kwargs:
+        said += f"\n\nThe template was told:\n\n{_block(_yaml(config.data.chat_template_kwargs), 'yaml')}"
+    if config.rollout.stop:
+        texts = _block("\n".join(json.dumps(text, ensure_ascii=False) for text in config.rollout.stop))
+        said += f"\n\nThese texts, too, ended a response:\n\n{texts}"
+    return said
 
 
 def _figures(metrics: Sequence[Mapping[str, Any]]) -> str:

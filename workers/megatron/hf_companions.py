@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from cfpo_hybrid.models import FAMILIES, ModelShape
+from workers.tokenizer import CHAT_TEMPLATE, TEMPLATES_FOLDER
 
-CHAT_TEMPLATE = "chat_template.jinja"
 MODEL_CARD = "README.md"
 
 COPIED = (
@@ -36,8 +36,6 @@ COPIED = (
 
 NOT_COPIED = ("config.json", "*.index.json", "adapter_*", "trainer_state.json", "quant*config.json")
 """Files among them that belong to the source's weights or to its training."""
-
-TEMPLATES_FOLDER = "additional_chat_templates"
 
 
 def write_companions(source: Path, out: Path, shape: ModelShape, dtype: torch.dtype, texts: Mapping[str, str]) -> None:

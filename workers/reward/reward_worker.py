@@ -1,14 +1,13 @@
 """The reward worker, step 3 of the way of a batch: turns response tokens into text and text into rewards."""
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from cfpo_hybrid.errors import ModelError
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.protocol.schema import GivenColumn
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ModelConfig, RewardConfig
 from workers.reward.scorers import Response, RewardSum
+from workers.tokenizer import open_tokenizer
 
 
 class RewardWorker:
@@ -26,7 +25,7 @@ class RewardWorker:
 
     def __init__(self, context: WorkerContext, model: ModelConfig, reward: RewardConfig) -> None:
         self.context = context
-        self._tokenizer = _load_tokenizer(model)
+        self._tokenizer = open_tokenizer(model)
         self._config = reward
         self._rewards = RewardSum(reward)
 
@@ -82,18 +81,3 @@ class RewardWorker:
         real = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         # The tokenizer below transformers' own: twice as fast, and it leaves the spaces as they are.
         return self._tokenizer.backend_tokenizer.decode_batch(real, skip_special_tokens=not special_tokens)
-
-
-def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path is '{model.path}', but its tokenizer cannot be loaded: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(
-            f"model.path is '{model.path}', whose tokenizer is a {type(tokenizer).__name__}; a fast one is needed "
-            f"(tokenizer.json beside the weights)"
-        )
-    return tokenizer

@@ -4,7 +4,8 @@ Workers use nothing of an engine that is not in :class:`RolloutEngine`.
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from cfpo_hybrid.errors import ConfigError, ModelError
+from cfpo_hybrid.models import load_hf_config
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
+from workers.tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +31,7 @@ class SamplingSettings:
             renormalised over the kept tokens and match no full softmax.
         top_k: keeps this many tokens; -1 keeps all.
         greedy: takes the likeliest token and ignores the three above.
-        ignore_stop: goes on to ``max_tokens`` whatever is sampled (for benchmarks).
+        ignore_stop: goes on to ``max_tokens`` whatever is sampled (for benchmarks); otherwise the engine's stops hold.
 
     Raises:
         ConfigError: a value outside its range.
@@ -55,44 +58,70 @@ class SamplingSettings:
             raise ConfigError(problems)
 
 
-def stop_token_ids(folder: Path) -> tuple[int, ...]:
-    """The tokens that end a response: end-of-sequence ids in generation_config.json and config.json of a model.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stops:
+    """What ends a response before its limit. What was sampled last, a stop token included, belongs to the response.
+
+    Args:
+        token_ids: stop tokens, ascending.
+        texts: a response ends with the token that completes one of them.
+        beyond: stop tokens that the model's files name and its vocabulary lacks.
+    """
+
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...] = ()
+    beyond: tuple[int, ...] = ()
+
+
+def find_stops(folder: Path, texts: Sequence[str] = ()) -> Stops:
+    """The end-of-sequence tokens that config.json, generation_config.json or the tokenizer of a model names, all of them.
+
+    Args:
+        folder: of the model.
+        texts: ``rollout.stop``. One that is a token of the tokenizer's own, such as ``<|im_end|>``, is a stop token.
 
     Raises:
-        ModelError: neither file names one, so that no response would ever end.
+        ModelError: a file is damaged, or has an ``eos_token_id`` that is none.
     """
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        file = folder / name
-        if file.exists():
-            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            found.update([] if value is None else [value] if isinstance(value, int) else value)
-    if not found:
-        raise ModelError(
-            f"neither generation_config.json nor config.json in '{folder}' names an eos_token_id, so no response would "
-            "ever end; add it to config.json"
-        )
-    return tuple(sorted(found))
+    config, tokenizer = load_hf_config(str(folder)), read_tokenizer(folder)
+    named = {*_eos_token_ids(folder / "config.json"), *_eos_token_ids(folder / "generation_config.json")}
+    if tokenizer.eos_token_id is not None:
+        named.add(tokenizer.eos_token_id)
+    named |= {tokenizer.added[text] for text in texts if text in tokenizer.added}
+    known = {token for token in named if token < config.get("vocab_size", math.inf)}
+    return Stops(
+        token_ids=tuple(sorted(known)),
+        texts=tuple(dict.fromkeys(text for text in texts if text not in tokenizer.added)),
+        beyond=tuple(sorted(named - known)),
+    )
 
 
-def generation_config(folder: Path, *, temperature: float, top_p: float, top_k: int) -> str:
-    """A generation_config.json that samples as training did, and stops where it did.
+def _eos_token_ids(file: Path) -> set[int]:
+    """One or several; null and negative numbers stand for none."""
+    value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    tokens = [token for token in (value if isinstance(value, list) else [value]) if token is not None]
+    wrong = [token for token in tokens if isinstance(token, bool) or not isinstance(token, int)]
+    if wrong:
+        raise ModelError(f"'{file}' has eos_token_id={value!r}; it must be a token id, or a list of them")
+    return {token for token in tokens if token >= 0}
+
+
+def generation_config(folder: Path, stops: Stops, *, temperature: float, top_p: float, top_k: int) -> str:
+    """A generation_config.json that samples as training did, and stops at the same tokens.
 
     What the base model's authors advise besides, such as a repetition penalty, is for another distribution.
 
     Args:
         folder: of the base model, whose special tokens are kept.
+        stops: of training.
         temperature: as in ``SamplingSettings``, like the two below.
         top_p: likewise.
         top_k: likewise.
-
-    Raises:
-        ModelError: the base model names no token that ends a response.
     """
     file = folder / "generation_config.json"
     source = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     values = {key: source[key] for key in ("bos_token_id", "pad_token_id") if key in source} | {
-        "eos_token_id": list(stop_token_ids(folder)),
+        **({"eos_token_id": list(stops.token_ids)} if stops.token_ids else {}),
         "do_sample": True,
         "temperature": temperature,
         "top_p": top_p,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from vllm import LLM, SamplingParams
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.outputs import RequestOutput
@@ -22,7 +23,7 @@ from cfpo_hybrid.models.engine_specs import vllm_specs
 from cfpo_hybrid.protocol import DataProto
 from cfpo_hybrid.resharding import ShardSpec
 from workers.config import RolloutConfig
-from workers.rollout.engine import SamplingSettings
+from workers.rollout.engine import SamplingSettings, Stops
 from workers.rollout.vllm_support import (
     PlainExperts,
     import_model,
@@ -45,9 +46,10 @@ class EngineSettings:
         rank: in the world; replicas are consecutive ranks.
         dtype: of weights and activations.
         max_model_len: longest prompt + response, in tokens.
-        stop_token_ids: end a response, and are its last token.
+        stops: what ends a response.
         job: unique to the job, the same on all its ranks.
         device: where it runs.
+        tokenizer: that writes responses as text, where a stop is a text.
     """
 
     folder: str
@@ -55,9 +57,10 @@ class EngineSettings:
     rank: int
     dtype: torch.dtype
     max_model_len: int
-    stop_token_ids: tuple[int, ...]
+    stops: Stops
     job: str
     device: torch.device
+    tokenizer: PreTrainedTokenizerFast | None = None
 
 
 class VllmEngine:
@@ -91,6 +94,8 @@ class VllmEngine:
                 logprobs_mode="processed_logprobs",
                 **_device_arguments(config, settings.device),
             )
+        # What vLLM would load itself; requests that ask for no text do without.
+        self._llm.llm_engine.output_processor.tokenizer = settings.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
         self._model: nn.Module = self._llm.llm_engine.model_executor.driver_worker.worker.model_runner.model
         self._experts = PlainExperts(self._model)
         if config.load_format == "direct":
@@ -212,17 +217,21 @@ class VllmEngine:
                 raise
 
     def _sampling_params(self, sampling: SamplingSettings, seed: int) -> SamplingParams:
+        stops = Stops(token_ids=()) if sampling.ignore_stop else self._settings.stops
         return SamplingParams(
             max_tokens=sampling.max_tokens,
             temperature=0.0 if sampling.greedy else sampling.temperature,
             top_p=1.0 if sampling.greedy else sampling.top_p,
             top_k=0 if sampling.greedy else max(sampling.top_k, 0),
             seed=seed,
-            stop_token_ids=[] if sampling.ignore_stop else list(self._settings.stop_token_ids),
+            stop_token_ids=list(stops.token_ids),
             ignore_eos=True,  # the stop tokens above are all there are
+            stop=list(stops.texts),
+            detokenize=bool(stops.texts),
+            skip_special_tokens=False,  # a stop may hold one
+            include_stop_str_in_output=True,  # of the text alone; the tokens are those sampled in either case
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
         )
 
     def _check_tokens(self, sequences: Sequence[list[int]], room: int) -> None:

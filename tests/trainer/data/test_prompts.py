@@ -8,8 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from cfpo_hybrid.errors import DataError, ModelError
 from trainer.config import DataConfig
-from trainer.data import TrainPrompts, load_validation, open_tokenizer
+from trainer.data import TrainPrompts, load_validation
 from workers.config import ModelConfig
+from workers.tokenizer import open_tokenizer
 
 
 @pytest.fixture(scope="module")

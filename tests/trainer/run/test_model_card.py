@@ -46,3 +46,12 @@ def test_a_model_of_the_hub_is_named_and_the_recipe_is_whole(tmp_path: Path):
     assert "at revision `abc`" in card and "None were measured" in card and "no system message" in card
     recipe = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
     assert recipe["policy_loss"]["epsilon"] == 0.1 and recipe["trainer"]["total_steps"] == 5
+
+
+def test_what_ended_responses_and_what_the_template_was_told(tmp_path: Path):
+    template = tmp_path / "mine.jinja"
+    template.write_text("{{ mood }} {{ messages[-1].content }}")
+    words = [f"data.chat_template={template}", "data.chat_template_kwargs.mood=calm", 'rollout.stop=["</answer>"]']
+    card = export_texts(load_config(write_recipe(tmp_path), words), [])["README.md"]
+    assert "The template was told:\n\n```yaml\nmood: calm\n```" in card
+    assert 'ended a response:\n\n```\n"</answer>"\n```' in card

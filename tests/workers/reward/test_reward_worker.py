@@ -156,6 +156,6 @@ def test_an_empty_share_of_a_batch_is_scored(model_with_tokenizer: ModelConfig):
 
 
 def test_a_model_without_a_tokenizer_is_told(tmp_path: Path):
-    with pytest.raises(Exception, match="tokenizer cannot be loaded") as caught:
+    with pytest.raises(Exception, match="has no tokenizer that can be loaded") as caught:
         group_of(ModelConfig(path=str(tmp_path)), RewardConfig())
     assert isinstance(caught.value.__cause__, ModelError)

@@ -1,4 +1,4 @@
-"""The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | lab | losses | check-loss``.
+"""The command line: ``cfpo train | study | check | reshard-plan | eval | export | plot | show | lab | losses | check-loss``.
 
 Exit codes: 0 done, 2 a mistake the user can mend (said without a traceback), 1 a run that failed, 3 a run that crossed a
 limit it declared and saved its state, 130 interrupted, 141 nobody reads the output any more (as in ``cfpo losses | head``).
@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "score a checkpoint or Hugging Face model on a file",
     "export": "write a model or checkpoint as a Hugging Face folder, through any layout",
     "plot": "draw a run or a study, or the objectives of losses",
+    "show": "one page to read the responses of a run or of an evaluation",
     "lab": "compare policy losses on a saved rollout, without stepping",
     "losses": "list the policy losses",
     "check-loss": "put a policy loss through the conformance suite",

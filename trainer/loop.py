@@ -1,13 +1,16 @@
 """The one training loop: validate, step, record, save, until the last step."""
 
 from cfpo_hybrid.errors import WatchStop
+from cfpo_hybrid.protocol import DataProto
 from trainer.config import Config
 from trainer.config.paths import recorded
 from trainer.data import ValidationPrompts
-from trainer.evaluation.validation import generation_rows, validate
+from trainer.evaluation.validation import generation_rows, prompt_texts, validate
 from trainer.run.checkpoint import CheckpointStore, TrainerState
 from trainer.run.collapse_watch import CollapseWatch
+from trainer.run.dead_runs import DeadRuns
 from trainer.run.directory import RunDirectory, step_name
+from trainer.run.files import read_jsonl, write_jsonl
 from trainer.run.interrupt import Interrupt
 from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run.model_card import export_texts
@@ -48,6 +51,8 @@ class TrainingLoop:
         self.tracker, self.progress, self.validation = tracker, progress, validation
         self.config: Config = session.config
         self.watch = CollapseWatch(self.config.watch, run.metrics())
+        told = [hint["name"] for hint in read_jsonl(run.hints_file)]
+        self.dead_runs = DeadRuns(self.config, run.metrics(), told)
         self._tripped: set[str] = set()
 
     def run_from(self, first_step: int) -> None:
@@ -91,14 +96,14 @@ class TrainingLoop:
         for update in report.updates:
             self.tracker.log_update(step, update.iteration, update.mini_batch, update.metrics)
         validation = self._validate(step) if step == trainer.total_steps or is_due(trainer.val_every, step) else {}
-        if is_due(trainer.generations_every, step):
-            texts = self.session.graders.run(RewardWorker.decode, report.batch)
-            self.run.write_generations(step, generation_rows(report.batch, texts))
+        if trainer.generations_every and (step in (1, trainer.total_steps) or is_due(trainer.generations_every, step)):
+            self._save_generations(step, report.batch)
         metrics = step_metrics(report, self.session.take_reshards(), self.session.timer.collect()) | validation
         trips = [*report.trips, *self.watch.look({"step": step, **metrics})]
         left_out = self.session.plan.optimizer_steps - len(report.updates)
         self._log(step, metrics | trip_metrics(trips, left_out))
         self._tell(step, trips)
+        self._hint(step, metrics)
         self._keep_batch(report, trips)
         return trips
 
@@ -108,6 +113,20 @@ class TrainingLoop:
             if trip.limit not in self._tripped:
                 self.progress.note(f"step {step}: {trip}")
         self._tripped = {trip.limit for trip in trips}
+
+    def _hint(self, step: int, metrics: dict[str, float]) -> None:
+        """Tells of what keeps the run from learning, each once, also over resumes: the run directory remembers it."""
+        hints = self.dead_runs.look(metrics)
+        for text in hints.values():
+            self.progress.note(f"step {step}: {text}")
+        if hints:
+            told = [{"step": step, "name": name, "hint": text} for name, text in hints.items()]
+            write_jsonl(self.run.hints_file, [*read_jsonl(self.run.hints_file), *told])
+
+    def _save_generations(self, step: int, batch: DataProto) -> None:
+        graders = self.session.graders
+        rows = generation_rows(batch, graders.run(RewardWorker.decode, batch), prompt_texts(batch, graders))
+        self.run.write_generations(step, rows, keep=self.config.trainer.keep_generations)
 
     def _keep_batch(self, report: StepReport, trips: list[Trip]) -> None:
         """Saves the rollout batch where it is due, and where it crossed a limit."""
@@ -139,7 +158,8 @@ class TrainingLoop:
             answers = validate(
                 self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
             )
-        self.run.write_generations(step, answers.rows(), prefix="val_")
+        keep = self.config.trainer.keep_generations
+        self.run.write_generations(step, answers.rows(), prefix="val_", keep=keep)
         self.session.reward_failures.look(answers.reward_meta)
         return {f"val/{name}": value for name, value in answers.metrics().items()}
 

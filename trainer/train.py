@@ -11,6 +11,7 @@ from cfpo_hybrid.models import model_folder
 from trainer.config import Config, TrainerConfig
 from trainer.config.paths import recorded
 from trainer.data import TrainPrompts, ValidationPrompts, fingerprint, load_validation, run_tokenizer
+from trainer.figures.generations_page import write_run_page
 from trainer.figures.plots import plot_run
 from trainer.launch.live_engines import LiveEngines, open_engines
 from trainer.loop import TrainingLoop
@@ -84,6 +85,8 @@ def train(config: Config) -> None:
         with open_engines(config, progress.waits_for) as engines:
             run_in(engines, run, progress)
     plot_run(run.directory.path)
+    if run.directory.has_generations:
+        write_run_page(run.directory.path)
     print_summary(progress.console, run.directory, _next_commands(run.directory))
 
 

@@ -71,6 +71,7 @@ SCHEMA: dict[str, ColumnSpec] = {
     # 3 reward
     "rewards": ColumnSpec(torch.float32, ROW, "reward", (), "one number a response; NaN: no opinion"),
     "verdicts": ColumnSpec(torch.float32, ROW, "reward", (), "1 right, 0 wrong, NaN no opinion; of rewards that judge"),
+    "reward_parts": ColumnSpec(object, ROW, "reward", (), "by name: each of several rewards, and numbers of functions"),
     "greedy_rewards": ColumnSpec(torch.float32, ROW, "reward", (), "reward of the greedy response to the row's prompt"),
     # before 4, by the driver
     "mini_batch": ColumnSpec(

@@ -14,7 +14,9 @@ from cfpo_hybrid.protocol import DataProto, load
 from trainer import loop
 from trainer.config import Config, DataConfig, TrainerConfig, resolved
 from trainer.run.checkpoint import CheckpointStore, load_state
+from trainer.run.dead_runs import DeadRuns
 from trainer.run.directory import RunDirectory
+from trainer.run.files import read_jsonl
 from trainer.run.metrics import StageTimer, StepReport
 from trainer.session import Session
 from workers.config import WatchConfig
@@ -82,7 +84,7 @@ def write_weights(method, directory, texts):
 
 
 def run_loop(
-    folder: Path, monkeypatch, script: list[tuple[str, ...]], save_every=0, **watch
+    folder: Path, monkeypatch, script: list[tuple[str, ...]], trainer: dict | None = None, **watch
 ) -> tuple[Log, RunDirectory]:
     """Runs one step for each entry of the script, which lists the actions of the limits that it crosses."""
     config = Config(
@@ -90,11 +92,9 @@ def run_loop(
         trainer=TrainerConfig(
             num_workers=1,
             total_steps=len(script),
-            generations_every=0,
-            save_rollouts_every=2,
-            save_every=save_every,
             export_final=False,
             val_before_train=False,
+            **{"generations_every": 0, "save_rollouts_every": 2} | (trainer or {}),
         ),
         watch=WatchConfig(**watch),
     )
@@ -155,7 +155,7 @@ def test_a_stop_saves_the_state_and_the_batch_and_ends_the_run(tmp_path, monkeyp
 
 @pytest.mark.parametrize(("save_every", "saved"), [(0, []), (2, [2, 4, 5]), (5, [5]), (9, [5])])
 def test_the_last_step_is_saved_where_checkpoints_are_on(tmp_path, monkeypatch, save_every, saved):
-    _, run = run_loop(tmp_path, monkeypatch, [()] * 5, save_every=save_every)
+    _, run = run_loop(tmp_path, monkeypatch, [()] * 5, trainer={"save_every": save_every})
     assert files(run.checkpoints) == [f"step_00000{step}" for step in saved]
 
 
@@ -164,7 +164,7 @@ def test_an_interrupt_ends_the_run_after_its_step_and_saves_it(tmp_path, monkeyp
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(loop, "step_metrics", lambda report, *_: signal.raise_signal(number) or {})
     with pytest.raises(KeyboardInterrupt):
-        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=10)
+        run_loop(tmp_path, monkeypatch, [()] * 4, trainer={"save_every": 10})
     assert files(tmp_path / "checkpoints") == ["step_000001"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
@@ -177,7 +177,7 @@ def test_a_second_interrupt_and_one_without_checkpoints_end_at_once(tmp_path, mo
 
     monkeypatch.setattr(loop, "step_metrics", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_loop(tmp_path, monkeypatch, [()] * 4, save_every=save_every)
+        run_loop(tmp_path, monkeypatch, [()] * 4, trainer={"save_every": save_every})
     assert files(tmp_path / "checkpoints") == []
 
 
@@ -207,3 +207,25 @@ def test_a_resume_drops_the_batches_of_steps_to_come(tmp_path, monkeypatch):
     run.start(run.config(), resumed_step=2)
     assert files(run.offending) == ["step_000001.batch", "step_000002.batch"]
     assert files(run.rollouts) == ["step_000002.batch"]
+
+
+def test_a_hint_is_told_once_over_resumes_and_kept(tmp_path, monkeypatch):
+    flat = {"response_length/mean": 9.0, "response_length/truncated_share": 0.0, "reward/min": 0.0, "reward/max": 0.0}
+    monkeypatch.setattr(loop, "step_metrics", lambda report, reshards, seconds: dict(flat))
+    log, run = run_loop(tmp_path, monkeypatch, [()] * 5)
+    assert [note.partition(":")[0] for note in log.notes] == ["step 3"]
+    assert "all responses of 3 rollout steps earned the same, 0" in log.notes[0]
+    assert [(hint["step"], hint["name"]) for hint in read_jsonl(run.hints_file)] == [(3, "equal_rewards")]
+    again = DeadRuns(
+        Config(data=DataConfig(train_files=["x"])), [flat] * 3, [h["name"] for h in read_jsonl(run.hints_file)]
+    )
+    assert again.look(flat) == {}
+
+
+def test_responses_of_the_first_and_the_last_step_are_saved(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(loop.TrainingLoop, "_save_generations", lambda self, step, batch: saved.append(step))
+    run_loop(tmp_path / "never", monkeypatch, [()] * 3)
+    assert saved == []
+    run_loop(tmp_path / "some", monkeypatch, [()] * 8, trainer={"generations_every": 3})
+    assert saved == [1, 3, 6, 8]

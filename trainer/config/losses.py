@@ -158,3 +158,14 @@ def loss_label(loss: PolicyLoss) -> str:
     defaults = {knob.name: knob.default for knob in fields(loss.config)}
     changed = {name: value for name, value in asdict(loss.config).items() if value != defaults[name]}
     return " ".join([loss.name, *(f"{name}={value}" for name, value in changed.items())])
+
+
+def loss_words(section: Mapping[str, Any]) -> str:
+    """The label of the loss of a recipe's ``policy_loss``; of one that cannot be built, name and all knobs."""
+    if not section.get("name"):
+        return ""
+    try:
+        return loss_label(loss_of_section(section))
+    except UserError:
+        knobs = [f"{key}={value}" for key, value in section.items() if key not in ("name", "plugins")]
+        return " ".join([str(section["name"]), *knobs])

@@ -152,7 +152,9 @@ class TrainerConfig:
     tags: list[str] = field(default_factory=list)
     """Words by which trackers find the run."""
     generations_every: int = 10
-    """Steps between saved generations; 0 saves none."""
+    """Steps between saved generations, beside those of the first and of the last step; 0 saves none."""
+    keep_generations: int = 100
+    """Files of generations to keep, the first and the newest ones, of training and of validation each; 0 keeps all."""
     save_rollouts_every: int = 0
     """Steps between rollout batches saved whole, as `cfpo lab` reads them; 0 saves none."""
     progress: bool = True

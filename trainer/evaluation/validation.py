@@ -28,6 +28,7 @@ class Evaluation:
         parts: the problems that have figures of their own, by what the names of those begin with.
         set_names: the set of each problem; "" has no name.
         reward_meta: what the reward workers counted.
+        prompts: the prompt of each row, as the model sees it.
     """
 
     batches: list[DataProto]
@@ -36,6 +37,7 @@ class Evaluation:
     parts: Mapping[str, Part]
     set_names: Sequence[str]
     reward_meta: list[dict[str, Any]] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
 
     @property
     def rewards(self) -> torch.Tensor:
@@ -105,26 +107,58 @@ class Evaluation:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record a response, for people to read."""
-        texts, names = iter(self.texts), (name for name in self.set_names for _ in range(self.samples))
+        texts, prompts = iter(self.texts), iter(self.prompts)
+        names = (name for name in self.set_names for _ in range(self.samples))
         for batch in self.batches:
-            for row in generation_rows(batch, [next(texts) for _ in range(len(batch))]):
+            size = range(len(batch))
+            for row in generation_rows(batch, [next(texts) for _ in size], [next(prompts) for _ in size]):
                 name = next(names)
                 yield {"set": name, **row} if name else row
 
 
-def generation_rows(batch: DataProto, texts: list[str]) -> Iterator[dict[str, Any]]:
-    """Problem, response, reward and length of each row."""
-    columns = (batch["problem"], batch["ground_truth"], batch["rewards"].tolist(), batch["response_lengths"].tolist())
-    truncated = batch["truncated"].tolist()
-    for problem, truth, reward, length, cut, text in zip(*columns, truncated, texts, strict=True):
-        yield {
-            "problem": problem,
-            "response": text,
-            "reward": reward,
-            "ground_truth": truth,
-            "response_length": length,
-            "truncated": cut,
-        }
+def generation_rows(batch: DataProto, texts: Sequence[str], prompts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What there is to read of each row: prompt and response, reward, its parts, advantage, truth and length.
+
+    Args:
+        batch: with rewards; advantages where they are known.
+        texts: the responses.
+        prompts: as the model sees them.
+    """
+    columns: dict[str, Sequence[Any]] = {
+        "prompt": prompts,
+        "problem": list(batch["problem"]),
+        "response": texts,
+        "reward": batch["rewards"].tolist(),
+        "reward_parts": list(batch["reward_parts"]) if "reward_parts" in batch else [],
+        "advantage": _advantage_of_rows(batch),
+        "ground_truth": list(batch["ground_truth"]),
+        "response_length": batch["response_lengths"].tolist(),
+        "truncated": batch["truncated"].tolist(),
+    }
+    known = {name: values for name, values in columns.items() if len(values)}
+    for values in zip(*known.values(), strict=True):
+        yield dict(zip(known, values, strict=True))
+
+
+def prompt_texts(batch: DataProto, graders: WorkerGroup) -> list[str]:
+    """The prompt of each row with its special tokens, each prompt decoded once."""
+    _, row_to_group = torch.unique(batch["group_ids"], return_inverse=True)
+    first = torch.full((int(row_to_group.max()) + 1,), len(batch), dtype=torch.int64)
+    first = first.scatter_reduce(0, row_to_group, torch.arange(len(batch)), "amin")
+    asked = DataProto({"responses": batch["prompts"][first], "response_lengths": batch["prompt_lengths"][first]})
+    texts = graders.run(RewardWorker.decode, asked, True)
+    return [texts[group] for group in row_to_group.tolist()]
+
+
+def _advantage_of_rows(batch: DataProto) -> list[float]:
+    """One number a row: the mean over its tokens, where each has its own; empty where there are no advantages."""
+    if "advantages" not in batch:
+        return []
+    advantages = batch["advantages"]
+    if advantages.ndim == 2:
+        mask = batch["response_mask"]
+        advantages = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return advantages.tolist()
 
 
 def evaluate_prompts(
@@ -139,10 +173,11 @@ def evaluate_prompts(
         sampling: how.
         generate: the actors' method, ``HybridWorker.generate`` or that of another class.
     """
-    batches, texts, reward_meta = [], [], []
+    batches, texts, reward_meta, shown = [], [], [], []
     for rows in prompts.batches():
         batch = rows.merge(actors.run(generate, rows, sampling))
         texts += graders.run(RewardWorker.decode, batch)
+        shown += prompt_texts(batch, graders)
         scored = graders.run(RewardWorker.score, batch)
         batches.append(batch.merge(scored))
         reward_meta += cast(list[dict[str, Any]], scored.meta["replicas"])
@@ -153,6 +188,7 @@ def evaluate_prompts(
         parts=prompts.parts,
         set_names=prompts.set_names,
         reward_meta=reward_meta,
+        prompts=shown,
     )
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from trainer.figures.drawing import INK, panel_grid
+from trainer.figures.drawing import INK, ROUNDING, panel_grid
 
 Updates = Sequence[Mapping[str, Any]]
 MOST_TICKS = 16
@@ -84,22 +85,38 @@ def matrix_of(updates: Updates, metric: str) -> tuple[NDArray[np.float64], list[
     for line in updates:
         value = line.get(metric)
         matrix[row_of[_place(line)], int(line["step"]) - columns[0]] = np.nan if value is None else value
+    matrix[~np.isfinite(matrix)] = np.nan
     return matrix, places, list(columns)
 
 
 def _draw(figure: Figure, axes: Axes, heat_map: HeatMap, updates: Updates) -> None:
     matrix, places, steps = matrix_of(updates, heat_map.metric)
-    low, high = heat_map.limits
+    low, high = _limits(matrix, heat_map)
     colours = "RdBu" if heat_map.limits == (-1.0, 1.0) else "viridis"
     edges = (steps[0] - 0.5, steps[-1] + 0.5, len(places) - 0.5, -0.5)
     image = axes.imshow(matrix, aspect="auto", interpolation="nearest", extent=edges, cmap=colours, vmin=low, vmax=high)
-    figure.colorbar(image, ax=axes, pad=0.01).ax.tick_params(labelsize=7, colors=INK)
+    numbers = ScalarFormatter(useOffset=False)
+    figure.colorbar(image, ax=axes, pad=0.01, format=numbers).ax.tick_params(labelsize=7, colors=INK)
     every = math.ceil(len(places) / MOST_TICKS)
     axes.set_yticks(range(0, len(places), every), [f"{each[0]}.{each[1]}" for each in places[::every]])
     axes.set_title(heat_map.title, loc="left", fontsize=10, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rollout step", fontsize=8, color=INK)
     axes.set_ylabel("iteration.mini-batch", fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK)
+
+
+def _limits(matrix: NDArray[np.float64], heat_map: HeatMap) -> tuple[float, float]:
+    """The ends of the colour scale; values that differ by rounding alone have one colour."""
+    known = matrix[np.isfinite(matrix)]
+    data = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    low, high = (given if given is not None else found for given, found in zip(heat_map.limits, data, strict=True))
+    smallest = ROUNDING * max(1.0, abs(low), abs(high))
+    if high - low > smallest:
+        return low, high
+    wider = max(abs(low) / 10, abs(high) / 10, 1000 * ROUNDING)
+    bottom, top = heat_map.limits
+    return low - (0.0 if bottom is not None else wider), high + (0.0 if top is not None else wider)
 
 
 def _place(line: Mapping[str, Any]) -> tuple[int, int]:

@@ -96,7 +96,7 @@ def draw_objective(losses: Sequence[PolicyLoss], file: Path) -> Path:
             curves = objective_curves(loss, advantage)
             values = (curves.objective, curves.by_ratio, curves.by_log_prob)
             for axes, curve in zip(grid[:, column], values, strict=True):
-                axes.plot(RATIOS, curve, linewidth=1.7, label=loss_label(loss), **line_look(index))
+                axes.plot(RATIOS, curve, linewidth=1.7, label=loss_label(loss), **line_look(index, len(RATIOS)))
         for row, axes in enumerate(grid[:, column]):
             _finish(axes, row, title=f"advantage {advantage:+g}" if row == 0 else "")
     legend_below(figure, *grid[0, 0].get_legend_handles_labels(), columns=4)

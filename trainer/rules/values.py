@@ -110,6 +110,7 @@ RANGES: dict[str, Range] = {
     "trainer.val_top_p": POSITIVE_SHARE,
     "trainer.val_samples": AT_LEAST_ONE,
     "trainer.generations_every": NOT_NEGATIVE,
+    "trainer.keep_generations": NOT_NEGATIVE,
     "trainer.save_rollouts_every": NOT_NEGATIVE,
     "watch.kl": POSITIVE,
     "watch.ess": BETWEEN,

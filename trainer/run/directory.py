@@ -6,6 +6,9 @@
     generations/step_000010.jsonl    prompts, responses and rewards of a step
     checkpoints/step_000010/         see trainer/run/checkpoint.py
     rollouts/step_000010.batch       a rollout batch saved whole; offending/ has those of steps that crossed a limit
+    hints.jsonl                      what was told of steps that taught nothing
+    starts.jsonl                     a line each time the run was started: date, command, versions, first step
+    generations.html                 the page to read them
     reward_failures.txt              the first failure of a reward function, with its arguments and traceback
     plots/  tensorboard/  export/
 
@@ -27,6 +30,7 @@ from trainer.config.paths import really_changed
 from trainer.config.problem import count
 from trainer.config.sources import settings_of, settings_text
 from trainer.run.files import keep_steps, make_folder, read_jsonl, write_atomically, write_jsonl
+from trainer.run.starts import start_record
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,7 @@ SAME_RESULTS = (
     "trainer.tags",
     "trainer.progress",
     "trainer.generations_every",
+    "trainer.keep_generations",
     "trainer.save_rollouts_every",
     "trainer.ray_address",
     "trainer.cluster_wait_seconds",
@@ -82,13 +87,16 @@ class RunDirectory:
         self.rollouts = self.path / "rollouts"
         self.offending = self.path / "offending"
         self.reward_failures = self.path / "reward_failures.txt"
+        self.hints_file = self.path / "hints.jsonl"
+        self.starts_file = self.path / "starts.jsonl"
 
     def start(
         self, config: Mapping[str, Any], *, resumed_step: int | None = None, checkpoint: Path | None = None
     ) -> None:
         """Makes the directory ready for the step after ``resumed_step``, or for the first one.
 
-        Writes ``config.yaml`` and cuts logs and generations back to ``resumed_step`` (to nothing for a fresh start).
+        Writes ``config.yaml``, adds a line to ``starts.jsonl``, and cuts
+        logs and generations back to ``resumed_step`` (to nothing for a fresh start).
 
         Args:
             config: the resolved settings, nested and plain.
@@ -107,6 +115,7 @@ class RunDirectory:
             make_folder(folder, "trainer.run_dir")
         self._cut_back(-1 if resumed_step is None else resumed_step)
         write_atomically(self.config_file, settings_text(config))
+        write_jsonl(self.starts_file, [*read_jsonl(self.starts_file), start_record(resumed_step or 0)])
 
     def config(self) -> dict[str, Any]:
         """The settings the run was last started with; empty when there are none."""
@@ -141,13 +150,16 @@ class RunDirectory:
         """The lines of ``updates.jsonl``; a value that was not finite is None."""
         return read_jsonl(self.updates_file)
 
-    def write_generations(self, step: int, rows: Iterable[Mapping[str, Any]], *, prefix: str = "") -> Path:
+    def write_generations(
+        self, step: int, rows: Iterable[Mapping[str, Any]], *, prefix: str = "", keep: int = 0
+    ) -> Path:
         """Writes responses of a step for people to read, one object a line.
 
         Args:
             step: the rollout step.
             rows: e.g. problem, response, reward.
             prefix: put before the file name, e.g. ``"val_"``.
+            keep: files with this prefix that stay, the first and the newest ones; 0 for all.
 
         Returns:
             The file, e.g. ``generations/val_step_000010.jsonl``.
@@ -155,7 +167,24 @@ class RunDirectory:
         file = self.generations / f"{prefix}{step_name(step)}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(file, rows)
+        files = self.generation_files(prefix)
+        newest = max(keep - 1, 1)
+        for old in files[1:-newest] if keep else []:
+            old.unlink()
         return file
+
+    @property
+    def has_generations(self) -> bool:
+        """Whether any response was saved."""
+        return any(self.generations.glob("*.jsonl"))
+
+    def generation_files(self, prefix: str = "") -> list[Path]:
+        """The files of ``write_generations`` with this prefix, by step."""
+        names = re.compile(re.escape(prefix) + STEP_FOLDER.pattern + r"\.jsonl")
+        found = {
+            int(match[1]): file for file in self.generations.glob("*.jsonl") if (match := names.fullmatch(file.name))
+        }
+        return [found[step] for step in sorted(found)]
 
     def write_batch(self, folder: Path, step: int, batch: DataProto) -> Path:
         """Saves a whole rollout batch; ``cfpo_hybrid.protocol.load`` reads it.
@@ -199,6 +228,7 @@ class RunDirectory:
     def _cut_back(self, last_step: int) -> None:
         kept = keep_steps(self.metrics_file, last_step)
         keep_steps(self.updates_file, last_step)
+        keep_steps(self.hints_file, last_step)
         if kept and self.metrics()[-1]["step"] < last_step:
             logger.warning("%s ends before step %d, which the run resumes from", self.metrics_file, last_step)
         for folder in (self.generations, self.rollouts, self.offending):

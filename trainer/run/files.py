@@ -27,6 +27,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [values for _, values in _read_lines(path)]
 
 
+def first_rows(path: Path, most: int) -> tuple[list[dict[str, Any]], int]:
+    """The first objects of a file and how many it has; of the others none is read into memory.
+
+    Raises:
+        DataError: there is no such file, or one of the first lines is not a JSON object.
+    """
+    rows, total = [], 0
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                if not line.endswith("\n"):  # broken off
+                    continue
+                total += 1
+                if len(rows) < most:
+                    rows.append(_object(path, total, line))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); name a file of JSON lines") from error
+    return rows, total
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replaces a file by these objects, one a line."""
     write_atomically(path, "".join(json_line(row) for row in rows))
@@ -88,13 +108,17 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     *lines, _broken_off = path.read_text(encoding="utf-8", errors="replace").split("\n")  # not splitlines: U+2028
     objects = []
     for number, line in enumerate(lines, start=1):
-        try:
-            objects.append((line + "\n", dict(json.loads(line))))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}, line {number} is not a JSON object ({error}): {line.strip()[:80]!r}; remove or mend that line"
-            ) from error
+        objects.append((line + "\n", _object(path, number, line)))
     return objects
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}, line {number} is not a JSON object ({error}): {line.strip()[:80]!r}; remove or mend that line"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

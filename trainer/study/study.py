@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cfpo_hybrid.errors import DataError
+from trainer.config.schema import flat
 from trainer.run.directory import RunDirectory
-from trainer.run.files import write_atomically
+from trainer.run.files import read_jsonl, write_atomically
 
 STUDY_FILE = "study.json"
 OPTIMIZER_STEPS = "optimizer_steps"
@@ -42,7 +43,9 @@ class StudyRun:
         path: of its run directory, within that of the study.
         records: numbers by rollout step, in order; those that only the updates say are averaged over them.
         planned_steps: rollout steps that its settings ask for; None when it has not started.
-        policy_loss: that section of its settings, empty when it has not started.
+        settings: of the run by dotted key, empty when it has not started.
+        starts: the lines of ``starts.jsonl``: date, command and versions each time it was started.
+        policy_loss: that section of its settings, likewise.
     """
 
     name: str
@@ -51,6 +54,8 @@ class StudyRun:
     path: str
     records: Mapping[int, Record] = field(default_factory=dict)
     planned_steps: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    starts: Sequence[Mapping[str, Any]] = field(default_factory=list)
     policy_loss: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -226,6 +231,8 @@ def _read_run(directory: Path, entry: Any, axes: Mapping[str, Any], file: Path) 
         path=path,
         records=_records(run.metrics(), run.updates()),
         planned_steps=settings.get("trainer", {}).get("total_steps"),
+        settings=flat(settings),
+        starts=read_jsonl(run.starts_file),
         policy_loss=settings.get("policy_loss", {}),
     )
 

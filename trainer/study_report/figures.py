@@ -6,7 +6,6 @@ as the paper's Figures 4 to 8. In each panel a line and a band stand for each va
 """
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,27 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cfpo_hybrid.errors import ConfigError
-from trainer.figures.drawing import INK, legend_below, line_look, save_png, show_percent, style_axes
+from trainer.figures.drawing import (
+    INK,
+    ROUNDING,
+    legend_below,
+    line_look,
+    plain_text,
+    save_png,
+    set_title,
+    settle_range,
+    show_percent,
+    show_steps,
+    style_axes,
+)
 from trainer.run.validation_names import results_by_set
 from trainer.study.study import Cell, Study, cell_label, cells_of, short_name, value_label
 from trainer.study_report.statistics import CurveSettings, SeedCurve, seed_curve
 
 PRESSURE = ("algorithm.iterations", "algorithm.batch_ratio")
 """The two sources of off-policy pressure: columns of the paper's figures, in this order of preference."""
-WIDE = 100.0
-"""Largest over median value from which on an axis is logarithmic above 0."""
 _PANEL_INCHES = (3.0, 2.1)
 _LEGEND_INCHES = 0.7
 
@@ -39,19 +47,21 @@ class StudyMetric:
         title: for people, with its unit.
         percent: shows shares as percentages.
         wide: may grow by orders of magnitude; the axis is logarithmic where it does.
+        noise: differences up to this are rounding, in the unit of the values.
     """
 
     name: str
     title: str
     percent: bool = False
     wide: bool = False
+    noise: float = 0.0
 
 
 TRAINING_REWARD = StudyMetric(name="reward/mean", title="training reward")
 ACTOR_METRICS = (
-    StudyMetric(name="actor/clip_fraction", title="clip fraction", percent=True),
-    StudyMetric(name="actor/kl_k3", title="KL to sampling policy", wide=True),
-    StudyMetric(name="actor/entropy", title="entropy, nats"),
+    StudyMetric(name="actor/clip_fraction", title="clip fraction", percent=True, noise=ROUNDING),
+    StudyMetric(name="actor/kl_k3", title="KL to sampling policy", wide=True, noise=ROUNDING),
+    StudyMetric(name="actor/entropy", title="entropy, nats", noise=ROUNDING),
     StudyMetric(name="actor/grad_norm", title="gradient norm", wide=True),
     StudyMetric(name="response_length/mean", title="response length, tokens"),
 )
@@ -160,13 +170,16 @@ class StudyFigures:
         for row, panels, label in zip(grid, picture.rows, picture.row_labels, strict=True):
             for axes, panel in zip(row, panels, strict=True):
                 self._draw_panel(axes, panel)
-            _scale(row[0], panels[0].metric)
-            row[0].set_ylabel(label, fontsize=9, color=INK)
+            metric = panels[0].metric
+            if metric.percent:
+                show_percent(row[0])
+            settle_range(row[0], noise=metric.noise, wide=metric.wide)
+            row[0].set_ylabel(plain_text(label), fontsize=9, color=INK)
         for axes, label in zip(grid[0], picture.column_labels, strict=True):
-            axes.set_title(label, fontsize=10, color=INK)
+            axes.set_title(plain_text(label), fontsize=10, color=INK)
         for axes in grid[-1]:
             axes.set_xlabel(self._settings.x_label, fontsize=9, color=INK)
-        figure.suptitle(picture.title, fontsize=11, color=INK)
+        set_title(figure, picture.title)
         labels = [cell_label(line) or "all runs" for line in self._series]
         handles = [figure.axes[0].plot([], [], **line_look(index))[0] for index in range(len(labels))]
         legend_below(figure, handles, labels, columns=min(len(labels), 6))
@@ -214,12 +227,12 @@ class StudyFigures:
 
     def _draw_panel(self, axes: Axes, panel: Panel) -> None:
         style_axes(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         of_line = [self._study.runs_of({**panel.cell, **line}) for line in self._series]
         curves = [seed_curve(runs, panel.metric.name, self._settings) for runs in of_line]
         for index, curve in enumerate(curves):
             if curve is not None:
-                _draw_curve(axes, curve, line_look(index))
+                _draw_curve(axes, curve, line_look(index, len(curve.x)))
+        show_steps(axes, most=5)
         if not any(curves):
             axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", fontsize=8, color=INK)
 
@@ -252,20 +265,4 @@ def _draw_curve(axes: Axes, curve: SeedCurve, look: dict[str, Any]) -> None:
     if not all(curve.complete):
         axes.plot(curve.x, curve.mean, color=look["color"], linestyle=":", linewidth=1.0)
     solid = [mean if complete else math.nan for mean, complete in zip(curve.mean, curve.complete, strict=True)]
-    axes.plot(curve.x, solid, linewidth=1.6, marker="o" if len(curve.x) <= 30 else None, markersize=2.5, **look)
-
-
-def _scale(axes: Axes, metric: StudyMetric) -> None:
-    """The vertical axis of a row, which its panels share."""
-    if metric.percent:
-        show_percent(axes)
-    positive = [value for shared in axes.get_shared_y_axes().get_siblings(axes) for value in _positive(shared)]
-    if metric.wide and positive and max(positive) > WIDE * statistics.median(positive):
-        # Linear around 0, which on-policy runs have.
-        axes.set_yscale("symlog", linthresh=statistics.median(positive) / WIDE)
-
-
-def _positive(axes: Axes) -> Sequence[float]:
-    """The finite values above 0 that are drawn."""
-    points = [float(value) for line in axes.get_lines() for value in list(line.get_ydata())]  # pyright: ignore
-    return [value for value in points if 0 < value < math.inf]
+    axes.plot(curve.x, solid, linewidth=1.6, **look)

@@ -13,7 +13,8 @@ from trainer.figures.drawing import draw_table
 from trainer.figures.objective import CAPTION, draw_objective
 from trainer.run.files import write_atomically
 from trainer.run.reward_course import RULE, WINDOW
-from trainer.study.study import Study, read_study, short_name
+from trainer.study.study import Study, read_study
+from trainer.study_report.facts import facts_of
 from trainer.study_report.figures import Arrangement, StudyFigures
 from trainer.study_report.statistics import Band, CurveSettings
 from trainer.study_report.table import StudyTable
@@ -103,7 +104,7 @@ def _page(study: Study, table: StudyTable, captions: Mapping[Path, str], missing
     title = escape(f"Study {study.path.resolve().name}")
     parts = [
         f"<h1>{title}</h1>",
-        _list(_facts(study)),
+        _list(facts_of(study)),
         *(["<h2>Missing</h2>", _list(missing)] if missing else []),
         "<h2>Table</h2>",
         "<table>",
@@ -115,17 +116,6 @@ def _page(study: Study, table: StudyTable, captions: Mapping[Path, str], missing
     ]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-
-
-def _facts(study: Study) -> list[str]:
-    varied = [f"{short_name(key)} {', '.join(map(str, values))}" for key, values in study.axes.items()]
-    return [
-        f"recipe: {study.recipe or 'not said'}",
-        f"mode: {study.mode}",
-        f"varied: {'; '.join(varied) or 'nothing'}",
-        f"seeds of each cell: {', '.join(map(str, study.seeds))}",
-        f"runs: {sum(run.finished for run in study.runs)} of {len(study.runs)} finished",
-    ]
 
 
 def _notes(table: StudyTable) -> list[str]:

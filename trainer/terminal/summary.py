@@ -116,6 +116,8 @@ def _files(run: RunDirectory) -> list[tuple[str, str]]:
         ("updates", run.updates_file),
         ("plots", run.plots),
         ("generations", run.generations),
+        ("page of them", run.path / "generations.html"),
+        ("hints", run.hints_file),
         ("saved rollouts", run.rollouts),
         ("offending batches", run.offending),
         ("checkpoints", run.checkpoints),

@@ -3,6 +3,7 @@
 import torch
 
 from cfpo_hybrid.protocol import DataProto
+from cfpo_hybrid.protocol.schema import GivenColumn
 from cfpo_hybrid.single_controller import Dispatch, WorkerContext, dispatch
 from workers.config import ModelConfig, RewardConfig
 from workers.reward.scorers import Response, RewardSum
@@ -38,7 +39,8 @@ class RewardWorker:
 
         Returns:
             ``rewards`` [batch] float32, NaN where no reward has an opinion, and where the reward is a verdict ``verdicts``
-            [batch] float32, 1 for right. The metadata have ``counts`` of responses (``reward/timeouts``,
+            [batch] float32, 1 for right; ``reward_parts`` where there are several rewards or functions.
+            The metadata have ``counts`` of responses (``reward/timeouts``,
             ``reward/failures``, of math ``reward/unboxed`` and ``reward/left_to_math_verify``, of functions
             ``reward/no_opinion`` and ``reward/clipped``), ``means`` as [sum, count], and of functions ``failures``
             as [calls, failed calls, the first failure] and ``clipped`` as [calls, rewards beyond bounds, the first].
@@ -52,7 +54,9 @@ class RewardWorker:
                 for problem, text, truth, extra, marked_text in rows
             ]
         )
-        columns = {"rewards": torch.tensor(scored.totals, dtype=torch.float32)}
+        columns: dict[str, GivenColumn] = {"rewards": torch.tensor(scored.totals, dtype=torch.float32)}
+        if self._config.names != ["math"]:  # which has no parts
+            columns["reward_parts"] = scored.parts
         if self._config.right_from is not None:
             firsts = torch.tensor(scored.firsts, dtype=torch.float32)
             columns["verdicts"] = torch.where(firsts.isnan(), firsts, (firsts >= self._config.right_from).float())
@@ -63,9 +67,9 @@ class RewardWorker:
         return DataProto(columns, meta=meta)
 
     @dispatch(Dispatch.RANK_ZERO, layout="reward")
-    def decode(self, batch: DataProto) -> list[str]:
-        """The texts of ``responses``, without special tokens, for people to read."""
-        return self._texts(batch)
+    def decode(self, batch: DataProto, special_tokens: bool = False) -> list[str]:
+        """The texts of ``responses``, with special tokens where they are asked for, for people to read."""
+        return self._texts(batch, special_tokens=special_tokens)
 
     def close(self) -> None:
         """Ends the grader processes."""

@@ -236,6 +236,8 @@ class BatchRewards:
 
     Args:
         totals: the weighted sum of the rewards of each response; NaN where none has an opinion.
+        parts: of each response by name: each of several rewards, and the numbers that functions returned beside theirs;
+            None where there is no opinion.
         firsts: the reward by ``reward.name`` alone; likewise.
         counts: metric name to a number of responses.
         means: metric name to sum and count, of each of several rewards and of what functions log.
@@ -244,6 +246,7 @@ class BatchRewards:
     """
 
     totals: list[float]
+    parts: list[dict[str, float | None]]
     firsts: list[float]
     counts: dict[str, int]
     means: dict[str, tuple[float, int]]
@@ -274,17 +277,22 @@ class RewardSum:
         scores = [scorer.score(responses) for scorer in self._scorers]
         columns = [[math.nan if grade.score is None else grade.score for grade in one.grades] for one in scores]
         counts, means = Counter[str](), {}
+        parts: list[dict[str, float | None]] = [{} for _ in responses]
         for label, column, one in zip(self._labels, columns, scores, strict=True):
             counts.update(one.counts)
             several = len(scores) > 1
             if several:
                 means[f"reward/{label}"] = _sum_and_count(column)
+            for part, grade in zip(parts, one.grades, strict=True):
+                part |= {label: grade.score} if several else {}
+                part |= {f"{label}/{name}" if several else name: value for name, value in grade.others.items()}
             for name in {name for grade in one.grades for name in grade.others}:
                 key = f"reward/{label}/{name}" if several else f"reward/{name}"
                 means[key] = _sum_and_count([grade.others.get(name, math.nan) for grade in one.grades])
         totals = [self._total(row) for row in zip(*columns, strict=True)]
         return BatchRewards(
             totals=totals,
+            parts=parts,
             firsts=columns[0],
             counts={**counts, **_no_opinion(counts, totals)},
             means=means,

@@ -36,3 +36,19 @@ def test_a_panel_for_each_metric_that_was_measured():
 
 def test_one_update_a_rollout_has_no_map():
     assert draw_heat_maps([update(step, 0, 0, **{"actor/ess": 0.5}) for step in (1, 2)], title="run") is None
+
+
+def test_rounding_has_one_colour():
+    values = {
+        "actor/kl_k3": (1e-9, 2e-9),
+        "actor/entropy": (0.5, 0.5 + 1e-9),
+        "actor/tv": (0.0, 0.0),
+        "actor/ess": (None, None),
+    }
+    lines = [update(1, 0, index, **{name: pair[index] for name, pair in values.items()}) for index in (0, 1)]
+    figure = draw_heat_maps([*lines, update(2, 0, 0, **{"actor/ess": 0.9})], title="run")
+    for axes in figure.axes:
+        for image in axes.images:
+            low, high = image.get_clim()
+            known = image.get_array().compressed()
+            assert (known.max() - known.min()) / (high - low) < 0.01

@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cfpo_hybrid.errors import DataError, UserError
-from trainer.figures.plots import CurvePlot, draw_curves, plot_run
+from trainer.figures import plots
+from trainer.figures.plots import CurvePlot, draw_curves, plot_run, run_title
 from trainer.run.directory import RunDirectory
 from trainer.run.files import write_jsonl
 
@@ -116,3 +117,68 @@ def test_a_long_smooth_curve_is_a_centred_running_mean_over_the_raw_one():
     assert list(raw.get_ydata()) == values
     assert list(smooth.get_ydata())[:5] == [1.5, 3.0, 3.0, 2.0, 0.0]
     assert len(drawn([{"step": step, "a": 1.0} for step in range(39)], [], smooth=True).get_lines()) == 1
+
+
+def test_values_that_are_not_finite_leave_gaps():
+    lines = [{"step": step, "a": value} for step, value in enumerate([1.0, None, 3.0, float("inf"), 5.0, 6.0])]
+    axes = drawn(lines, [])
+    values = list(axes.get_lines()[0].get_ydata())
+    assert [None if value != value else value for value in values] == [1.0, None, 3.0, None, 5.0, 6.0]
+    alone = axes.collections[0].get_offsets().tolist()
+    assert alone == [[0.0, 1.0], [2.0, 3.0]]  # no line reaches them
+
+
+def test_step_0_is_called_the_start():
+    axes = drawn([{"step": step, "a": float(step)} for step in (0, 8, 16)], [])
+    name = axes.xaxis.get_major_formatter()
+    assert [name(place, 0) for place in (-2, 0, 8, 2.5)] == ["", "start", "8", ""]
+
+
+def test_a_metric_that_never_was_finite_has_its_panel(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.start({})
+    write_jsonl(run.metrics_file, [{"step": step, "actor/entropy": None} for step in (1, 2)])
+    assert [file.stem for file in plot_run(tmp_path)] == ["overview", "entropy"]
+
+
+def test_the_start_is_no_time_of_a_step(tmp_path, monkeypatch):
+    titles, tops = [], []
+
+    def keep(figure, file):
+        if file.stem == "time":
+            titles.append(figure.axes[0].get_title(loc="left"))
+            tops.append(figure.axes[0].get_ylim()[1])
+        return file
+
+    monkeypatch.setattr(plots, "save_png", keep)
+    run = RunDirectory(tmp_path)
+    run.start({})
+    begin = {"step": 0, "time/start": 300.0, "time/validation": 40.0, "time/step": 341.0}
+    steps = [{"step": step, "time/update": 2.0, "time/step": 2.5} for step in (1, 2)]
+    resumed = {"step": 3, "time/start": 200.0, "time/update": 2.0, "time/step": 202.5}
+    write_jsonl(run.metrics_file, [begin, *steps, resumed])
+    plot_run(tmp_path)
+    assert tops[0] < 5
+    assert titles == ["Time by stage; before the steps: start 500 s, validation 40 s"]
+
+
+def test_the_title_says_loss_and_settings(tmp_path):
+    run = RunDirectory(tmp_path / "first$run")
+    run.start(
+        {
+            "model": {"path": "Qwen/Qwen2.5-1.5B"},
+            "policy_loss": {"name": "cfpo", "plugins": [], "epsilon": 0.1},
+            "algorithm": {"iterations": 4, "batch_ratio": 2, "weight_lag": 1},
+            "actor": {"lr": 3e-6},
+        }
+    )
+    expected = "cfpo epsilon=0.1, iterations 4 x batch ratio 2, largest lag 15, lr 3e-06, Qwen2.5-1.5B"
+    assert run_title(run) == f"first$run: {expected}"
+    write_jsonl(run.metrics_file, [{"step": 1, "reward/mean": 0.5, "actor/grad_norm": 0.1}])
+    assert [file.stem for file in plot_run(run.path)] == ["overview", "reward", "grad_norm"]
+
+
+def test_the_title_of_a_loss_that_cannot_be_built_has_its_knobs(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.start({"policy_loss": {"name": "gone", "plugins": [], "width": 2}})
+    assert run_title(run) == "run: gone width=2"

@@ -1,11 +1,13 @@
 """The run directory: layout, refusing another run's results, resumes that neither double nor lose a line."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from cfpo_hybrid.errors import ConfigError, DataError
 from trainer.run.directory import RunDirectory
+from trainer.run.files import read_jsonl, write_jsonl
 from trainer.tracking.jsonl import JsonlTracker
 
 CONFIG = {"actor": {"lr": 1e-6}, "trainer": {"seed": 1, "resume": "auto"}, "data": {"train_files": ["a.jsonl"]}}
@@ -31,6 +33,7 @@ def test_a_start_makes_the_layout_and_keeps_the_config(tmp_path):
     run = started(tmp_path / "a" / "b")
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.yaml",
+        "starts.jsonl",
         "generations",
         "checkpoints",
         "plots",
@@ -160,3 +163,30 @@ def test_a_log_without_steps_is_left_alone(tmp_path):
     with pytest.raises(DataError, match="no log of a run"):
         RunDirectory(tmp_path).start(CONFIG, resumed_step=1)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"reward": 1}\n'
+
+
+def test_the_first_and_the_newest_generations_are_kept(tmp_path):
+    run = started(tmp_path)
+    for step in range(1, 8):
+        run.write_generations(step, [{"response": "x"}], keep=3)
+        run.write_generations(step, [{"response": "x"}], prefix="val_", keep=1)
+    assert [file.stem for file in run.generation_files()] == ["step_000001", "step_000006", "step_000007"]
+    assert [file.stem for file in run.generation_files("val_")] == ["val_step_000001", "val_step_000007"]
+
+
+def test_each_start_says_when_how_and_with_what(tmp_path):
+    run = started(tmp_path)
+    log_steps(run, range(3))
+    run.start(CONFIG, resumed_step=2)
+    first, second = read_jsonl(run.starts_file)
+    assert (first["step"], second["step"]) == (0, 2)
+    assert {"torch", "ray", "megatron-core", "vllm"} <= first["versions"].keys()
+    assert datetime.fromisoformat(first["date"]).tzinfo is not None
+    assert first["command"]
+
+
+def test_a_resume_forgets_hints_of_steps_to_come(tmp_path):
+    run = started(tmp_path)
+    write_jsonl(run.hints_file, [{"step": step, "name": str(step)} for step in (1, 3)])
+    run.start(CONFIG, resumed_step=2)
+    assert [hint["name"] for hint in read_jsonl(run.hints_file)] == ["1"]

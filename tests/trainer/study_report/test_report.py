@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from study_report_world import ITERATIONS, LOSS, RATIO, plan_runs, two_losses, write_run
 
 from cfpo_hybrid.errors import ConfigError, DataError
 from trainer import cli
+from trainer.run.files import write_jsonl
 from trainer.study.study import read_study
 from trainer.study_report.figures import Arrangement, StudyFigures
 from trainer.study_report.report import report_study
@@ -177,3 +179,35 @@ def test_an_unknown_axis_is_a_mistake():
         Arrangement.of({LOSS: ["clip"]}, series="algorithm.x")
     with pytest.raises(ConfigError, match="both name"):
         Arrangement.of({LOSS: ["clip"]}, series=LOSS, columns=LOSS)
+
+
+def test_the_page_says_what_the_runs_were(tmp_path: Path):
+    axes = {"actor.lr": [1e-6, 3e-6]}
+    paths = plan_runs(tmp_path, axes, [({"actor.lr": rate}, seed) for rate in axes["actor.lr"] for seed in (1, 2)])
+    for path, rate in zip(paths, (1e-6, 1e-6, 3e-6, 3e-6), strict=True):
+        write_run(path, [0.5])
+        settings = {
+            "model": {"path": "Qwen/<b>"},
+            "data": {"train_files": ["train.jsonl"], "val_files": ["val.jsonl"], "train_batch_size": 128},
+            "rollout": {"group_size": 4},
+            "algorithm": {"iterations": 2, "batch_ratio": 8, "advantage": "grpo", "loss_aggregation": "token_mean"},
+            "actor": {"lr": rate, "optimizer": {"schedule": "cosine", "warmup_ratio": 0.1}},
+            "trainer": {"total_steps": 1},
+            "policy_loss": {"name": "clip"},
+        }
+        (path / "config.yaml").write_text(yaml.safe_dump(settings))
+        start = {"step": 0, "date": f"2026-01-0{path.name[-1]}T00:00:00+00:00", "command": "cfpo study a.yaml"}
+        write_jsonl(path / "starts.jsonl", [start | {"versions": {"torch": "2.1", "ray": f"2.{rate * 1e6:g}"}}])
+    report_study(tmp_path)
+    page = (tmp_path / "plots" / "report.html").read_text()
+    for line in (
+        "model: Qwen/&lt;b&gt;",
+        "data: train.jsonl; validation val.jsonl",
+        "learning rate: 1e-06, cosine, warm-up over 10% of the optimizer steps | 3e-06, cosine, warm-up over 10%",
+        "batch: 128 prompts x 4 responses a rollout step, iterations 2 x batch ratio 8",
+        "seeds of each cell: 1, 2",
+        "versions: torch 2.1, ray 2.1 and 2.3",
+        "begun: 2026-01-01T00:00:00+00:00, the last start 2026-01-02T00:00:00+00:00",
+        "command: cfpo study a.yaml<",
+    ):
+        assert line in page

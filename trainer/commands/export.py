@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cfpo_hybrid.errors import ConfigError
 from trainer.commands.arguments import Say, add_overrides
-from trainer.config.problem import count
 
 NAMED = 20
 """Tensors that are listed when they differ."""
@@ -34,6 +33,7 @@ def run(arguments: Namespace, say: Say) -> int:
     Raises:
         ConfigError: a repository that cannot be pushed to.
     """
+    from trainer.config.problem import count
     from trainer.export import check_repository, export, push
 
     if arguments.public and not arguments.push:
@@ -57,6 +57,8 @@ def run(arguments: Namespace, say: Say) -> int:
 
 def verdict(source: Path, differences: Sequence[str]) -> str:
     """What a comparison with the source found; of many differences the first ones."""
+    from trainer.config.problem import count
+
     if not differences:
         return f"check passed: every tensor equals that of {source} bit for bit"
     further = [f"... and {len(differences) - NAMED} more"] if len(differences) > NAMED else []

@@ -16,7 +16,7 @@ from trainer.rules import merge_config, read_config
 WORDS = (
     *("0123456", "12e8", "1e3", "1_000", "0x10", "0o17", "1:30", "1.50", ".5", "-3", "+7", ".inf", ".nan", "5"),
     *("no", "yes", "on", "off", "true", "False", "none", "None", "2026-11-27", "2026-11-27 10:00:00", "main", "a=b"),
-    *("runs/[a]", "~/runs", "=", "<<", "a,b", "v1.0", "é", "\u4e2d"),
+    *("runs/[a]", "~a/runs", "=", "<<", "a,b", "v1.0", "é", "\u4e2d"),
 )
 """Words that are plain YAML scalars; YAML makes something else than a text of most."""
 

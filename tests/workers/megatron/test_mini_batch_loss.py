@@ -42,4 +42,4 @@ def test_statistics_are_those_of_the_whole_mini_batch(parts):
             assert statistics.means.advantage == pytest.approx(whole_statistics.means.advantage, rel=1e-12)
             assert (denominators.num_tokens, denominators.max_length) == (float(counted.sum()), 12.0)
         assert seen[0][0].threshold == pytest.approx(expected[0].threshold, rel=1e-9)
-        assert seen[1][0].share == expected[1].share
+        assert seen[1][0].largest_draw == expected[1].largest_draw

@@ -32,6 +32,8 @@ class Workers:
         if method is HybridWorker.generate:
             lengths = torch.tensor([len(self.answer(batch, row)) for row in range(rows)])
             return DataProto({"response_lengths": lengths, "truncated": torch.zeros(rows, dtype=torch.bool)})
+        if method is RewardWorker.decode and "problem" not in batch:
+            return ["the prompt"] * rows
         if method is RewardWorker.decode:
             return [rf"So \boxed{{{self.answer(batch, row)}}}" for row in range(rows)]
         assert method is RewardWorker.score

@@ -14,7 +14,7 @@ from trainer.run.files import read_jsonl, write_jsonl
 from trainer.run.interrupt import Interrupt
 from trainer.run.metrics import StepReport, batch_to_keep, reshard_metrics, step_metrics, trip_metrics
 from trainer.run.model_card import export_texts
-from trainer.session import Session, checkpoint_layout, is_due
+from trainer.session import Session, checkpoint_layout, is_due, validation_sampling
 from trainer.step import train_step
 from trainer.terminal.progress import StepProgress
 from trainer.tracking import Tracker
@@ -156,7 +156,7 @@ class TrainingLoop:
             return {}
         with self.session.timed("validation"), self.session.newest_weights():
             answers = validate(
-                self.validation, self.session.actors, self.session.graders, self.session.validation_sampling
+                self.validation, self.session.actors, self.session.graders, validation_sampling(self.config)
             )
         keep = self.config.trainer.keep_generations
         self.run.write_generations(step, answers.rows(), prefix="val_", keep=keep)

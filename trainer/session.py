@@ -112,16 +112,16 @@ class Session:
             top_k=rollout.top_k,
         )
 
-    @property
-    def validation_sampling(self) -> SamplingSettings:
-        """How validation responses are sampled; temperature 0 is greedy."""
-        trainer = self.config.trainer
-        return SamplingSettings(
-            max_tokens=self.config.data.max_response_length,
-            temperature=trainer.val_temperature or 1.0,
-            top_p=trainer.val_top_p,
-            greedy=trainer.val_temperature == 0,
-        )
+
+def validation_sampling(config: Config) -> SamplingSettings:
+    """How validation responses are sampled; temperature 0 is greedy."""
+    trainer = config.trainer
+    return SamplingSettings(
+        max_tokens=config.data.max_response_length,
+        temperature=trainer.val_temperature or 1.0,
+        top_p=trainer.val_top_p,
+        greedy=trainer.val_temperature == 0,
+    )
 
 
 def is_due(every: int, step: int, *, last: int | None = None) -> bool:

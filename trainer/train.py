@@ -216,12 +216,9 @@ def _recurring(trainer: TrainerConfig, validates: bool) -> dict[str, int]:
 
 
 def _next_commands(run: RunDirectory) -> list[str]:
-    commands = []
-    if run.export.is_dir():
-        data = run.config().get("data", {})
-        sets = [f"{name}={file}" for name, files in data.get("val_sets", {}).items() for file in files]
-        files = sets or data.get("val_files") or ["FILE.jsonl"]
-        commands.append(f"cfpo eval {run.export} {' '.join(files)} --samples 4")
+    data = run.config().get("data", {})
+    problems = "" if data.get("val_sets") or data.get("val_files") else " FILE.jsonl"
+    commands = [f"cfpo eval {run.path}{problems}"] if run.export.is_dir() else []
     commands += [
         f"tensorboard --logdir {run.tensorboard}",
         f"cfpo train {run.config_file} trainer.run_dir=NEW actor.lr=...",

@@ -15,7 +15,7 @@ from cfpo_hybrid.protocol import load
 from trainer.cli import main
 from trainer.config import TrainerConfig
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.options import EvaluationOptions
+from trainer.evaluation.options import load_evaluation
 from trainer.launch.ray_cluster import ray_cluster
 from trainer.rules import load_config
 from trainer.run.checkpoint import load_state
@@ -190,34 +190,27 @@ def greedy_answers(folder: Path, problems: list[str]) -> list[str]:
     return answers
 
 
-def evaluate_run(world: Path, name: str, **options: object) -> tuple[dict[str, float], list[dict]]:
+def evaluate_run(world: Path, name: str, **settings: object) -> tuple[dict[str, float], list[dict]]:
+    """With the run's own problems, columns, lengths and reward; a response is right when its reward is 1."""
     output = world / name
-    scores = evaluate(
-        EvaluationOptions(
-            pass_threshold=1.0,
-            model=str(world / "whole"),
-            files=(str(world / "val.jsonl"),),
-            output=str(output),
-            reward=f"{world / 'reward.py'}:vowels",
-            **options,
-        )
-    )
+    said = dotted({"reward__pass_threshold": 1.0, **settings})
+    scores = evaluate(load_evaluation(str(world / "whole"), settings=said), str(output))
     rows = [json.loads(line) for line in (output / "generations.jsonl").read_text().splitlines()]
     assert json.loads((output / "scores.json").read_text()) == scores
     return scores, rows
 
 
 def test_evaluation_gives_the_answers_of_plain_transformers(world: Path):
-    lengths = {"max_prompt_length": 16, "max_response_length": RESPONSE_TOKENS}
-    scores, rows = evaluate_run(world, "greedy", greedy=True, **lengths)
+    scores, rows = evaluate_run(world, "greedy")
     expected = greedy_answers(world / "whole" / "export", [row["problem"] for row in rows])
     assert [row["response"] for row in rows] == expected
     assert scores["problems"] == len(rows) == 4
     assert scores["accuracy"] == pytest.approx(sum(row["reward"] for row in rows) / 4)
+    assert scores["reward"] == lines(world / "whole", "metrics.jsonl")[-1]["val/reward"]  # as the run's last validation
 
 
 def test_sampled_evaluation_reports_pass_at_k(world: Path):
-    """Nothing is said of lengths, which are then those that the model's 256 positions have room for."""
-    scores, rows = evaluate_run(world, "sampled", samples=4, temperature=1.0, top_p=0.95)
+    sampling = {"trainer__val_samples": 4, "trainer__val_temperature": 1.0, "trainer__val_top_p": 0.95}
+    scores, rows = evaluate_run(world, "sampled", **sampling)
     assert {"pass@1", "pass@2", "pass@4"} <= scores.keys()
     assert len({row["response"] for row in rows}) > 4

@@ -1,70 +1,52 @@
-"""``cfpo eval MODEL FILE ...``: scores a checkpoint or Hugging Face model on problems."""
+"""``cfpo eval MODEL [FILE ...] [key=value ...]``: scores a checkpoint or Hugging Face model on problems."""
 
-import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import fields
 from typing import Any
 
 from trainer.commands.arguments import Say
-from trainer.evaluation.options import EvaluationOptions
+
+OPTIONS: tuple[tuple[str, str, type], ...] = (
+    ("--temperature", "trainer.val_temperature", float),
+    ("--top-p", "trainer.val_top_p", float),
+    ("--samples", "trainer.val_samples", int),
+    ("--seed", "trainer.seed", int),
+    ("--limit", "data.val_limit", int),
+    ("--system-prompt", "data.system_prompt", str),
+    ("--max-prompt-length", "data.max_prompt_length", int),
+    ("--max-response-length", "data.max_response_length", int),
+    ("--reward", "reward.name", str),
+    ("--pass-threshold", "reward.pass_threshold", float),
+    ("--num-workers", "trainer.num_workers", int),
+    ("--tensor-parallel-size", "rollout.tensor_parallel_size", int),
+    ("--device", "trainer.device", str),
+)
+"""Short words for settings that are often given."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Those of ``EvaluationOptions``, by their names."""
-    defaults = EvaluationOptions(model="", files=())
-    parser.add_argument("model", help="Hugging Face id or folder, checkpoint folder, or run directory")
+    """Model, files and settings."""
+    parser.add_argument("model", help="run directory, export, checkpoint folder, or Hugging Face id or folder")
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="problems: JSONL, parquet or data set ids; or sets of them, NAME=FILE"
+        "overrides",
+        nargs="*",
+        metavar="FILE|key=value",
+        help="problems: JSONL, parquet or data set ids, or sets of them as NAME=FILE; by default those that the model's run "
+        "validates on. Settings over those of its run, e.g. data.system_prompt=null",
     )
     parser.add_argument("--output", metavar="DIR", help="folder for generations and scores")
-    parser.add_argument("--greedy", action="store_true", help="the likeliest tokens instead of sampling")
-    parser.add_argument("--system-prompt", metavar="TEXT")
-    parser.add_argument(
-        "--chat-template-kwargs",
-        type=_mapping,
-        default={},
-        metavar="JSON",
-        help="""what the chat template is told, e.g. '{"enable_thinking": false}'""",
-    )
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends a response; may be given several times"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems of each set")
-    for name, kind in (
-        ("temperature", float),
-        ("top_p", float),
-        ("samples", int),
-        ("num_workers", int),
-        ("tensor_parallel_size", int),
-        ("seed", int),
-    ):
-        default = getattr(defaults, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"default {default}")
-    parser.add_argument(
-        "--max-prompt-length", type=int, metavar="N", help="default 512, at most a quarter of the model's positions"
-    )
-    parser.add_argument(
-        "--max-response-length", type=int, metavar="N", help="default 3072, at most what prompts leave of them"
-    )
-    parser.add_argument("--reward", default=defaults.reward, help='"math" or "path/to/file.py:function"')
-    parser.add_argument(
-        "--pass-threshold", type=float, metavar="X", help="reward from which a response is right; default 1 for math"
-    )
-    parser.add_argument("--device", default=defaults.device, choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--greedy", action="store_true", help="as trainer.val_temperature=0")
+    for option, key, kind in OPTIONS:
+        parser.add_argument(option, type=kind, dest=key, metavar=kind.__name__.upper(), help=f"as {key}=...")
 
 
 def run(arguments: Namespace, say: Say) -> int:
     """Evaluates."""
     from trainer.evaluation.evaluate import evaluate
+    from trainer.evaluation.options import load_evaluation
 
-    values: dict[str, Any] = {option.name: vars(arguments)[option.name] for option in fields(EvaluationOptions)}
-    values["files"] = tuple(arguments.files)
-    evaluate(EvaluationOptions(**values))
+    given = vars(arguments)
+    settings: dict[str, Any] = {key: given[key] for _, key, _ in OPTIONS if given[key] is not None}
+    if arguments.greedy:
+        settings["trainer.val_temperature"] = 0.0
+    evaluate(load_evaluation(arguments.model, arguments.overrides, settings), arguments.output)
     return 0
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("no mapping")
-    return value

@@ -12,18 +12,22 @@ from trainer.data.order import level_of
 from trainer.data.records import read_records
 
 
-def inspect_files(config: DataConfig) -> Iterator[Problem]:
+def inspect_files(config: DataConfig, *, training: bool = True) -> Iterator[Problem]:
     """Every file that is missing or malformed, columns that are not there, and too few rows for one batch.
 
     JSONL is read through. Of parquet only the footer is read: the columns, their types and the number of rows. Of
     ``hub:`` data sets no more than the name is checked.
+
+    Args:
+        config: names the files.
+        training: whether there must be files to train on.
     """
     if config.chat_template is not None and not Path(config.chat_template).is_file():
         key = "data.chat_template"
         yield Problem((key,), f"{key}={config.chat_template}: there is no such file")
-    if not config.train_files:
+    if training and not config.train_files:
         yield Problem(("data.train_files",), "data.train_files is empty; name at least one file to train on")
-    else:
+    elif training:
         yield from _inspect("data.train_files", config.train_files, config, config.train_batch_size)
         yield from _inspect_levels(config)
     for name, files in config.validation_sets.items():

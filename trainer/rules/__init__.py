@@ -87,6 +87,16 @@ def load_sources(sources: Sequence[Source]) -> Config:
     return _checked(merge_config(sources)).config
 
 
+def check_evaluation(draft: Draft[Config]) -> LoadedConfig:
+    """A configuration that generates and scores; what it says of training are defaults, which every rule lets pass.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    draft.problems += machine.evaluation_files(draft.value)
+    return _checked(draft, without={machine.data_files})
+
+
 def read_config(recipe: str | Path, overrides: Sequence[str] = ()) -> Draft[Config]:
     """The settings of a recipe with ``key=value`` overrides, later ones over earlier ones.
 

@@ -10,7 +10,7 @@ import torch
 from cfpo_hybrid.errors import DataError, ModelError, RewardError
 from cfpo_hybrid.models import ModelShape
 from trainer.check.memory import BYTES, Device, kv_token_bytes, longest_sequence
-from trainer.config import Config
+from trainer.config import Config, DataConfig
 from trainer.config.model import check_tokenizer
 from trainer.config.problem import Problem, listing
 from trainer.data.chat import chat_template, prompt_warnings
@@ -95,8 +95,17 @@ def kv_cache(config: Config, shape: ModelShape) -> Iterator[Problem]:
 
 def data_files(config: Config) -> Iterator[Problem]:
     """Data files exist and have their columns, and there are problems enough for one batch."""
-    files = [*config.data.train_files, *(config.data.val_files or [])]
-    for problem in inspect_files(config.data):
+    yield from _files(config.data, training=True)
+
+
+def evaluation_files(config: Config) -> Iterator[Problem]:
+    """Of an evaluation, which has nothing to train on."""
+    yield from _files(config.data, training=False)
+
+
+def _files(data: DataConfig, *, training: bool) -> Iterator[Problem]:
+    files = [*data.train_files, *(file for files in data.validation_sets.values() for file in files)]
+    for problem in inspect_files(data, training=training):
         missing = (file for file in files if file in problem.message and not Path(file).exists())
         hint = next(map(made_by, missing), "")
         yield replace(problem, message=f"{problem.message}{hint}")

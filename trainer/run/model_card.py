@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from trainer.config import Config, resolved
+from trainer.config.paths import recorded
 from trainer.config.problem import count
 from trainer.config.sources import settings_text
 from workers.megatron.hf_companions import MODEL_CARD
@@ -18,6 +19,10 @@ FIGURES = re.compile(r"reward/mean|val/(?:[^/]+/)?(?:accuracy|reward|pass@\d+|ma
 """Names of the metrics that a card shows, those of sources left out."""
 
 
+RECIPE = "recipe.yaml"
+"""File of an export: the settings of its run, which `cfpo eval` takes up."""
+
+
 def export_texts(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The files of an export that are this run's and not the base model's, by name.
 
@@ -25,7 +30,7 @@ def export_texts(config: Config, metrics: Sequence[Mapping[str, Any]]) -> dict[s
         config: of the run.
         metrics: the lines of ``metrics.jsonl`` up to the weights that are exported.
     """
-    texts = {MODEL_CARD: model_card(config, metrics)}
+    texts = {MODEL_CARD: model_card(config, metrics), RECIPE: settings_text(recorded(config))}
     if config.data.chat_template is not None:
         texts[CHAT_TEMPLATE] = Path(config.data.chat_template).read_text(encoding="utf-8")
     return texts

@@ -40,7 +40,7 @@ def test_a_model_of_the_hub_is_named_and_the_recipe_is_whole(tmp_path: Path):
 
     config = replace(config, model=replace(config.model, path="Qwen/Qwen2.5-0.5B", revision="abc"))
     texts = export_texts(config, [])
-    assert texts.keys() == {"README.md"}  # the tokenizer's own template stays
+    assert texts.keys() == {"README.md", "recipe.yaml"}  # the tokenizer's own template stays
     card = texts["README.md"]
     assert yaml.safe_load(card.split("---")[1])["base_model"] == "Qwen/Qwen2.5-0.5B"
     assert "at revision `abc`" in card and "None were measured" in card and "no system message" in card

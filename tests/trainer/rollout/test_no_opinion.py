@@ -145,7 +145,7 @@ def test_a_step_without_any_opinion_has_no_reward_and_no_nan(graders: InProcessW
 
 def test_a_row_without_an_opinion_is_saved_with_null(graders: InProcessWorkerGroup):
     batch, _ = stepped(graders, [[1.0, None, 0.0]])
-    rows = [json.loads(json_line(row)) for row in generation_rows(batch, ["a", "b", "c"])]
+    rows = [json.loads(json_line(row)) for row in generation_rows(batch, ["a", "b", "c"], ["p"] * 3)]
     assert [row["reward"] for row in rows] == [1.0, None, 0.0]
 
 

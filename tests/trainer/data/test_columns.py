@@ -185,7 +185,7 @@ TYPES: dict[str, tuple[pyarrow.DataType, Any]] = {
                 {"role": pyarrow.string(), "content": pyarrow.list_(pyarrow.struct({"text": pyarrow.string()}))}
             )
         ),
-        [{"role": "user", "content": [{"text": "1+1?"}]}],
+        [{"role": "user", "content": [{"text": "1+1?"}]}, {"role": "assistant", "content": [{"text": "2"}]}],
     ),
     "chat of numbers": (
         pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.int64()})),
